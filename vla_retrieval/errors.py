@@ -1,0 +1,67 @@
+"""Every error that the library raises on purpose.
+
+Each names its cause, shows what was expected and what came, and says the next step::
+
+    RetrievalError
+    ├── InvalidInputError        a value from outside is missing, malformed or out of range
+    ├── EntryNotFoundError       no entry has the id
+    ├── DeadlineExceededError    no answer within the time given
+    ├── EncoderError             a model cannot be found, loaded or run
+    │   └── CheckpointError      a weights file is missing, damaged or of another model
+    └── StorageError             the memory directory cannot be used
+        ├── MemoryFormatError    it is not a memory, or of a format this version cannot read
+        ├── MemoryMismatchError  it was made with another encoder
+        └── MemoryLockedError    another process holds it
+"""
+
+from __future__ import annotations
+
+
+class RetrievalError(Exception):
+    """Root of the tree."""
+
+
+class InvalidInputError(RetrievalError):
+    """A value from outside is missing, malformed or out of range.
+
+    Attributes:
+        field: Name of the field as the caller wrote it, e.g. ``"k"`` or ``"image.step"``.
+    """
+
+    def __init__(self, field: str, expected: str, got: str, next_step: str = "") -> None:
+        """Build the message ``field: expected ..., got .... next step``."""
+        self.field = field
+        tail = f" {next_step}" if next_step else ""
+        super().__init__(f"{field}: expected {expected}, got {got}.{tail}")
+
+
+class EntryNotFoundError(RetrievalError):
+    """No entry has the id."""
+
+
+class DeadlineExceededError(RetrievalError):
+    """No answer within the time given."""
+
+
+class EncoderError(RetrievalError):
+    """A model cannot be found, loaded or run."""
+
+
+class CheckpointError(EncoderError):
+    """A weights file is missing, damaged or of another model."""
+
+
+class StorageError(RetrievalError):
+    """The memory directory cannot be used."""
+
+
+class MemoryFormatError(StorageError):
+    """The directory is not a memory, or of a format that this version cannot read."""
+
+
+class MemoryMismatchError(StorageError):
+    """The memory was made with another encoder."""
+
+
+class MemoryLockedError(StorageError):
+    """Another process holds the memory directory."""

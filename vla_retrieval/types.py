@@ -1,0 +1,355 @@
+"""The nouns of the library, as plain immutable data.
+
+Nothing here imports ROS, torch or faiss. Arrays state their shape and dtype where they stand.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_retrieval.errors import InvalidInputError
+
+Embeddings: TypeAlias = NDArray[np.float32]
+"""Float32, shape ``(n, dim)`` or ``(dim,)``, rows L2-normalised unless said otherwise."""
+
+RgbImage: TypeAlias = NDArray[np.uint8]
+"""Uint8, shape ``(height, width, 3)``, channels in RGB order."""
+
+MAX_INSTRUCTION_BYTES = 10_000
+"""Longest instruction that is taken, in UTF-8 bytes; no tower reads as much as this."""
+
+
+class Target(enum.Enum):
+    """What a query is compared with."""
+
+    SCENES = "scenes"
+    INSTRUCTIONS = "instructions"
+    PAIR = "pair"
+
+
+class Similarity(enum.Enum):
+    """How two embeddings are compared; higher is better in each."""
+
+    COSINE = "cosine"
+    DOT = "dot"
+    NEGATIVE_L2 = "negative_l2"
+
+
+class Modality(enum.Enum):
+    """One half of an entry, or of a query."""
+
+    SCENE = "scene"
+    INSTRUCTION = "instruction"
+
+
+class Outcome(enum.IntEnum):
+    """How an episode ended; the values are those of the ROS message."""
+
+    UNKNOWN = 0
+    SUCCESS = 1
+    FAILURE = 2
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What embeddings were made with. Two are comparable only when all of it is equal.
+
+    Attributes:
+        model: open_clip model name.
+        weights: Hash of the weights, ``"sha256:<hex>"``.
+        preprocessing: Image size, mean, std, interpolation and resize mode, as one string.
+        dim: Length of an embedding.
+        normalized: Whether embeddings have unit length.
+    """
+
+    model: str
+    weights: str
+    preprocessing: str
+    dim: int
+    normalized: bool = True
+
+    def __str__(self) -> str:
+        """Return one line that a person can compare."""
+        norm = "unit" if self.normalized else "raw"
+        return f"{self.model} {self.weights[:19]} {self.preprocessing} dim={self.dim} {norm}"
+
+
+@dataclass(frozen=True)
+class Action:
+    """What the robot did in an episode, as a policy reads it.
+
+    Attributes:
+        space: Name of the action space.
+        shape: Row-major shape of ``values``.
+        values: Float32, shape ``(prod(shape),)``, in the units that the action space defines.
+
+    Raises:
+        InvalidInputError: If the shape does not hold the values, the space has no name, or a
+            value is not finite.
+    """
+
+    space: str
+    shape: tuple[int, ...]
+    values: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        """Check that the shape holds the values."""
+        count = math.prod(self.shape) if self.shape else 0
+        if count != self.values.size:
+            raise InvalidInputError(
+                "action.shape", f"a product of {self.values.size}, the number of values",
+                f"{list(self.shape)} with product {count}",
+            )  # fmt: skip
+        if self.values.size and not self.space:
+            raise InvalidInputError("action.space", "the name of the action space", "''")
+        if not np.isfinite(self.values).all():
+            raise InvalidInputError("action.values", "finite numbers", "NaN or infinity")
+
+
+@dataclass(frozen=True)
+class CameraPose:
+    """Pose of the camera.
+
+    Attributes:
+        frame_id: Frame that the pose is given in.
+        stamp_ns: Nanoseconds since the epoch.
+        position: x, y, z in metres.
+        orientation: Quaternion x, y, z, w.
+
+    Raises:
+        InvalidInputError: If a number is not finite or the quaternion has no length.
+    """
+
+    frame_id: str
+    stamp_ns: int
+    position: tuple[float, float, float]
+    orientation: tuple[float, float, float, float]
+
+    def __post_init__(self) -> None:
+        """Check that the pose is one."""
+        if not all(math.isfinite(v) for v in (*self.position, *self.orientation)):
+            raise InvalidInputError("camera_pose", "finite numbers", "NaN or infinity")
+        if not any(self.orientation):
+            raise InvalidInputError(
+                "camera_pose.pose.orientation", "a quaternion of length 1", "all zeros",
+                "Set w to 1 for no rotation, or has_camera_pose to false.",
+            )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class NewEntry:
+    """A scene-instruction pair that is to be stored, without its embeddings.
+
+    Attributes:
+        instruction: Not empty, at most ``MAX_INSTRUCTION_BYTES`` bytes of UTF-8.
+        stamp_ns: When the scene was seen, nanoseconds since the epoch, at least 0.
+        thumbnail: JPEG bytes, or empty.
+
+    Raises:
+        InvalidInputError: If a field is out of its range.
+    """
+
+    instruction: str
+    stamp_ns: int
+    frame_id: str = ""
+    episode_id: str = ""
+    outcome: Outcome = Outcome.UNKNOWN
+    action: Action | None = None
+    camera_pose: CameraPose | None = None
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    thumbnail: bytes = b""
+
+    def __post_init__(self) -> None:
+        """Check the fields that have a range."""
+        check_instruction(self.instruction)
+        if self.stamp_ns < 0:
+            raise InvalidInputError("stamp", "a time since 1970", f"{self.stamp_ns} ns")
+        if len(set(self.tags)) != len(self.tags) or "" in self.tags:
+            raise InvalidInputError("tags", "different, non-empty labels", str(list(self.tags)))
+        if "" in self.metadata:
+            raise InvalidInputError("metadata", "non-empty keys", "an empty key")
+
+
+@dataclass(frozen=True)
+class Entry(NewEntry):
+    """A stored entry.
+
+    Attributes:
+        entry_id: From 1 on; stable, and never given out twice.
+    """
+
+    entry_id: int = 0
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which entries a query may find: every part that is set must hold.
+
+    Attributes:
+        stamp_from_ns: Earliest stamp, included; None is open.
+        stamp_to_ns: Latest stamp, included; None is open.
+        episode_ids: The entry's episode is one of these; empty is any. So for the next two.
+        tags: The entry has all of these.
+        metadata: The entry's metadata has each key with exactly this value.
+        exclude_ids: The entry is none of these.
+
+    Raises:
+        InvalidInputError: If the time range is empty.
+    """
+
+    stamp_from_ns: int | None = None
+    stamp_to_ns: int | None = None
+    episode_ids: tuple[str, ...] = ()
+    outcomes: tuple[Outcome, ...] = ()
+    frame_ids: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    exclude_ids: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check that the time range is not empty."""
+        begin, end = self.stamp_from_ns, self.stamp_to_ns
+        if begin is not None and end is not None and begin > end:
+            raise InvalidInputError(
+                "filter.stamp_from", f"a time up to filter.stamp_to ({end} ns)", f"{begin} ns"
+            )
+
+    @property
+    def passes_all(self) -> bool:
+        """Whether no part is set."""
+        return self == Filter()
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is asked.
+
+    Attributes:
+        image: The query image, or None.
+        instruction: The query instruction, or None.
+        scene_weight: In [0, 1]. With ``Target.PAIR`` the weight of the scene's score; with
+            another target and both query parts, the weight of the image's score.
+        k: Most matches wanted, from 1 on.
+        min_score: Matches below it are left out.
+
+    Raises:
+        InvalidInputError: If a field is out of its range, or both query parts are missing.
+    """
+
+    image: RgbImage | None = None
+    instruction: str | None = None
+    target: Target = Target.SCENES
+    scene_weight: float = 0.5
+    k: int = 10
+    min_score: float = -math.inf
+    filter: Filter = field(default_factory=Filter)
+
+    def __post_init__(self) -> None:
+        """Check each field against its range."""
+        if self.image is None and self.instruction is None:
+            raise InvalidInputError("query", "an image, an instruction or both", "neither")
+        if self.instruction is not None:
+            check_instruction(self.instruction)
+        if not 0.0 <= self.scene_weight <= 1.0:
+            raise InvalidInputError("scene_weight", "a number in [0, 1]", str(self.scene_weight))
+        if self.k < 1:
+            raise InvalidInputError("k", "a whole number from 1 on", str(self.k))
+        if math.isnan(self.min_score):
+            raise InvalidInputError("min_score", "a number", "nan")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One vector to compare with one half of the entries.
+
+    Attributes:
+        modality: Which half.
+        vector: Float32, shape ``(dim,)``.
+        weight: Weight of this comparison in the score, in [0, 1].
+    """
+
+    modality: Modality
+    vector: Embeddings
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An index hit, not yet ranked.
+
+    Attributes:
+        scene_score: Similarity with the entry's scene before weighting; NaN if not compared.
+        instruction_score: The same for its instruction.
+    """
+
+    entry_id: int
+    score: float
+    scene_score: float = math.nan
+    instruction_score: float = math.nan
+
+
+@dataclass(frozen=True)
+class Match:
+    """A ranked candidate with its entry. ``rank`` starts at 1."""
+
+    entry: Entry
+    rank: int
+    score: float
+    scene_score: float = math.nan
+    instruction_score: float = math.nan
+
+
+@dataclass
+class StageTimes:
+    """Seconds per stage of one query; 0 where a stage was not needed."""
+
+    queue_sec: float = 0.0
+    decode_sec: float = 0.0
+    encode_image_sec: float = 0.0
+    encode_instruction_sec: float = 0.0
+    filter_sec: float = 0.0
+    search_sec: float = 0.0
+    fetch_sec: float = 0.0
+    total_sec: float = 0.0
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """The answer to one query.
+
+    Attributes:
+        matches: Best first.
+        memory_size: Entries in the memory when it was searched.
+        eligible_size: How many of them passed the filter.
+    """
+
+    matches: tuple[Match, ...]
+    memory_size: int
+    eligible_size: int
+    times: StageTimes
+
+
+def check_instruction(instruction: str) -> None:
+    """Raise InvalidInputError unless the instruction is text of a sensible length.
+
+    Raises:
+        InvalidInputError: If it is empty, only white space, too long, or not valid Unicode.
+    """
+    if not instruction.strip():
+        raise InvalidInputError("instruction", "text", repr(instruction[:20]))
+    try:
+        size = len(instruction.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidInputError("instruction", "valid Unicode", str(error)) from None
+    if size > MAX_INSTRUCTION_BYTES:
+        raise InvalidInputError(
+            "instruction", f"at most {MAX_INSTRUCTION_BYTES} bytes of UTF-8", f"{size} bytes"
+        )
