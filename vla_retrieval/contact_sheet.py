@@ -1,0 +1,146 @@
+"""One picture for people: the query beside its best matches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from vla_retrieval.thumbnails import read_thumbnail
+from vla_retrieval.types import Match, RgbImage
+
+_FONT = Path(__file__).parent / "fonts" / "NotoSansCJKsc-Subset.otf"
+_MARGIN = 16
+_QUERY_SIDE = 320
+# Cameras are 4:3 more often than not; other shapes are fitted into the tile.
+_TILE_SIDE, _TILE_HEIGHT = 200, 150
+_CAPTION_LINES = 2
+_LINE = 20
+_COLUMNS = 4
+_PAPER, _INK, _PALE, _RULE = "#fbfaf7", "#1c1b19", "#77736a", "#dcd8ce"
+_HEAD = 28
+
+
+def draw_contact_sheet(
+    image: RgbImage | None, instruction: str | None, matches: Sequence[Match]
+) -> RgbImage:
+    """Return the query and its matches as one picture.
+
+    Args:
+        image: The query image, or None.
+        instruction: The query instruction, or None.
+        matches: Best first; those with a thumbnail show it.
+
+    Returns:
+        Uint8, shape ``(height, width, 3)``; the size depends on the number of matches.
+    """
+    columns = min(_COLUMNS, max(1, len(matches)))
+    rows = max(1, math.ceil(len(matches) / columns))
+    tile_height = _TILE_HEIGHT + _LINE * (1 + _CAPTION_LINES) + _MARGIN
+    width = _MARGIN + _QUERY_SIDE + 2 * _MARGIN + columns * (_TILE_SIDE + _MARGIN)
+    height = _MARGIN + _HEAD + max(rows * tile_height, _query_height(instruction)) + _MARGIN
+    sheet = Image.new("RGB", (width, height), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    _draw_query(sheet, draw, image, instruction)
+    left = _MARGIN + _QUERY_SIDE + _MARGIN
+    draw.line([(left, _MARGIN), (left, height - _MARGIN)], fill=_RULE)
+    left += _MARGIN
+    draw.text((left, _MARGIN), _title(matches), fill=_PALE, font=_font(15))
+    for place, match in enumerate(matches):
+        row, column = divmod(place, columns)
+        corner = (left + column * (_TILE_SIDE + _MARGIN), _MARGIN + _HEAD + row * tile_height)
+        _draw_match(sheet, draw, match, corner)
+    return np.asarray(sheet)
+
+
+def _title(matches: Sequence[Match]) -> str:
+    if not matches:
+        return "No match"
+    return "Best match" if len(matches) == 1 else f"{len(matches)} best matches"
+
+
+def _query_height(instruction: str | None) -> int:
+    lines = len(_wrap(instruction or "", _font(18), _QUERY_SIDE, 6))
+    return _QUERY_SIDE + _MARGIN + lines * (_LINE + 4)
+
+
+def _draw_query(
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, image: RgbImage | None, instruction: str | None
+) -> None:
+    top = _MARGIN + _HEAD
+    draw.text((_MARGIN, _MARGIN), "Query", fill=_PALE, font=_font(15))
+    if image is not None:
+        top += _paste(sheet, image, (_MARGIN, top), (_QUERY_SIDE, _QUERY_SIDE)) + 8
+    for line in _wrap(instruction or "", _font(18), _QUERY_SIDE, 6):
+        draw.text((_MARGIN, top), line, fill=_INK, font=_font(18))
+        top += _LINE + 4
+
+
+def _draw_match(
+    sheet: Image.Image, draw: ImageDraw.ImageDraw, match: Match, corner: tuple[int, int]
+) -> None:
+    left, top = corner
+    if match.entry.thumbnail:
+        picture = read_thumbnail(match.entry.thumbnail)
+        _paste(sheet, picture, corner, (_TILE_SIDE, _TILE_HEIGHT))
+    else:
+        draw.rectangle([left, top, left + _TILE_SIDE, top + _TILE_HEIGHT], outline=_RULE)
+        draw.text((left + 8, top + 8), "no thumbnail", fill=_PALE, font=_font(14))
+    top += _TILE_HEIGHT + 2
+    text = f"{match.rank}.  score {match.score:.3f}"
+    draw.text((left, top), text, fill=_INK, font=_font(15))
+    number = f"#{match.entry.entry_id}"
+    draw.text((left + _TILE_SIDE, top), number, fill=_PALE, font=_font(15), anchor="ra")
+    for line in _wrap(match.entry.instruction, _font(14), _TILE_SIDE, _CAPTION_LINES):
+        top += _LINE
+        draw.text((left, top), line, fill=_INK, font=_font(14))
+
+
+def _paste(
+    sheet: Image.Image, image: RgbImage, corner: tuple[int, int], box: tuple[int, int]
+) -> int:  # fmt: skip
+    """Paste a picture shrunk or grown to fit a box, and return its height."""
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    scale = min(box[0] / picture.width, box[1] / picture.height)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    sheet.paste(picture.resize(size, Image.Resampling.LANCZOS), corner)
+    return size[1]
+
+
+@lru_cache(maxsize=8)
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(str(_FONT), size)
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, most_lines: int) -> list[str]:
+    """Break text into lines: English at spaces, Chinese anywhere; the rest becomes an ellipsis."""
+    lines: list[str] = []
+    line = ""
+    for piece in _pieces(" ".join(text.split())):
+        if line and font.getlength((line + piece).rstrip()) > width:
+            lines.append(line.rstrip())
+            line = piece.lstrip()
+        else:
+            line += piece
+        if len(lines) > most_lines:
+            break
+    lines.append(line.rstrip())
+    if len(lines) > most_lines:
+        lines = [*lines[: most_lines - 1], lines[most_lines - 1][:-1] + "…"]
+    return [line for line in lines if line]
+
+
+def _pieces(text: str) -> list[str]:
+    """Return words with the space behind them, and characters beyond Latin one by one."""
+    pieces: list[str] = []
+    word = ""
+    for char in text:
+        word += char
+        if char == " " or ord(char) > 0x2E7F or len(word) > 24:
+            pieces.append(word)
+            word = ""
+    return [*pieces, word]

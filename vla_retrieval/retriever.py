@@ -1,0 +1,165 @@
+"""From a query to ranked matches: encode, search, rank, fetch. No ROS in it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+
+from vla_retrieval.deadline import Deadline
+from vla_retrieval.encoders import Encoder
+from vla_retrieval.memory import Memory
+from vla_retrieval.thumbnails import make_thumbnail
+from vla_retrieval.types import (
+    Embeddings,
+    Match,
+    Modality,
+    NewEntry,
+    Probe,
+    Query,
+    Retrieval,
+    RgbImage,
+    StageTimes,
+    Target,
+)
+
+
+class Retriever:
+    """Remembers scene-instruction pairs and answers queries about them.
+
+    Calls may come from several threads: the encoder and the memory guard themselves.
+    """
+
+    def __init__(self, encoder: Encoder, memory: Memory, thumbnail_px: int = 160) -> None:
+        """Join an encoder and the memory that was opened with its fingerprint.
+
+        Args:
+            encoder: Makes the embeddings.
+            memory: Holds them.
+            thumbnail_px: Longer side of the stored thumbnails in pixels; 0 stores none.
+        """
+        self.encoder = encoder
+        self.memory = memory
+        self._thumbnail_px = thumbnail_px
+
+    def remember(
+        self, image: RgbImage, entry: NewEntry, scene: Embeddings | None = None
+    ) -> int:  # fmt: skip
+        """Store one pair and return its ``entry_id``, once it is committed.
+
+        Args:
+            image: The scene.
+            entry: Everything else; its thumbnail is made here unless it brings one.
+            scene: The image's embedding, shape ``(dim,)``, where it is known already.
+
+        Raises:
+            InvalidInputError: If the image cannot be encoded.
+            StorageError: If the memory cannot be written; nothing is stored then.
+        """
+        if not entry.thumbnail and self._thumbnail_px:
+            thumbnail = make_thumbnail(image, self._thumbnail_px)
+            entry = dataclasses.replace(entry, thumbnail=thumbnail)
+        scenes = self.encoder.encode_images([image]) if scene is None else scene[None]
+        instructions = self.encoder.encode_instructions([entry.instruction])
+        return self.memory.add([entry], scenes, instructions)[0]
+
+    def retrieve(
+        self,
+        query: Query,
+        *,
+        scene: Embeddings | None = None,
+        thumbnails: bool = False,
+        deadline: Deadline | None = None,
+        times: StageTimes | None = None,
+    ) -> Retrieval:
+        """Return the best matches of a query, ranked.
+
+        Args:
+            query: What is asked.
+            scene: The query image's embedding, shape ``(dim,)``, where it is known already.
+            thumbnails: Whether the matches' entries carry their thumbnails.
+            deadline: Checked before each stage; none by default.
+            times: Stages that the caller has timed already, to be filled up in place.
+
+        Raises:
+            DeadlineExceededError: If the deadline passes before the answer is whole.
+            InvalidInputError: If the query image cannot be encoded.
+        """
+        start = time.perf_counter()
+        deadline = deadline or Deadline()
+        times = times or StageTimes()
+        image_vector, text_vector = self._encode(query, scene, deadline, times)
+        deadline.check("the search")
+        probes = make_probes(query.target, query.scene_weight, image_vector, text_vector)
+        found = self.memory.search(
+            probes, query.k, filter=query.filter, min_score=query.min_score
+        )  # fmt: skip
+        times.filter_sec, times.search_sec = found.filter_sec, found.search_sec
+        deadline.check("reading the matched entries")
+        fetch_start = time.perf_counter()
+        ids = [candidate.entry_id for candidate in found.candidates]
+        entries = {e.entry_id: e for e in self.memory.get_many(ids, thumbnails=thumbnails)}
+        # An entry forgotten between search and fetch is gone, not an error.
+        alive = [c for c in found.candidates if c.entry_id in entries]
+        matches = tuple(
+            Match(entries[c.entry_id], rank, c.score, c.scene_score, c.instruction_score)
+            for rank, c in enumerate(alive, start=1)
+        )
+        now = time.perf_counter()
+        times.fetch_sec = now - fetch_start
+        times.total_sec += now - start
+        return Retrieval(matches, found.memory_size, found.eligible_size, times)
+
+    def _encode(
+        self, query: Query, scene: Embeddings | None, deadline: Deadline, times: StageTimes
+    ) -> tuple[Embeddings | None, Embeddings | None]:
+        """Return the embeddings of the query's two parts, None for a missing part."""
+        image_vector = text_vector = None
+        if query.image is not None:
+            deadline.check("encoding the image")
+            start = time.perf_counter()
+            image_vector = (
+                scene if scene is not None else self.encoder.encode_images([query.image])[0]
+            )
+            times.encode_image_sec += time.perf_counter() - start
+        if query.instruction is not None:
+            deadline.check("encoding the instruction")
+            start = time.perf_counter()
+            text_vector = self.encoder.encode_instructions([query.instruction])[0]
+            times.encode_instruction_sec += time.perf_counter() - start
+        return image_vector, text_vector
+
+
+def make_probes(
+    target: Target,
+    scene_weight: float,
+    image: Embeddings | None,
+    instruction: Embeddings | None,
+) -> Sequence[Probe]:
+    """Return what is compared with which half of the entries, and its weight.
+
+    The weights add up to 1. With ``Target.PAIR`` the image is compared with scenes and the
+    instruction with instructions; where one part is missing, the other stands in for it. With
+    another target both parts are compared with that half, the image at ``scene_weight``.
+
+    Args:
+        target: What the query is compared with.
+        scene_weight: In [0, 1].
+        image: Embedding of the query image, shape ``(dim,)``, or None.
+        instruction: Embedding of the query instruction, shape ``(dim,)``, or None.
+
+    Raises:
+        ValueError: If both parts are None.
+    """
+    parts = [part for part in (image, instruction) if part is not None]
+    if not parts:
+        raise ValueError("make_probes: expected an image or an instruction vector, got neither")
+    if target is Target.PAIR:
+        halves = [
+            Probe(Modality.SCENE, parts[0], scene_weight),
+            Probe(Modality.INSTRUCTION, parts[-1], 1.0 - scene_weight),
+        ]
+        return halves
+    modality = Modality.SCENE if target is Target.SCENES else Modality.INSTRUCTION
+    weights = [1.0] if len(parts) == 1 else [scene_weight, 1.0 - scene_weight]
+    return [Probe(modality, part, weight) for part, weight in zip(parts, weights, strict=True)]

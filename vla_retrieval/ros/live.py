@@ -1,0 +1,199 @@
+"""The live path: newest frame and current instruction in, ``~/matches`` out.
+
+Frames and instructions only fill slots. A look at the newest frame is queued when one is due
+and none is waiting, so however slow the encoder is, it always sees the newest frame.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
+
+from vla_retrieval.contact_sheet import draw_contact_sheet
+from vla_retrieval.errors import InvalidInputError, RetrievalError
+from vla_retrieval.ros import conversions
+from vla_retrieval.ros.frames import Frame, ImageMessage, Instruction
+from vla_retrieval.ros.images import to_image_message
+from vla_retrieval.ros.worker import Priority, WorkerBusyError, WorkerClosedError
+from vla_retrieval.types import (
+    NewEntry,
+    Query,
+    Retrieval,
+    StageTimes,
+    Target,
+    check_instruction,
+)
+
+if TYPE_CHECKING:
+    from vla_retrieval.ros.node import RetrievalNode
+    from vla_retrieval.ros.parameters import Settings
+    from vla_retrieval.ros.session import Session
+
+_NS_PER_SEC = 1_000_000_000
+_REPEAT_LOG_SEC = 5.0
+
+
+class LivePath:
+    """Asks about the newest frame, and remembers it, as the parameters say."""
+
+    def __init__(self, node: RetrievalNode, session: Session) -> None:
+        """Start without an instruction; frames that came before count as seen."""
+        self._node = node
+        self._session = session
+        self._start = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")
+        # Protects the four fields below: both the ROS thread and the inference thread use them.
+        self._lock = threading.Lock()
+        self._instruction: Instruction | None = None
+        self._instructions = 0
+        self._look_waits = False
+        self._ask_wanted = False
+        # Used by the inference thread alone.
+        newest = node.newest_frame.get()
+        self._asked_about = (newest.number if newest else 0, 0)
+        self._remembered_number = 0
+        self._remembered_ns: int | None = None
+
+    def on_frame(self, message: ImageMessage) -> None:
+        """Keep the frame, and have it looked at if that is due."""
+        self._node.newest_frame.put(message, self._node.get_clock().now().nanoseconds)
+        self._node.counters.add("frames_received")
+        settings = self._node.settings
+        if settings.query_mode == "frame" or settings.remember_mode == "interval":
+            self._queue_look(ask=settings.query_mode == "frame")
+
+    def on_timer(self) -> None:
+        """Have the newest frame looked at."""
+        if self._node.settings.query_mode == "timer":
+            self._queue_look(ask=True)
+
+    def on_instruction(self, message: String) -> None:
+        """Take an instruction; an empty one ends the episode. It starts a new episode."""
+        if not message.data.strip():
+            with self._lock:
+                self._instruction = None
+                self._instructions += 1
+            return
+        try:
+            check_instruction(message.data)
+        except InvalidInputError as error:
+            self._node.get_logger().error(f"instruction ignored: {error}")
+            return
+        with self._lock:
+            self._instructions += 1
+            episode_id = f"{self._start}-{self._instructions:04d}"
+            self._instruction = Instruction(message.data, episode_id)
+
+    def _queue_look(self, *, ask: bool) -> None:
+        with self._lock:
+            self._ask_wanted |= ask
+            if self._look_waits:
+                return
+            self._look_waits = True
+
+        def given_up(_: Exception) -> None:
+            with self._lock:
+                self._look_waits = False
+
+        try:
+            self._session.worker.submit(self._look, given_up, Priority.FRAME)
+        except (WorkerBusyError, WorkerClosedError) as error:
+            given_up(error)  # requests go first; the next frame tries again
+
+    # What follows runs in the inference thread.
+
+    def _look(self) -> None:
+        with self._lock:
+            ask, self._ask_wanted, self._look_waits = self._ask_wanted, False, False
+            instruction, turn = self._instruction, self._instructions
+        frame = self._node.newest_frame.get()
+        if frame is None:
+            return
+        try:
+            if ask and (frame.number, turn) != self._asked_about:
+                self._asked_about = (frame.number, turn)
+                self._ask(frame, instruction)
+            self._remember(frame, instruction)
+        except InvalidInputError as error:
+            self._node.counters.add("frames_rejected")
+            self._node.get_logger().error(
+                f"frame rejected: {error}", throttle_duration_sec=_REPEAT_LOG_SEC
+            )
+        except RetrievalError as error:
+            self._node.counters.add("queries_failed")
+            self._node.get_logger().error(str(error), throttle_duration_sec=_REPEAT_LOG_SEC)
+
+    def _ask(self, frame: Frame, instruction: Instruction | None) -> None:
+        start = time.perf_counter()
+        settings = self._node.settings
+        session = self._session
+        image = session.reader.image(frame)
+        times = StageTimes(decode_sec=time.perf_counter() - start)
+        encode_start = time.perf_counter()
+        scene = session.reader.scene(frame)
+        times.encode_image_sec = time.perf_counter() - encode_start
+        query = _make_query(settings, image, instruction)
+        sheet_wanted = self._node.sheet_publisher.get_subscription_count() > 0
+        retrieval = session.retriever.retrieve(
+            query,
+            scene=scene,
+            thumbnails=settings.with_thumbnails or sheet_wanted,
+            times=times,
+        )
+        retrieval.times.total_sec = time.perf_counter() - start
+        answer = conversions.to_match_array(
+            query, retrieval, frame.header, session.similarity, session.encoder.fingerprint.model
+        )
+        if not settings.with_thumbnails:
+            for match in answer.matches:
+                match.thumbnail.data = b""
+        self._node.match_publisher.publish(answer)
+        self._node.counters.add("queries_answered")
+        if sheet_wanted:
+            self._publish_sheet(frame, query, retrieval)
+
+    def _publish_sheet(self, frame: Frame, query: Query, retrieval: Retrieval) -> None:
+        sheet = draw_contact_sheet(query.image, query.instruction, retrieval.matches)
+        message = Image(header=frame.header)
+        self._node.sheet_publisher.publish(to_image_message(np.asarray(sheet), message))
+
+    def _remember(self, frame: Frame, instruction: Instruction | None) -> None:
+        settings = self._node.settings
+        if settings.remember_mode != "interval" or instruction is None:
+            return
+        stamp_ns = conversions.to_ns(frame.header.stamp) or frame.received_ns
+        last_ns = self._remembered_ns
+        # A stamp before the last one is a bag that starts over, or a clock that was set.
+        too_soon = (
+            last_ns is not None
+            and 0 <= stamp_ns - last_ns < settings.remember_interval_sec * _NS_PER_SEC
+        )
+        if frame.number == self._remembered_number or too_soon:
+            return
+        image = self._session.reader.image(frame)
+        scene = self._session.reader.scene(frame)
+        entry = NewEntry(
+            instruction=instruction.text,
+            stamp_ns=stamp_ns,
+            frame_id=frame.header.frame_id,
+            episode_id=instruction.episode_id,
+        )
+        self._session.retriever.remember(image, entry, scene)
+        self._remembered_number, self._remembered_ns = frame.number, stamp_ns
+        self._node.counters.add("entries_remembered")
+
+
+def _make_query(settings: Settings, image: np.ndarray, instruction: Instruction | None) -> Query:
+    return Query(
+        image=image,
+        instruction=instruction.text if instruction else None,
+        target=Target(settings.query_target),
+        scene_weight=settings.scene_weight,
+        k=settings.k,
+        min_score=settings.min_score,
+    )

@@ -1,0 +1,40 @@
+"""The library's log, through the node's."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rclpy.impl.rcutils_logger import RcutilsLogger
+
+
+class RosHandler(logging.Handler):
+    """Passes records on to a ROS logger."""
+
+    def __init__(self, logger: RcutilsLogger) -> None:
+        """Pass on to a logger."""
+        super().__init__()
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Pass one record on at its level."""
+        text = self.format(record)
+        # rclpy keys its filters by call site and refuses a site that changes its level,
+        # so each level has a line of its own.
+        if record.levelno >= logging.ERROR:
+            self._logger.error(text)
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(text)
+        elif record.levelno >= logging.INFO:
+            self._logger.info(text)
+        else:
+            self._logger.debug(text)
+
+
+def bridge_logging(logger: RcutilsLogger) -> None:
+    """Send the library's log records, from INFO on, to a ROS logger."""
+    library = logging.getLogger("vla_retrieval")
+    library.setLevel(logging.INFO)
+    library.propagate = False
+    library.handlers = [RosHandler(logger)]

@@ -1,0 +1,199 @@
+"""The lifecycle node: what exists in which state, and who is called when."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.timer import Timer
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
+from vla_retrieval_msgs.msg import MatchArray
+
+from vla_retrieval.errors import RetrievalError
+from vla_retrieval.ros import parameters
+from vla_retrieval.ros.diagnostics import make_diagnostics
+from vla_retrieval.ros.frames import NewestFrame
+from vla_retrieval.ros.live import LivePath
+from vla_retrieval.ros.parameters import Settings
+from vla_retrieval.ros.replies import NotActiveError
+from vla_retrieval.ros.services import Services
+from vla_retrieval.ros.session import Counters, Session
+from vla_retrieval.ros.watch import FrameWatch
+
+_WARN_AGAIN_SEC = 10.0
+
+
+class RetrievalNode(LifecycleNode):
+    """A robot's memory on the ROS graph.
+
+    Unconfigured it has its parameters and services, which say NOT_ACTIVE. Configured it holds the
+    encoder and the memory. Active it listens, publishes and answers.
+
+    Attributes:
+        settings: The parameters' values; the live ones follow changes.
+        newest_frame: The newest frame received.
+        counters: Counts since the node was activated.
+        session: What exists while configured, else None.
+        is_active: Whether the node is in its active state.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        """Declare the parameters and offer the services; nothing heavy happens here.
+
+        Raises:
+            rclpy.exceptions.InvalidParameterValueException: If a parameter is out of its range.
+            rclpy.exceptions.InvalidParameterTypeException: If it is of another type.
+        """
+        super().__init__("retrieval", **options)
+        parameters.declare(self)
+        self.settings: Settings = parameters.read(self)
+        self.newest_frame = NewestFrame()
+        self.counters = Counters()
+        self.session: Session | None = None
+        self.is_active = False
+        self._live: LivePath | None = None
+        self._group = MutuallyExclusiveCallbackGroup()
+        self._subscriptions_while_active: list[Any] = []
+        self._query_timer: Timer | None = None
+        self._watch: FrameWatch | None = None
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+        self.add_post_set_parameters_callback(self._on_parameters_set)
+        self.match_publisher = self.create_lifecycle_publisher(MatchArray, "~/matches", 10)
+        self.sheet_publisher = self.create_lifecycle_publisher(Image, "~/contact_sheet", 1)
+        self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self.create_timer(
+            self.settings.diagnostics_period_sec, self._on_diagnostics, callback_group=self._group
+        )
+        Services(self)
+
+    @property
+    def image_topic(self) -> str:
+        """Resolved name of the image topic."""
+        raw = self.settings.image_transport == "raw"
+        return self.resolve_topic_name("image" if raw else "image/compressed")
+
+    def active_session(self) -> Session:
+        """Return the session of an active node.
+
+        Raises:
+            NotActiveError: If the node is in another state.
+        """
+        if self.session is None or not self.is_active:
+            raise NotActiveError(
+                f"the node {self.get_fully_qualified_name()} is not active: configure and activate "
+                "it (ros2 lifecycle set ... configure, then activate), or start it with "
+                "autostart:=true"
+            )
+        return self.session
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the encoder and open the memory; a clear reason is logged where that fails."""
+        self.settings = parameters.read(self)
+        try:
+            self.session = Session(self.settings)
+        except RetrievalError as error:
+            self.get_logger().error(f"cannot configure: {error}")
+            return TransitionCallbackReturn.FAILURE
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Start to listen, to publish and to answer."""
+        if self.session is None:
+            self.get_logger().error("cannot activate: configure the node first")
+            return TransitionCallbackReturn.FAILURE
+        self.counters.reset()
+        self._live = LivePath(self, self.session)
+        self._listen(self._live)
+        self.is_active = True
+        return super().on_activate(state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop to listen, to publish and to answer; the memory stays open."""
+        self._stop_listening()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Close the memory and let the encoder go."""
+        self.close()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Close the memory and let the encoder go."""
+        self.close()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Go back to unconfigured after a defect, with the memory closed."""
+        self.close()
+        return TransitionCallbackReturn.SUCCESS
+
+    def close(self) -> None:
+        """Finish the job in hand and close the memory. May be called twice."""
+        self._stop_listening()
+        session, self.session = self.session, None
+        if session is not None:
+            session.close()
+
+    def _listen(self, live: LivePath) -> None:
+        settings = self.settings
+        raw = settings.image_transport == "raw"
+        reliable = settings.image_reliability == "reliable"
+        newest_only = QoSProfile(
+            history=HistoryPolicy.KEEP_LAST,
+            depth=1,
+            reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+            durability=DurabilityPolicy.VOLATILE,
+        )
+        group = self._group
+        kind = Image if raw else CompressedImage
+        topic = "image" if raw else "image/compressed"
+        self._subscriptions_while_active = [
+            self.create_subscription(
+                kind, topic, live.on_frame, newest_only, callback_group=group
+            ),
+            self.create_subscription(
+                String, "instruction", live.on_instruction, 10, callback_group=group
+            ),
+        ]
+        self._query_timer = self.create_timer(
+            1.0 / settings.query_rate_hz, live.on_timer, callback_group=group
+        )
+        self._watch = FrameWatch(self.image_topic, settings.frame_timeout_sec, time.monotonic())
+
+    def _stop_listening(self) -> None:
+        self.is_active = False
+        self._live = None
+        for subscription in self._subscriptions_while_active:
+            self.destroy_subscription(subscription)
+        self._subscriptions_while_active = []
+        if self._query_timer is not None:
+            self.destroy_timer(self._query_timer)
+        self._query_timer = None
+        self._watch = None
+
+    def _on_diagnostics(self) -> None:
+        silence = self._watch and self._watch.judge(
+            self.counters.get("frames_received"),
+            self.count_publishers(self.image_topic),
+            time.monotonic(),
+        )
+        if silence is not None:
+            self.get_logger().warning(silence.text, throttle_duration_sec=_WARN_AGAIN_SEC)
+        self._diagnostics_publisher.publish(make_diagnostics(self, silence))
+
+    def _on_set_parameters(self, changes: list[Parameter[Any]]) -> SetParametersResult:
+        if self.session is None:
+            return SetParametersResult(successful=True)
+        return parameters.refuse_unless_live(changes)
+
+    def _on_parameters_set(self, changes: list[Parameter[Any]]) -> None:
+        known = {p.name: p.value for p in changes if p.name in parameters.SPECS}
+        self.settings = dataclasses.replace(self.settings, **known)

@@ -1,0 +1,202 @@
+"""The node's parameters: each declared once, with description, range and unit.
+
+``config/retrieval.yaml`` and the README's table repeat them for people; a test holds the three
+together.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from vla_retrieval.types import Similarity, Target
+
+AUTOSTART = "autostart"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The parameters' values, as the node uses them; units are in the names."""
+
+    memory_dir: str = "~/.ros/vla_retrieval/memory"
+    durable: bool = True
+    similarity: str = "cosine"
+    thumbnail_px: int = 160
+    model: str = "vla-retrieval-demo"
+    pretrained: str = ""
+    checkpoint: str = ""
+    device: str = "auto"
+    precision: str = "auto"
+    threads: int = 0
+    image_transport: str = "raw"
+    image_reliability: str = "best_effort"
+    frame_timeout_sec: float = 5.0
+    query_mode: str = "frame"
+    query_rate_hz: float = 2.0
+    query_target: str = "pair"
+    scene_weight: float = 0.5
+    k: int = 5
+    min_score: float = -1000.0
+    with_thumbnails: bool = False
+    remember_mode: str = "off"
+    remember_interval_sec: float = 1.0
+    max_waiting_requests: int = 32
+    diagnostics_period_sec: float = 1.0
+
+    @property
+    def memory_path(self) -> Path:
+        """The memory directory, with ``~`` resolved."""
+        return Path(self.memory_dir).expanduser()
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What one parameter means and which values it takes.
+
+    Attributes:
+        text: Description with the unit, for people.
+        choices: The values a string may take; empty is any.
+        low: Least value of a number.
+        high: Greatest value of a number.
+        live: Whether it may be changed while the node is configured.
+    """
+
+    text: str
+    choices: tuple[str, ...] = ()
+    low: float = 0.0
+    high: float = 0.0
+    live: bool = False
+
+
+_SIMILARITIES = tuple(similarity.value for similarity in Similarity)
+_TARGETS = tuple(target.value for target in Target)
+
+SPECS: dict[str, Spec] = {
+    "memory_dir": Spec("Directory that holds everything the node keeps; ~ is the home."),
+    "durable": Spec("Wait for the disk before a pair counts as remembered (survives power loss)."),
+    "similarity": Spec("How embeddings are compared.", choices=_SIMILARITIES),
+    "thumbnail_px": Spec("Longer side of stored thumbnails, in pixels; 0: none.", high=1024),
+    "model": Spec("open_clip model name; vla-retrieval-demo is a demonstration model."),
+    "pretrained": Spec("open_clip pretrained tag; empty: the shipped weights, or checkpoint."),
+    "checkpoint": Spec("Weights file (.safetensors, .pt, .bin) instead of a pretrained tag."),
+    "device": Spec("Where the encoder runs: auto, cpu, cuda or cuda:N."),
+    "precision": Spec(
+        "Arithmetic of the encoder; auto: fp16 on a GPU, fp32 on a CPU.",
+        choices=("auto", "fp32", "fp16", "bf16"),
+    ),
+    "threads": Spec("CPU threads of the encoder; 0: as many as torch chooses.", high=256),
+    "image_transport": Spec(
+        "Which topic is read: image (raw) or image/compressed (compressed).",
+        choices=("raw", "compressed"),
+    ),
+    "image_reliability": Spec(
+        "QoS reliability asked of the camera; best_effort reads from any publisher.",
+        choices=("best_effort", "reliable"),
+    ),
+    "frame_timeout_sec": Spec(
+        "Warn when publishers are there but no frame came for so many seconds.", low=0.5, high=3600
+    ),
+    "query_mode": Spec(
+        "When the newest frame is asked about: at each frame, on a timer, or never.",
+        choices=("frame", "timer", "off"),
+        live=True,
+    ),
+    "query_rate_hz": Spec("Rate of the timer in query_mode timer, in Hz.", low=0.01, high=1000),
+    "query_target": Spec(
+        "What published queries are compared with.", choices=_TARGETS, live=True
+    ),
+    "scene_weight": Spec(
+        "Weight of the scene against the instruction in published queries.", high=1, live=True
+    ),
+    "k": Spec("Most matches in a published answer.", low=1, high=10_000, live=True),
+    "min_score": Spec("Least score of a published match.", low=-1000, high=1000, live=True),
+    "with_thumbnails": Spec("Fill the thumbnails of published matches.", live=True),
+    "remember_mode": Spec(
+        "Remember the newest frame with the current instruction as the node goes: "
+        "never, or every remember_interval_sec.",
+        choices=("off", "interval"),
+        live=True,
+    ),
+    "remember_interval_sec": Spec(
+        "Least time between two pairs remembered by the node itself, in seconds.",
+        high=86_400,
+        live=True,
+    ),
+    "max_waiting_requests": Spec("Requests that may wait before new ones are refused.", low=1,
+                                 high=10_000),  # fmt: skip
+    "diagnostics_period_sec": Spec("Period of /diagnostics, in seconds.", low=0.1, high=3600),
+}
+
+
+def declare(node: Node) -> None:
+    """Declare every parameter on a node.
+
+    Raises:
+        rclpy.exceptions.InvalidParameterValueException: If an override is out of its range.
+        rclpy.exceptions.InvalidParameterTypeException: If it is of another type.
+    """
+    node.declare_parameter(
+        AUTOSTART, True,
+        ParameterDescriptor(description="Configure and activate at start, without being told.",
+                            read_only=True),
+    )  # fmt: skip
+    node.add_on_set_parameters_callback(_check_choices)
+    for field in dataclasses.fields(Settings):
+        node.declare_parameter(field.name, field.default, _descriptor(field.name, field.default))
+
+
+def read(node: Node) -> Settings:
+    """Return the values of a node's parameters."""
+    values = {name: node.get_parameter(name).value for name in SPECS}
+    return Settings(**values)
+
+
+def refuse_unless_live(parameters: list[Parameter[Any]]) -> SetParametersResult:
+    """Refuse changes that a configured node would not act on."""
+    for parameter in parameters:
+        spec = SPECS.get(parameter.name)
+        if spec is not None and not spec.live:
+            live = ", ".join(name for name, spec in SPECS.items() if spec.live)
+            return SetParametersResult(
+                successful=False,
+                reason=f"{parameter.name} is read at configure: deactivate and clean up the node "
+                f"first, or start it anew. While it runs you can change: {live}.",
+            )
+    return SetParametersResult(successful=True)
+
+
+def _check_choices(parameters: list[Parameter[Any]]) -> SetParametersResult:
+    for parameter in parameters:
+        spec = SPECS.get(parameter.name)
+        if spec is not None and spec.choices and parameter.value not in spec.choices:
+            return SetParametersResult(
+                successful=False,
+                reason=f"{parameter.name}: expected one of {', '.join(spec.choices)}, "
+                f"got {parameter.value!r}",
+            )
+    return SetParametersResult(successful=True)
+
+
+def _descriptor(name: str, default: object) -> ParameterDescriptor:
+    spec = SPECS[name]
+    descriptor = ParameterDescriptor(description=spec.text)
+    if spec.choices:
+        descriptor.additional_constraints = "one of " + ", ".join(spec.choices)
+    elif isinstance(default, float):
+        descriptor.floating_point_range = [FloatingPointRange(from_value=float(spec.low),
+                                                              to_value=float(spec.high))]  # fmt: skip
+    elif isinstance(default, int) and not isinstance(default, bool):
+        descriptor.integer_range = [IntegerRange(from_value=int(spec.low), to_value=int(spec.high),
+                                                 step=1)]  # fmt: skip
+    return descriptor

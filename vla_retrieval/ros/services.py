@@ -1,0 +1,274 @@
+"""The five services: requests in, typed answers or typed reasons out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.timer import Timer
+from std_msgs.msg import Header
+from vla_retrieval_msgs.srv import Forget, GetEntry, GetStats, Remember, Retrieve
+
+from vla_retrieval.deadline import Deadline
+from vla_retrieval.errors import DeadlineExceededError, InvalidInputError
+from vla_retrieval.ros import conversions
+from vla_retrieval.ros.frames import Frame, ImageMessage
+from vla_retrieval.ros.images import is_empty, to_rgb
+from vla_retrieval.ros.replies import NoFrameError, NotActiveError, Reply, Response, fail
+from vla_retrieval.ros.worker import Priority, WorkerBusyError, WorkerClosedError
+from vla_retrieval.types import Embeddings, Query, RgbImage, StageTimes
+
+if TYPE_CHECKING:
+    from vla_retrieval.ros.node import RetrievalNode
+    from vla_retrieval.ros.session import Session
+
+ResponseT = TypeVar("ResponseT", bound=Response)
+_LONGEST_TIMEOUT_SEC = 3600.0
+
+
+class ImageRequest(Protocol):
+    """The image fields that two of the requests share."""
+
+    image: Any
+    compressed_image: Any
+    use_newest_frame: bool
+
+
+class Services:
+    """Offers the services on a node.
+
+    Each request is answered in the inference thread, and its callback awaits the answer: the
+    executor goes on meanwhile. The callback group is reentrant so that a second request is
+    taken while the first waits.
+    """
+
+    def __init__(self, node: RetrievalNode) -> None:
+        """Create the services; they say NOT_ACTIVE until the node is active."""
+        self._node = node
+        self._group = ReentrantCallbackGroup()
+        for kind, name, answer in (
+            (Retrieve, "retrieve", self._retrieve),
+            (Remember, "remember", self._remember),
+            (Forget, "forget", self._forget),
+            (GetEntry, "get_entry", self._get_entry),
+            (GetStats, "get_stats", self._get_stats),
+        ):
+            node.create_service(
+                kind, f"~/{name}", self._callback(kind, answer), callback_group=self._group
+            )
+
+    def _callback(self, kind: Any, answer: Callable[..., None]) -> Callable[..., Any]:
+        async def serve(request: Any, response: Any) -> Any:
+            try:
+                deadline = _deadline(getattr(request, "timeout_sec", 0.0))
+                reply = self._submit(kind, answer, request, deadline)
+            except (InvalidInputError, NotActiveError, WorkerBusyError, WorkerClosedError) as error:
+                self._count_failure(kind)
+                fail(response, error)
+                return response
+            timer = self._watch(reply, kind, deadline)
+            response = await reply
+            if timer is not None:
+                self._node.destroy_timer(timer)
+            if not response.success:
+                self._count_failure(kind)
+            return response
+
+        return serve
+
+    def _count_failure(self, kind: Any) -> None:
+        if kind is Retrieve:
+            self._node.counters.add("queries_failed")
+
+    def _submit(
+        self, kind: Any, answer: Callable[..., None], request: Any, deadline: Deadline
+    ) -> Reply:
+        session = self._node.active_session()
+        executor = self._node.executor
+        reply = Reply(executor.wake if executor is not None else lambda: None)
+        received = time.perf_counter()
+
+        def run() -> None:
+            if reply.settled:  # its deadline passed while it waited
+                return
+            response = kind.Response()
+            try:
+                deadline.check("its turn")
+                answer(session, request, response, received, deadline)
+                response.success = True
+            except Exception as error:  # every failure of a request becomes its answer
+                response = kind.Response()
+                fail(response, error)
+            reply.settle(response)
+
+        def give_up(error: Exception) -> None:
+            response = kind.Response()
+            fail(response, error)
+            reply.settle(response)
+
+        session.worker.submit(run, give_up, Priority.REQUEST)
+        return reply
+
+    def _watch(self, reply: Reply, kind: Any, deadline: Deadline) -> Timer | None:
+        """Answer at the deadline, whatever the inference thread is doing then."""
+        if math.isinf(deadline.at_sec):
+            return None
+
+        def expire() -> None:
+            timer.cancel()
+            response = kind.Response()
+            fail(
+                response,
+                DeadlineExceededError(
+                    f"timeout_sec: no answer within {deadline.timeout_sec:g} s. "
+                    "Allow more time, or ask less often."
+                ),
+            )
+            reply.settle(response)
+
+        timer = self._node.create_timer(deadline.timeout_sec, expire, callback_group=self._group)
+        return timer
+
+    # Each of the following runs in the inference thread.
+
+    def _retrieve(
+        self, session: Session, request: Retrieve.Request, response: Retrieve.Response,
+        received: float, deadline: Deadline,
+    ) -> None:  # fmt: skip
+        times = StageTimes(queue_sec=time.perf_counter() - received)
+        query_filter = conversions.to_filter(request.filter)
+        target = conversions.to_target(request.target)
+        start = time.perf_counter()
+        image, scene, header = self._scene(session, request)
+        times.decode_sec = time.perf_counter() - start
+        query = Query(
+            image=image,
+            instruction=request.instruction or None,
+            target=target,
+            scene_weight=request.scene_weight,
+            k=request.k,
+            min_score=request.min_score,
+            filter=query_filter,
+        )
+        retrieval = session.retriever.retrieve(
+            query, scene=scene, thumbnails=request.with_thumbnails, deadline=deadline, times=times
+        )
+        retrieval.times.total_sec = time.perf_counter() - received
+        response.result = conversions.to_match_array(
+            query, retrieval, header or self._now_header(), session.similarity,
+            session.encoder.fingerprint.model,
+        )  # fmt: skip
+        self._node.counters.add("queries_answered")
+
+    def _remember(
+        self, session: Session, request: Remember.Request, response: Remember.Response,
+        received: float, deadline: Deadline,
+    ) -> None:  # fmt: skip
+        image, scene, header = self._scene(session, request)
+        if image is None or header is None:
+            raise InvalidInputError(
+                "image", "exactly one of image, compressed_image and use_newest_frame", "none"
+            )
+        if not conversions.to_ns(header.stamp):
+            header = Header(stamp=self._node.get_clock().now().to_msg(), frame_id=header.frame_id)
+        entry = conversions.to_new_entry(request, header)
+        response.entry_id = session.retriever.remember(image, entry, scene)
+        self._node.counters.add("entries_remembered")
+
+    def _forget(
+        self, session: Session, request: Forget.Request, response: Forget.Response,
+        received: float, deadline: Deadline,
+    ) -> None:  # fmt: skip
+        ids = sorted({int(number) for number in request.entry_ids})
+        if not ids:
+            raise InvalidInputError("entry_ids", "at least one entry id", "none")
+        session.memory.remove(ids)
+        response.memory_size = session.memory.stats().entries
+        self._node.counters.add("entries_forgotten", len(ids))
+
+    def _get_entry(
+        self, session: Session, request: GetEntry.Request, response: GetEntry.Response,
+        received: float, deadline: Deadline,
+    ) -> None:  # fmt: skip
+        entry = session.memory.get(request.entry_id, thumbnail=request.with_thumbnail)
+        response.entry = conversions.to_entry_message(entry)
+        if request.with_embeddings:
+            scene, instruction = session.memory.embeddings(request.entry_id)
+            response.scene_embedding = scene
+            response.instruction_embedding = instruction
+
+    def _get_stats(
+        self, session: Session, request: GetStats.Request, response: GetStats.Response,
+        received: float, deadline: Deadline,
+    ) -> None:  # fmt: skip
+        stats = session.memory.stats()
+        response.memory_dir = str(stats.directory)
+        response.memory_size = stats.entries
+        response.size_bytes = stats.size_bytes
+        response.oldest_stamp = conversions.to_stamp(stats.oldest_stamp_ns or 0)
+        response.newest_stamp = conversions.to_stamp(stats.newest_stamp_ns or 0)
+        response.similarity = session.similarity.value
+        response.model = session.encoder.fingerprint.model
+        response.fingerprint = str(session.encoder.fingerprint)
+        response.embedding_dim = session.encoder.dim
+        response.device = session.encoder.device
+        response.precision = session.encoder.precision
+        for name in (
+            "frames_received", "frames_rejected", "queries_answered",
+            "queries_failed", "entries_remembered", "entries_forgotten",
+        ):  # fmt: skip
+            setattr(response, name, self._node.counters.get(name))
+
+    def _scene(
+        self, session: Session, request: ImageRequest
+    ) -> tuple[RgbImage | None, Embeddings | None, Header | None]:
+        """Return the request's image, its embedding where it is known, and its header."""
+        given: list[tuple[str, ImageMessage]] = [
+            (name, message)
+            for name in ("image", "compressed_image")
+            if not is_empty(message := getattr(request, name))
+        ]
+        names = [name for name, _ in given] + ["use_newest_frame"] * request.use_newest_frame
+        if len(names) > 1:
+            raise InvalidInputError(
+                names[1], "at most one of image, compressed_image and use_newest_frame",
+                " and ".join(names),
+            )  # fmt: skip
+        if request.use_newest_frame:
+            frame = self._newest()
+            return session.reader.image(frame), session.reader.scene(frame), frame.header
+        if not given:
+            return None, None, None
+        name, message = given[0]
+        return to_rgb(message, name), None, message.header
+
+    def _newest(self) -> Frame:
+        frame = self._node.newest_frame.get()
+        if frame is None:
+            raise NoFrameError(
+                f"use_newest_frame: expected a frame on {self._node.image_topic}, none has "
+                "arrived yet. Check that the camera publishes there, or send an image."
+            )
+        return frame
+
+    def _now_header(self) -> Header:
+        return Header(stamp=self._node.get_clock().now().to_msg())
+
+
+def _deadline(timeout_sec: float) -> Deadline:
+    """Return the deadline that a request's timeout sets from now on.
+
+    Raises:
+        InvalidInputError: If the timeout is not a sensible number of seconds.
+    """
+    if not 0.0 <= timeout_sec <= _LONGEST_TIMEOUT_SEC:
+        raise InvalidInputError(
+            "timeout_sec", f"seconds from 0 (no limit) to {_LONGEST_TIMEOUT_SEC:g}",
+            str(timeout_sec),
+        )  # fmt: skip
+    return Deadline.after(timeout_sec) if timeout_sec else Deadline()
+
+

@@ -1,0 +1,96 @@
+"""What exists while the node is configured: encoder, memory, worker, and the counters."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from typing import Literal
+
+from vla_retrieval.encoders import Encoder, EncoderSettings, load_encoder
+from vla_retrieval.memory import Memory
+from vla_retrieval.retriever import Retriever
+from vla_retrieval.ros.frames import FrameReader
+from vla_retrieval.ros.parameters import Settings
+from vla_retrieval.ros.worker import InferenceWorker
+from vla_retrieval.types import Similarity
+
+_log = logging.getLogger(__name__)
+
+Count = Literal[
+    "frames_received",
+    "frames_rejected",
+    "queries_answered",
+    "queries_failed",
+    "entries_remembered",
+    "entries_forgotten",
+]
+
+
+class Counters:
+    """Counts since the node was activated; any thread may count."""
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self._lock = threading.Lock()  # a Counter's += is a read and a write
+        self._counts: Counter[str] = Counter()
+
+    def add(self, what: Count, many: int = 1) -> None:
+        """Count."""
+        with self._lock:
+            self._counts[what] += many
+
+    def get(self, what: Count) -> int:
+        """Return a count."""
+        with self._lock:
+            return self._counts[what]
+
+    def reset(self) -> None:
+        """Start at zero again."""
+        with self._lock:
+            self._counts.clear()
+
+
+class Session:
+    """The configured node's belongings, opened together and closed together."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Load the encoder, open the memory, start the worker.
+
+        Raises:
+            InvalidInputError: If a setting is out of its range.
+            EncoderError: If the model cannot be loaded.
+            StorageError: If the memory directory cannot be used, or is another model's.
+        """
+        self.settings = settings
+        self.encoder: Encoder = load_encoder(
+            EncoderSettings(
+                model=settings.model,
+                pretrained=settings.pretrained,
+                checkpoint=settings.checkpoint,
+                device=settings.device,
+                precision=settings.precision,
+                threads=settings.threads,
+            )
+        )
+        self.encoder.warm_up()
+        self.similarity = Similarity(settings.similarity)
+        self.memory = Memory.open(
+            settings.memory_path,
+            self.encoder.fingerprint,
+            self.similarity,
+            durable=settings.durable,
+        )
+        self.retriever = Retriever(self.encoder, self.memory, settings.thumbnail_px)
+        self.reader = FrameReader(self.encoder)
+        self.worker = InferenceWorker(settings.max_waiting_requests)
+        _log.info(
+            "ready: %s on %s (%s), %d entries in %s",
+            self.encoder.fingerprint.model, self.encoder.device, self.encoder.precision,
+            self.memory.stats().entries, settings.memory_path,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Finish the job in hand, give up those that wait, close the memory."""
+        self.worker.close()
+        self.memory.close()

@@ -1,0 +1,57 @@
+"""Notices that a camera publishes and nothing arrives, and says the cure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_CURE = (
+    "Large best-effort images are lost between two processes under Fast DDS's default "
+    "transports. Start BOTH the camera and this node with "
+    "FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA (the launch files do), or give Fast DDS a larger "
+    "shared-memory segment, or set image_reliability to reliable where the camera publishes "
+    "reliably."
+)
+
+
+@dataclass(frozen=True)
+class Silence:
+    """Why no frames come, in words for a person."""
+
+    text: str
+
+
+class FrameWatch:
+    """Judges from publishers and frames whether the camera is heard."""
+
+    def __init__(self, topic: str, timeout_sec: float, now_sec: float) -> None:
+        """Watch a topic.
+
+        Args:
+            topic: Its resolved name.
+            timeout_sec: Silence that is worth a warning.
+            now_sec: Seconds on a steady clock, as in the calls that follow.
+        """
+        self._topic = topic
+        self._timeout_sec = timeout_sec
+        self._frames = 0
+        self._heard_sec = now_sec
+
+    def judge(self, frames: int, publishers: int, now_sec: float) -> Silence | None:
+        """Return what is wrong, or None while frames come or nobody publishes.
+
+        Args:
+            frames: Frames received so far.
+            publishers: Publishers that are matched on the topic.
+            now_sec: Seconds on the steady clock.
+        """
+        if frames != self._frames or not publishers:
+            self._frames, self._heard_sec = frames, now_sec
+            return None
+        silent_sec = now_sec - self._heard_sec
+        if silent_sec < self._timeout_sec:
+            return None
+        count = "1 publisher is" if publishers == 1 else f"{publishers} publishers are"
+        tail = "not one frame" if frames == 0 else "no more frames"
+        return Silence(
+            f"{count} matched on {self._topic}, but {tail} came in {silent_sec:.0f} s. {_CURE}"
+        )
