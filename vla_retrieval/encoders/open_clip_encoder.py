@@ -1,0 +1,280 @@
+"""CLIP through open_clip, behind the `Encoder` protocol."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+
+from vla_retrieval.encoders.cache import EmbeddingCache
+from vla_retrieval.encoders.checks import check_images, check_texts
+from vla_retrieval.encoders.devices import choose_device, choose_precision, set_threads
+from vla_retrieval.encoders.preprocessing import Preprocessor, PreprocessSpec, make_preprocessor
+from vla_retrieval.encoders.settings import EncoderSettings
+from vla_retrieval.encoders.sources import ModelSource, resolve
+from vla_retrieval.encoders.tokenizing import InstructionTokenizer
+from vla_retrieval.encoders.torch_engine import Engine, TorchEngine
+from vla_retrieval.encoders.weights import hash_weights, load_weights, read_state_dict
+from vla_retrieval.errors import CheckpointError, EncoderError
+from vla_retrieval.types import Embeddings, Fingerprint, RgbImage
+
+_log = logging.getLogger(__name__)
+
+_PROBE_TEXT = "pick up the cup"
+_PROBE_IMAGE = np.full((32, 32, 3), 128, np.uint8)
+_MISLEADING = ("No pretrained weights loaded", "Local config loaded", "Multiple checkpoints found")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an `OpenClipEncoder` is made of."""
+
+    engine: Engine
+    preprocessor: Preprocessor
+    tokenizer: InstructionTokenizer
+    fingerprint: Fingerprint
+
+
+class OpenClipEncoder:
+    """An encoder whose parts come from open_clip, and whose towers run in an `Engine`.
+
+    Safe under concurrent calls: preprocessing and engine keep no state, tokenizer and cache
+    have a lock each. Two threads that ask for the same new instruction both compute it.
+
+    Args:
+        parts: The model, ready to run.
+        batch_size: Most images or instructions in one pass.
+        cached_instructions: How many instructions are kept embedded.
+    """
+
+    def __init__(self, parts: Parts, batch_size: int, cached_instructions: int) -> None:
+        self._engine = parts.engine
+        self._preprocessor = parts.preprocessor
+        self._tokenizer = parts.tokenizer
+        self._fingerprint = parts.fingerprint
+        self._batch_size = batch_size
+        self._cache = EmbeddingCache(cached_instructions)
+        self._has_warned = False
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """What the embeddings are made with."""
+        return self._fingerprint
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return self._fingerprint.dim
+
+    @property
+    def device(self) -> str:
+        """``"cpu"`` or ``"cuda:<index>"``."""
+        return self._engine.device
+
+    @property
+    def precision(self) -> str:
+        """``"fp32"``, ``"fp16"`` or ``"bf16"``."""
+        return self._engine.precision
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that the model reads of an instruction, those for start and end included."""
+        return self._tokenizer.context_length
+
+    def truncates(self, text: str) -> bool:
+        """Return whether the model reads only the beginning of the text."""
+        check_texts([text])
+        return self._tokenizer.truncates(text)
+
+    def encode_images(self, images: Sequence[RgbImage]) -> Embeddings:
+        """Embed images, which may differ in size; see `Encoder.encode_images`."""
+        check_images(images)
+        rows = np.empty((len(images), self.dim), np.float32)
+        for batch in _batches(len(images), self._batch_size):
+            prepared = self._preprocessor.prepare(images[batch])
+            rows[batch] = self._run(self._engine.embed_pixels, prepared)
+        return rows
+
+    def encode_instructions(self, texts: Sequence[str]) -> Embeddings:
+        """Embed instructions, from the cache where possible; see `Encoder.encode_instructions`.
+
+        What is longer than the model reads is cut at its end; the first time, a warning says so.
+        """
+        check_texts(texts)
+        found = {text: self._cache.get(text) for text in texts}
+        new = [text for text, row in found.items() if row is None]
+        for batch in _batches(len(new), self._batch_size):
+            tokens = self._tokenizer.tokenize(new[batch])
+            rows = self._run(self._engine.embed_tokens, tokens)
+            for text, row in zip(new[batch], rows, strict=True):
+                found[text] = row
+                self._cache.put(text, row)
+                self._warn_once_if_cut(text)
+        out = np.empty((len(texts), self.dim), np.float32)
+        for target, text in zip(out, texts, strict=True):
+            target[:] = found[text]
+        return out
+
+    def warm_up(self) -> None:
+        """Encode one image and one instruction, past the cache."""
+        self._run(self._engine.embed_pixels, self._preprocessor.prepare([_PROBE_IMAGE]))
+        self._run(self._engine.embed_tokens, self._tokenizer.tokenize([_PROBE_TEXT]))
+
+    def _run(
+        self, tower: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor
+    ) -> Embeddings:
+        """Return what the tower makes of the batch, float32, ``(n, dim)``, of unit length."""
+        try:
+            raw = tower(batch)
+        except RuntimeError as error:
+            raise EncoderError(
+                f"{self._fingerprint.model} failed on {len(batch)} inputs on {self.device}: "
+                f"{error} If memory ran out, set batch_size lower."
+            ) from error
+        unit: Embeddings = torch.nn.functional.normalize(raw, dim=-1).numpy()
+        if not np.isfinite(unit).all():
+            raise EncoderError(
+                f"{self._fingerprint.model} gave embeddings that are not finite: expected "
+                f"numbers in {self.precision}, got NaN or infinity. Set precision to bf16 or fp32."
+            )
+        return unit
+
+    def _warn_once_if_cut(self, text: str) -> None:
+        if not self._has_warned and self._tokenizer.truncates(text):
+            self._has_warned = True
+            _log.warning(
+                "The model reads %d tokens of an instruction; %r... is longer and was cut. This "
+                "is said once.", self.context_length, text[:40],
+            )  # fmt: skip
+
+
+def load_open_clip_encoder(settings: EncoderSettings) -> OpenClipEncoder:
+    """Load a model through open_clip; see `vla_retrieval.encoders.load_encoder`.
+
+    Raises:
+        EncoderError: If the model cannot be found or run.
+        CheckpointError: If its weights file cannot be used.
+    """
+    device = choose_device(settings.device)
+    precision = choose_precision(settings.precision, device)
+    set_threads(settings.threads)
+    source = resolve(settings)
+    state = read_state_dict(source.checkpoint)
+    model = _build(source)
+    load_weights(model, state, str(source.checkpoint), may_resize=source.is_published)
+    weights = hash_weights(model)
+    spec = PreprocessSpec.from_open_clip(open_clip.get_model_preprocess_cfg(model))
+    preprocessor = make_preprocessor(spec)
+    tokenizer = _make_tokenizer(source, model)
+    engine = _make_engine(model, preprocessor, device, precision)
+    dim = _probe(engine, preprocessor, tokenizer, source)
+    fingerprint = Fingerprint(source.name, weights, str(spec), dim)
+    _log.info("Loaded %s on %s in %s.", fingerprint, engine.device, precision)
+    parts = Parts(engine, preprocessor, tokenizer, fingerprint)
+    return OpenClipEncoder(parts, settings.batch_size, settings.cached_instructions)
+
+
+def _build(source: ModelSource) -> Any:
+    """Return the model without weights, in fp32 on the CPU."""
+    try:
+        with _open_clip_is_quiet():
+            return open_clip.create_model(
+                source.architecture, load_weights=False, pretrained_text=False,
+                force_preprocess_cfg=dict(source.preprocess),
+            )  # fmt: skip
+    except Exception as error:
+        raise EncoderError(
+            f"open_clip {open_clip.__version__} cannot build {source.name!r}: {error} "
+            f"{_needed(error)}"
+        ) from error
+
+
+def _make_engine(
+    model: Any, preprocessor: Preprocessor, device: torch.device, precision: str
+) -> Engine:
+    try:
+        return TorchEngine(model, preprocessor, device, precision)
+    except RuntimeError as error:
+        raise EncoderError(
+            f"The model does not fit on {device} in {precision}: {error} Choose a smaller model, "
+            "or free memory on the device."
+        ) from error
+
+
+def _make_tokenizer(source: ModelSource, model: Any) -> InstructionTokenizer:
+    text_cfg = source.config.get("text_cfg", {})
+    try:
+        with _open_clip_is_quiet():
+            tokenizer = open_clip.get_tokenizer(source.tokenizer)
+    except Exception as error:
+        raise EncoderError(
+            f"The tokenizer of {source.name!r} cannot be loaded: {error} {_needed(error)}"
+        ) from error
+    length = text_cfg.get("context_length") or getattr(tokenizer, "context_length", None)
+    return InstructionTokenizer(tokenizer, int(length or model.context_length))
+
+
+def _needed(error: Exception) -> str:
+    if isinstance(error, ImportError) or "transformers" in str(error):
+        return "Install what it needs: pip install transformers sentencepiece"
+    return (
+        "Check the model's configuration; where it needs files from the network, download them "
+        "beforehand (hf download <owner>/<name>)."
+    )
+
+
+def _probe(
+    engine: Engine, preprocessor: Preprocessor, tokenizer: InstructionTokenizer, source: ModelSource
+) -> int:
+    """Run both towers once, and return the dimension that they share."""
+    try:
+        image = engine.embed_pixels(preprocessor.prepare([_PROBE_IMAGE]))
+        text = engine.embed_tokens(tokenizer.tokenize([_PROBE_TEXT]))
+    except (RuntimeError, IndexError, ValueError, NotImplementedError) as error:
+        raise EncoderError(
+            f"{source.name!r} does not run on {engine.device} in {engine.precision}: {error} "
+            "Try another precision or device."
+        ) from error
+    if image.shape != text.shape:
+        raise EncoderError(
+            f"{source.name!r} has no common space: expected one dimension, got {image.shape[1]} "
+            f"for images and {text.shape[1]} for instructions. Choose another model."
+        )
+    if not (torch.isfinite(image).all() and torch.isfinite(text).all()):
+        raise CheckpointError(
+            f"{source.checkpoint} gives embeddings that are not finite in {engine.precision}. "
+            "Set precision to fp32; if that does not help, the weights are damaged."
+        )
+    return int(image.shape[1])
+
+
+def _batches(count: int, size: int) -> Iterator[slice]:
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))
+
+
+@contextlib.contextmanager
+def _open_clip_is_quiet() -> Iterator[None]:
+    """Keep open_clip from configuring the root logger, and from warning of random weights.
+
+    It logs through ``logging.info``, which installs a handler on the root logger where there is
+    none, and warns about missing weights, which are loaded here afterwards.
+    """
+
+    def is_right(record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(_MISLEADING)
+
+    root, placeholder = logging.getLogger(), logging.NullHandler()
+    root.addHandler(placeholder)
+    root.addFilter(is_right)
+    try:
+        yield
+    finally:
+        root.removeFilter(is_right)
+        root.removeHandler(placeholder)

@@ -1,0 +1,100 @@
+"""Which model is loaded, and how it runs."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+
+from vla_retrieval.errors import InvalidInputError
+
+DEMO_MODEL = "vla-retrieval-demo"
+"""The small model that ships with the package."""
+
+DOUBLE_MODEL = "double"
+"""The test double, which needs no torch and no weights."""
+
+SCHEMAS = ("hf-hub:", "local-dir:")
+"""Prefixes of a model name that say where its configuration and weights lie."""
+
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+_PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+_RANGES = {"batch_size": (1, 4096), "threads": (0, 1024), "cached_instructions": (0, 1_000_000)}
+
+
+@dataclass(frozen=True)
+class EncoderSettings:
+    """Which model is loaded, and how it runs.
+
+    Attributes:
+        model: An open_clip model name (``ViT-B-32``), ``hf-hub:<owner>/<name>``,
+            ``local-dir:<path>`` of a folder with ``open_clip_config.json`` and weights,
+            ``vla-retrieval-demo`` for the model that ships with the package, or ``double``
+            for the test double.
+        pretrained: One of open_clip's weight tags for the model; empty where the weights come
+            from ``checkpoint``, from the folder or repository in ``model``, or are shipped.
+        checkpoint: Path of a weights file (.safetensors, .pt, .pth or .bin) that is used
+            instead; empty for none.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<index>``. ``auto`` is the first CUDA
+            device, else the CPU with a warning that says why; ``cuda`` never becomes the CPU.
+        precision: ``auto``, ``fp32``, ``fp16`` or ``bf16``. ``auto`` is fp16 on CUDA and fp32
+            on the CPU.
+        batch_size: Most images or instructions in one pass of the model, in [1, 4096].
+        threads: Threads that torch computes with, in [0, 1024]; 0 leaves torch's own choice.
+            It counts for the whole process, because torch has one number for all models.
+        cached_instructions: How many embedded instructions are kept for when they come again,
+            in [0, 1000000]; one takes about 4 bytes times the dimension.
+        download_dir: Folder for downloaded weights; empty for that of the Hugging Face hub.
+
+    Raises:
+        InvalidInputError: If a field is out of its range, or two contradict each other.
+    """
+
+    model: str = DEMO_MODEL
+    pretrained: str = ""
+    checkpoint: str = ""
+    device: str = "auto"
+    precision: str = "auto"
+    batch_size: int = 32
+    threads: int = 0
+    cached_instructions: int = 1024
+    download_dir: str = ""
+
+    def __post_init__(self) -> None:
+        """Check each field, and the weights' source as a whole."""
+        self._check_types()
+        if not self.model.strip():
+            raise InvalidInputError("model", "the name of a model", repr(self.model))
+        if not _DEVICE.fullmatch(self.device):
+            raise InvalidInputError(
+                "device", "auto, cpu, cuda or cuda:<index>", repr(self.device)
+            )  # fmt: skip
+        if self.precision not in _PRECISIONS:
+            raise InvalidInputError(
+                "precision", "one of " + ", ".join(_PRECISIONS), repr(self.precision)
+            )  # fmt: skip
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise InvalidInputError(name, f"a whole number in [{low}, {high}]", str(value))
+        self._check_one_source()
+
+    def _check_types(self) -> None:
+        for entry in fields(self):
+            value, default = getattr(self, entry.name), entry.default
+            if type(value) is not type(default):
+                raise InvalidInputError(
+                    entry.name, type(default).__name__, f"{type(value).__name__} {value!r}"
+                )
+
+    def _check_one_source(self) -> None:
+        if self.pretrained and self.checkpoint:
+            raise InvalidInputError(
+                "pretrained", "only one of pretrained and checkpoint",
+                f"pretrained={self.pretrained!r} and checkpoint={self.checkpoint!r}",
+                "Leave the one empty that is not meant.",
+            )  # fmt: skip
+        if self.pretrained and self.model.startswith(SCHEMAS):
+            raise InvalidInputError(
+                "pretrained", f"nothing, because {self.model!r} brings its own weights",
+                repr(self.pretrained), "Leave it empty.",
+            )  # fmt: skip
