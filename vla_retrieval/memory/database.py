@@ -1,0 +1,145 @@
+"""The SQLite file: how it is opened, read and committed to."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vla_retrieval.errors import MemoryFormatError, StorageError
+from vla_retrieval.memory import schema
+from vla_retrieval.memory.failures import storage_errors
+from vla_retrieval.types import Fingerprint
+
+DATABASE_NAME = "memory.sqlite3"
+
+_OLDEST_SQLITE = (3, 37, 0)  # STRICT tables
+_BUSY_TIMEOUT_SEC = 5.0  # a person's sqlite3 shell may hold the file for a moment
+_WRITE_AHEAD = "PRAGMA journal_mode = WAL"
+_WAL_BYTES_KEPT = 64 << 20  # the log shrinks back to this after a large transaction
+
+
+class Database:
+    """One writing connection and as many reading ones as there are readers at a time.
+
+    Write-ahead logging lets readers go on, on the state before, while a commit waits for the
+    disk. ``durable`` sets SQLite's ``synchronous``:
+
+    - FULL: the log is fsynced in every commit, which protects an acknowledged entry from power
+      loss; and at checkpoints as below.
+    - NORMAL: the log is fsynced before a checkpoint copies it into the database and the
+      database after, which protects the database from a mix of old and new. A commit survives
+      the death of the process; power loss may take the last ones, each wholly.
+    """
+
+    def __init__(self, path: Path, *, durable: bool) -> None:
+        """Open the file, or make an empty one.
+
+        Raises:
+            StorageError: If it cannot be opened, or this SQLite is too old.
+            MemoryFormatError: If it is not a SQLite database.
+        """
+        if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
+            wanted = ".".join(map(str, _OLDEST_SQLITE))
+            raise StorageError(
+                f"expected SQLite {wanted} or newer, got {sqlite3.sqlite_version}."
+                " Use a Python that is built with a newer one."
+            )
+        self.path = path
+        self._idle_readers: list[sqlite3.Connection] = []
+        self._pool_lock = threading.Lock()  # protects _idle_readers
+        with storage_errors("open", path):
+            self._writer = self._connect()
+            try:
+                self._writer.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                self._writer.execute("PRAGMA foreign_keys = ON")
+                self._writer.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES_KEPT}")
+            except BaseException:
+                self._writer.close()
+                raise
+
+    def settle_format(self, given: Fingerprint | None, *, create: bool) -> Fingerprint:
+        """Make the tables of a new database, or check those of an old one.
+
+        Returns:
+            The fingerprint that the database has now.
+
+        Raises:
+            MemoryFormatError: If it is not a memory, damaged, or new and not to be created.
+            MemoryMismatchError: If it was made with another encoder than the given one.
+        """
+        with storage_errors("read", self.path):
+            new = schema.is_new(self._writer)
+            if new and not (create and given):
+                raise MemoryFormatError(f"{self.path} holds no memory yet.")
+            if new and given:
+                self._writer.execute(_WRITE_AHEAD)
+                with self.writing() as connection:
+                    schema.create(connection, given)
+            schema.check(self._writer, self.path)
+            self._writer.execute(_WRITE_AHEAD)  # not before: it writes, and the file may be foreign
+            stored = schema.stored_fingerprint(self._writer, self.path)
+        if given is not None:
+            schema.check_fingerprint(stored, given, self.path.parent)
+        return stored
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Run a block as one transaction, committed at its end: the only place that commits.
+
+        One caller at a time. An exception in the block, or in the commit, undoes all of it.
+
+        Raises:
+            StorageError: If SQLite or the disk refuses.
+        """
+        with storage_errors("write to", self.path):
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._writer
+                self._writer.execute("COMMIT")
+            except BaseException:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Lend a connection that sees one committed state throughout the block.
+
+        Raises:
+            StorageError: If SQLite or the disk refuses.
+        """
+        with storage_errors("read", self.path):
+            with self._pool_lock:
+                connection = self._idle_readers.pop() if self._idle_readers else None
+            connection = connection or self._connect()
+            try:
+                connection.execute("BEGIN")
+                yield connection
+                connection.execute("ROLLBACK")
+            except BaseException:
+                connection.close()
+                raise
+            with self._pool_lock:
+                self._idle_readers.append(connection)
+
+    def size_bytes(self) -> int:
+        """Return the size of the database and its log on disk."""
+        files = (self.path, Path(f"{self.path}-wal"), Path(f"{self.path}-shm"))
+        return sum(file.stat().st_size for file in files if file.exists())
+
+    def close(self) -> None:
+        """Close all connections; the last one folds the log into the database."""
+        with storage_errors("close", self.path):
+            for connection in (*self._idle_readers, self._writer):
+                connection.close()
+            self._idle_readers.clear()
+
+    def _connect(self) -> sqlite3.Connection:
+        # Autocommit (isolation_level None): transactions are opened here and nowhere else.
+        # A connection moves between threads but is used by one at a time.
+        return sqlite3.connect(
+            self.path, timeout=_BUSY_TIMEOUT_SEC, isolation_level=None, check_same_thread=False
+        )

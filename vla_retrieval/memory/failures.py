@@ -1,0 +1,49 @@
+"""From the errors of SQLite and the file system to those of the library."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from vla_retrieval.errors import MemoryFormatError, StorageError
+
+# SQLite's own texts; its error codes reach Python from 3.11 on only.
+_NEXT_STEPS = {
+    "full": "Free some disk space. Nothing was changed, and reading goes on.",
+    "disk i/o": "Look at the disk and its free space. Nothing was changed.",
+    "readonly": "Make the directory and its files writable for this user.",
+    "unable to open": "Make the directory and its files readable and writable for this user.",
+    "locked": "Another program writes to the database: close it.",
+}
+
+
+@contextmanager
+def storage_errors(doing: str, path: Path) -> Iterator[None]:
+    """Turn errors of SQLite and the file system into a StorageError that names the path.
+
+    Args:
+        doing: A verb, for ``"cannot <doing> <path>"``.
+        path: What the block works on.
+
+    Raises:
+        MemoryFormatError: If SQLite finds the file damaged or not its own.
+        StorageError: For every other of these errors.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        text = str(error)
+        if "not a database" in text or "malformed" in text:
+            raise MemoryFormatError(
+                f"cannot {doing} {path}: expected a sound SQLite database, got: {text}."
+                " Restore the directory from a copy, or move it away to start empty."
+            ) from error
+        next_step = next((s for key, s in _NEXT_STEPS.items() if key in text.lower()), "")
+        raise StorageError(f"cannot {doing} {path}: {text}. {next_step}".rstrip()) from error
+    except OSError as error:
+        raise StorageError(
+            f"cannot {doing} {path}: {error.strerror or error}."
+            " Give a directory on a disk with free space that this user may write."
+        ) from error

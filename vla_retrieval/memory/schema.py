@@ -1,0 +1,156 @@
+"""The database's format: what makes a file ours, and its tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sqlite3
+from pathlib import Path
+
+from vla_retrieval.errors import MemoryFormatError, MemoryMismatchError
+from vla_retrieval.types import Fingerprint
+
+APPLICATION_ID = 0x564C4152  # "VLAR"
+FORMAT = 1
+
+# Embeddings and thumbnails have tables of their own, so that a filter that reads `entries` does
+# not read past them. AUTOINCREMENT keeps SQLite from giving a removed entry's id out again.
+_TABLES = """
+CREATE TABLE fingerprint (
+    value TEXT NOT NULL
+) STRICT;
+CREATE TABLE entries (
+    entry_id INTEGER PRIMARY KEY AUTOINCREMENT,
+    instruction TEXT NOT NULL,
+    stamp_ns INTEGER NOT NULL,
+    frame_id TEXT NOT NULL,
+    episode_id TEXT NOT NULL,
+    outcome INTEGER NOT NULL,
+    action_space TEXT,
+    action_shape TEXT,
+    action_values BLOB,
+    pose_frame_id TEXT,
+    pose_stamp_ns INTEGER,
+    pose_x REAL, pose_y REAL, pose_z REAL,
+    pose_qx REAL, pose_qy REAL, pose_qz REAL, pose_qw REAL
+) STRICT;
+CREATE INDEX entries_by_stamp ON entries (stamp_ns);
+CREATE INDEX entries_by_episode ON entries (episode_id);
+CREATE INDEX entries_by_frame ON entries (frame_id);
+CREATE INDEX entries_by_outcome ON entries (outcome);
+CREATE TABLE tags (
+    tag TEXT NOT NULL,
+    entry_id INTEGER NOT NULL REFERENCES entries ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    PRIMARY KEY (tag, entry_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX tags_by_entry ON tags (entry_id);
+CREATE TABLE metadata (
+    key TEXT NOT NULL,
+    value TEXT NOT NULL,
+    entry_id INTEGER NOT NULL REFERENCES entries ON DELETE CASCADE,
+    PRIMARY KEY (key, value, entry_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX metadata_by_entry ON metadata (entry_id);
+CREATE TABLE embeddings (
+    entry_id INTEGER PRIMARY KEY REFERENCES entries ON DELETE CASCADE,
+    scene BLOB NOT NULL,
+    instruction BLOB NOT NULL,
+    checksum INTEGER NOT NULL
+) STRICT;
+CREATE TABLE thumbnails (
+    entry_id INTEGER PRIMARY KEY REFERENCES entries ON DELETE CASCADE,
+    jpeg BLOB NOT NULL
+) STRICT;
+"""
+
+
+def is_new(connection: sqlite3.Connection) -> bool:
+    """Return whether the database holds nothing: just made, or killed while it was made."""
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    return tables == 0 and _pragma(connection, "application_id") == 0
+
+
+def create(connection: sqlite3.Connection, fingerprint: Fingerprint) -> None:
+    """Make the tables, inside the caller's transaction."""
+    for statement in _TABLES.split(";\n"):
+        if statement.strip():
+            connection.execute(statement)
+    text = json.dumps(dataclasses.asdict(fingerprint))
+    connection.execute("INSERT INTO fingerprint VALUES (?)", (text,))
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {FORMAT}")
+
+
+def check(connection: sqlite3.Connection, path: Path) -> None:
+    """Check that the database is ours, readable by this version, and sound.
+
+    ``quick_check`` reads the small tables only. Embeddings are read whole at open and have
+    checksums; thumbnails are not checked here.
+
+    Raises:
+        MemoryFormatError: If it is not.
+    """
+    application = _pragma(connection, "application_id")
+    if application != APPLICATION_ID:
+        raise MemoryFormatError(
+            f"{path} belongs to another program: expected application_id {APPLICATION_ID:#x},"
+            f" got {application:#x}. Give a directory that is empty or does not exist."
+        )
+    version = _pragma(connection, "user_version")
+    if version != FORMAT:
+        raise MemoryFormatError(
+            f"{path}: expected format {FORMAT}, got format {version}."
+            " Open it with the version of vla_retrieval that wrote it."
+        )
+    for table in ("fingerprint", "entries", "tags", "metadata"):
+        found = connection.execute(f"PRAGMA quick_check('{table}')").fetchone()[0]
+        if found != "ok":
+            raise damaged(path, f"table {table}: {found}")
+
+
+def stored_fingerprint(connection: sqlite3.Connection, path: Path) -> Fingerprint:
+    """Return the fingerprint that the memory was made with.
+
+    Raises:
+        MemoryFormatError: If it cannot be read.
+    """
+    row = connection.execute("SELECT value FROM fingerprint").fetchone()
+    try:
+        return Fingerprint(**json.loads(row[0]))
+    except (TypeError, ValueError) as error:
+        raise damaged(path, f"fingerprint {row!r}: {error}") from error
+
+
+def check_fingerprint(stored: Fingerprint, given: Fingerprint, path: Path) -> None:
+    """Check that the memory holds embeddings of the given encoder.
+
+    Raises:
+        MemoryMismatchError: If not, with both sides in full.
+    """
+    if stored == given:
+        return
+    was, now = dataclasses.asdict(stored), dataclasses.asdict(given)
+    different = [name for name in was if was[name] != now[name]]
+    raise MemoryMismatchError(
+        f"{path} was made with another encoder; different: {', '.join(different)}.\n"
+        f"  expected, as given:  {_in_full(now)}\n"
+        f"  got, in the memory:  {_in_full(was)}\n"
+        "Start with the model and weights of the memory, or give another memory directory."
+    )
+
+
+def damaged(path: Path, what: str) -> MemoryFormatError:
+    """Return the error for a database that contradicts itself."""
+    return MemoryFormatError(
+        f"{path} is damaged: {what}. Restore the directory from a copy, or move it away to"
+        " start empty."
+    )
+
+
+def _in_full(fingerprint: dict[str, object]) -> str:
+    return " ".join(f"{name}={value!r}" for name, value in fingerprint.items())
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])

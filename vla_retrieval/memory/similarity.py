@@ -1,0 +1,100 @@
+"""The three similarities: what they are exactly, and how far FAISS may be off.
+
+FAISS sums in float32, in an order that depends on the processor. Scores that leave the memory
+are computed here in float64 instead, one row at a time in one order: the same two vectors have
+the same score in every call, and equal vectors tie exactly. FAISS only says which rows can be
+among the best, with the error bounds below.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_retrieval.types import Embeddings, Similarity
+
+_UNIT_ROUNDOFF = 2.0**-24  # of float32
+_ROWS_AT_ONCE = 1024  # 4 MB of float64 at 512 dimensions
+
+
+def prepared(similarity: Similarity, vectors: Embeddings) -> Embeddings:
+    """Return the vectors as they are compared.
+
+    Args:
+        similarity: Cosine scales to unit length; the others take vectors as they are.
+        vectors: Shape ``(n, dim)`` or ``(dim,)``, no row of length 0.
+    """
+    if similarity is not Similarity.COSINE:
+        return vectors
+    exact = vectors.astype(np.float64)
+    lengths = np.linalg.norm(exact, axis=-1, keepdims=True)
+    unit: Embeddings = (exact / lengths).astype(np.float32)
+    return unit
+
+
+def similarities(
+    similarity: Similarity, query: Embeddings, vectors: Embeddings
+) -> NDArray[np.float64]:
+    """Return the similarity of a query with each vector.
+
+    Args:
+        similarity: Cosine ``q . c / (|q| |c|)``, dot ``q . c``, or negative L2 ``-|q - c|``.
+        query: Shape ``(dim,)``, prepared.
+        vectors: Shape ``(n, dim)``, prepared.
+
+    Returns:
+        Shape ``(n,)``. A row's value does not depend on the other rows.
+    """
+    found = np.empty(len(vectors), dtype=np.float64)
+    exact_query = query.astype(np.float64)
+    for start in range(0, len(vectors), _ROWS_AT_ONCE):
+        rows = vectors[start : start + _ROWS_AT_ONCE].astype(np.float64)
+        found[start : start + len(rows)] = _similarities(similarity, exact_query, rows)
+    return found
+
+
+def _similarities(
+    similarity: Similarity, query: NDArray[np.float64], rows: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    # Not `rows @ query`: BLAS picks its order of summation by the number of rows.
+    found: NDArray[np.float64]
+    if similarity is Similarity.NEGATIVE_L2:
+        found = -np.sqrt(np.square(rows - query).sum(axis=1))
+    elif similarity is Similarity.DOT:
+        found = (rows * query).sum(axis=1)
+    else:
+        lengths = np.sqrt(np.square(rows).sum(axis=1) * np.square(query).sum())
+        found = np.clip((rows * query).sum(axis=1) / lengths, -1.0, 1.0)
+    return found
+
+
+def bounds_of_dots(
+    dots: NDArray[np.float32], dim: int, longest_product: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return what the exact dot products lie between, given FAISS's.
+
+    In any order of summation, ``|fl(q . c) - q . c| <= dim u |q| |c|`` to first order (Higham,
+    Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1). The 16 beside ``dim``
+    covers higher orders and the rounding of prepared vectors.
+
+    Args:
+        dots: From FAISS.
+        dim: Length of the vectors.
+        longest_product: An upper bound on ``|q| |c|``.
+    """
+    error = (dim + 16) * _UNIT_ROUNDOFF * longest_product
+    exact = dots.astype(np.float64)
+    return exact - error, exact + error
+
+
+def bounds_of_negative_distances(
+    squares: NDArray[np.float32], dim: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return what the exact negative distances lie between, given FAISS's squared distances.
+
+    FAISS sums ``(q_i - c_i)^2`` for single queries. All terms are positive, so the error is
+    relative to the sum. The 1e-37 covers terms that underflow.
+    """
+    error = (dim + 16) * _UNIT_ROUNDOFF
+    exact = np.maximum(squares.astype(np.float64), 0.0)
+    return -np.sqrt(exact * (1 + error) + 1e-37), -np.sqrt(exact * max(0.0, 1 - error))
