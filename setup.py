@@ -1,0 +1,58 @@
+"""Build of the ament_python package vla_retrieval (colcon calls it, nobody else has to)."""
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+from setuptools import find_packages, setup
+
+PACKAGE = "vla_retrieval"
+SHARE = Path("share") / PACKAGE
+MANIFEST = ElementTree.parse("package.xml").getroot()
+
+
+def files_below(*folders: str, pattern: str = "*") -> list[tuple[str, list[str]]]:
+    """Lists data files, each to be installed below share/vla_retrieval at its path in the source tree.
+
+    Args:
+        *folders: Folders relative to this file. One that does not exist adds nothing.
+        pattern: Glob that the names of the files match.
+
+    Returns:
+        `(destination folder, [source files])` pairs, the form of setuptools' `data_files`.
+    """
+    found: dict[Path, list[str]] = {}
+    for folder in folders:
+        for path in sorted(Path(folder).rglob(pattern)):
+            if path.is_file() and "__pycache__" not in path.parts:
+                found.setdefault(path.parent, []).append(str(path))
+    return [(str(SHARE / parent), files) for parent, files in found.items()]
+
+
+setup(
+    name=PACKAGE,
+    version=MANIFEST.findtext("version"),
+    description=MANIFEST.findtext("description"),
+    maintainer=MANIFEST.findtext("maintainer"),
+    maintainer_email=MANIFEST.find("maintainer").get("email"),
+    license=MANIFEST.findtext("license"),
+    packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
+        (str(SHARE), ["package.xml"]),
+        *files_below("launch", pattern="*.py"),
+        *files_below("config", pattern="*.yaml"),
+        *files_below("demo/model", "demo/bag"),
+    ],
+    # setuptools has to be there when it builds, but what it must install is package.xml's and
+    # requirements/runtime.txt's to say, in one place each.
+    install_requires=[],
+    # Files inside an archive cannot be mapped into memory or handed to a process.
+    zip_safe=False,
+    entry_points={
+        "console_scripts": [
+            "retrieval_node = vla_retrieval.ros.main:main",
+            "demo = vla_retrieval.cli.demo:main",
+            "play_bag = vla_retrieval.cli.play_bag:main",
+        ],
+    },
+)
