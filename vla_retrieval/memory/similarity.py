@@ -59,7 +59,7 @@ def _similarities(
     # Not `rows @ query`: BLAS picks its order of summation by the number of rows.
     found: NDArray[np.float64]
     if similarity is Similarity.NEGATIVE_L2:
-        found = -np.sqrt(np.square(rows - query).sum(axis=1))
+        found = 0.0 - np.sqrt(np.square(rows - query).sum(axis=1))  # never -0.0
     elif similarity is Similarity.DOT:
         found = (rows * query).sum(axis=1)
     else:
