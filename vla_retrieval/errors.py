@@ -8,10 +8,13 @@ Each names its cause, shows what was expected and what came, and says the next s
     ├── DeadlineExceededError    no answer within the time given
     ├── EncoderError             a model cannot be found, loaded or run
     │   └── CheckpointError      a weights file is missing, damaged or of another model
+    ├── ShippedFileError         something that comes with the package is not installed
     └── StorageError             the memory directory cannot be used
         ├── MemoryFormatError    it is not a memory, or of a format this version cannot read
         ├── MemoryMismatchError  it was made with another encoder
         └── MemoryLockedError    another process holds it
+
+The node adds NoFrameError and NotActiveError (``ros/replies.py``).
 """
 
 from __future__ import annotations
@@ -49,6 +52,10 @@ class EncoderError(RetrievalError):
 
 class CheckpointError(EncoderError):
     """A weights file is missing, damaged or of another model."""
+
+
+class ShippedFileError(RetrievalError):
+    """Something that comes with the package is not where the package is."""
 
 
 class StorageError(RetrievalError):

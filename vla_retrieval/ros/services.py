@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.timer import Timer
 from std_msgs.msg import Header
 from vla_retrieval_msgs.srv import Forget, GetEntry, GetStats, Remember, Retrieve
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 ResponseT = TypeVar("ResponseT", bound=Response)
 _LONGEST_TIMEOUT_SEC = 3600.0
+# ROS 2's default for services keeps ten requests and drops older ones without a word; a planner
+# that asks many things at once waits for those for ever. Too many are refused with BUSY instead.
+SERVICE_QOS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)
 
 
 class ImageRequest(Protocol):
@@ -57,8 +61,9 @@ class Services:
             (GetStats, "get_stats", self._get_stats),
         ):
             node.create_service(
-                kind, f"~/{name}", self._callback(kind, answer), callback_group=self._group
-            )
+                kind, f"~/{name}", self._callback(kind, answer),
+                qos_profile=SERVICE_QOS, callback_group=self._group,
+            )  # fmt: skip
 
     def _callback(self, kind: Any, answer: Callable[..., None]) -> Callable[..., Any]:
         async def serve(request: Any, response: Any) -> Any:

@@ -1,0 +1,95 @@
+"""Starts the retrieval node on a robot.
+
+    ros2 launch vla_retrieval retrieval.launch.py image_topic:=/camera/image memory_dir:=/data/memory
+
+An argument that is left empty leaves the parameter to the file given by params_file.
+"""
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.substitutions import FindPackageShare
+
+# Parameters that a user changes first, with their types; config/retrieval.yaml describes them.
+PARAMETERS = {
+    "memory_dir": (str, "directory that holds everything the node keeps"),
+    "model": (str, "open_clip model name, e.g. ViT-B-32"),
+    "pretrained": (str, "open_clip pretrained tag, e.g. laion2b_s34b_b79k"),
+    "checkpoint": (str, "weights file instead of a pretrained tag"),
+    "device": (str, "auto, cpu, cuda or cuda:N"),
+    "precision": (str, "auto, fp32, fp16 or bf16"),
+    "similarity": (str, "cosine, dot or negative_l2"),
+    "image_transport": (str, "raw or compressed"),
+    "image_reliability": (str, "best_effort or reliable"),
+    "query_mode": (str, "frame, timer or off"),
+    "query_rate_hz": (float, "rate of query_mode timer"),
+    "query_target": (str, "scenes, instructions or pair"),
+    "k": (int, "most matches in a published answer"),
+    "remember_mode": (str, "off or interval"),
+    "remember_interval_sec": (float, "least time between two pairs that the node remembers"),
+    "autostart": (bool, "configure and activate without being told"),
+}
+
+# Fast DDS's default transports lose large best-effort images between two processes; the camera
+# needs the same setting. One that the environment has already is kept.
+TRANSPORTS = EnvironmentVariable(
+    "FASTDDS_BUILTIN_TRANSPORTS", default_value="LARGE_DATA?max_msg_size=4MB&sockets_size=4MB"
+)
+
+
+def _node(context: LaunchContext) -> list[Node]:
+    given = {name: LaunchConfiguration(name).perform(context) for name in PARAMETERS}
+    overrides = {
+        name: ParameterValue(value, value_type=PARAMETERS[name][0])
+        for name, value in given.items()
+        if value
+    }
+    image_topic = LaunchConfiguration("image_topic")
+    return [
+        Node(
+            package="vla_retrieval",
+            executable="retrieval_node",
+            name="retrieval",
+            namespace=LaunchConfiguration("namespace"),
+            parameters=[LaunchConfiguration("params_file"), overrides],
+            remappings=[
+                ("image", image_topic),
+                ("image/compressed", [image_topic, "/compressed"]),
+                ("instruction", LaunchConfiguration("instruction_topic")),
+            ],
+            ros_arguments=["--log-level", LaunchConfiguration("log_level")],
+            output="screen",
+            emulate_tty=True,
+        )
+    ]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Describe the launch."""
+    default_file = PathJoinSubstitution(
+        [FindPackageShare("vla_retrieval"), "config", "retrieval.yaml"]
+    )
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument(
+                "params_file", default_value=default_file, description="parameters as YAML"
+            ),
+            DeclareLaunchArgument("namespace", default_value="", description="of the node"),
+            DeclareLaunchArgument(
+                "image_topic", default_value="image",
+                description="camera's base topic; compressed images are read from its /compressed",
+            ),
+            DeclareLaunchArgument(
+                "instruction_topic", default_value="instruction", description="instructions"
+            ),
+            DeclareLaunchArgument("log_level", default_value="info", description="debug, info, ..."),
+            *(
+                DeclareLaunchArgument(name, default_value="", description=text)
+                for name, (_, text) in PARAMETERS.items()
+            ),
+            SetEnvironmentVariable("FASTDDS_BUILTIN_TRANSPORTS", TRANSPORTS),
+            OpaqueFunction(function=_node),
+        ]
+    )  # fmt: skip

@@ -1,0 +1,62 @@
+"""Each test here has a ROS domain of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+for _package in ("rclpy", "vla_retrieval_msgs", "domain_coordinator"):
+    pytest.importorskip(_package, reason=f"needs {_package}: source ROS 2 and the workspace")
+
+from domain_coordinator import domain_id
+
+from .harness import START_SEC, NodeProcess, Robot
+
+
+@pytest.fixture(scope="module")
+def domain() -> Iterator[int]:
+    """Give the module a ROS domain that no other test on this machine uses."""
+    with domain_id() as number, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROS_DOMAIN_ID", str(number))
+        yield number
+
+
+@pytest.fixture
+def start(domain: int, tmp_path: Path) -> Iterator[Callable[..., NodeProcess]]:
+    """Return a function that starts a node; what it starts is stopped at the end."""
+    started: list[NodeProcess] = []
+
+    def start_node(**parameters: Any) -> NodeProcess:
+        values = {"memory_dir": tmp_path / "memory", **parameters}
+        started.append(NodeProcess(tmp_path / f"node{len(started)}.log", **values))
+        return started[-1]
+
+    yield start_node
+    for node in started:
+        node.stop()
+
+
+@pytest.fixture
+def robot(domain: int) -> Iterator[Robot]:
+    """Return what is around a node."""
+    robot = Robot()
+    yield robot
+    robot.close()
+
+
+@pytest.fixture(scope="module")
+def node(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    """Return an active node that the module's tests share."""
+    folder = tmp_path_factory.mktemp("shared")
+    node = NodeProcess(folder / "node.log", memory_dir=folder / "memory")
+    robot = Robot()
+    active = robot.client.wait_until_active(node.is_alive, START_SEC)
+    robot.close()
+    assert active, node.log
+    yield node
+    assert node.is_alive(), node.log
+    assert node.stop() == 0, node.log
+    assert "Traceback" not in node.log

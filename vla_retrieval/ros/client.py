@@ -1,0 +1,130 @@
+"""A client of the node's services for programs that are not nodes themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
+from vla_retrieval_msgs.srv import Forget, GetEntry, GetStats, Remember, Retrieve
+
+from vla_retrieval.ros.services import SERVICE_QOS
+
+_TRY_SEC = 1.0
+_KINDS = {
+    "retrieve": Retrieve,
+    "remember": Remember,
+    "forget": Forget,
+    "get_entry": GetEntry,
+    "get_stats": GetStats,
+}
+
+
+class RetrievalClient:
+    """Calls the services of a node called ``retrieval`` and waits for the answers.
+
+    It has a context of its own and spins in a thread of its own, so it can be used from
+    anywhere, beside other nodes of the process. Close it, or use it in a ``with`` statement.
+
+    Attributes:
+        node: For further subscriptions and publishers.
+    """
+
+    def __init__(self, namespace: str = "", name: str = "retrieval_client") -> None:
+        """Connect to ``<namespace>/retrieval``."""
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
+        self.node: Node = rclpy.create_node(name, context=self._context, namespace=namespace)
+        self._clients = {
+            service: self.node.create_client(
+                kind, f"retrieval/{service}", qos_profile=SERVICE_QOS
+            )
+            for service, kind in _KINDS.items()
+        }
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._spin, name="client", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> RetrievalClient:
+        """Return the client itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
+
+    def close(self) -> None:
+        """Leave the graph."""
+        self._executor.shutdown()
+        self._thread.join()
+        self.node.destroy_node()
+        rclpy.try_shutdown(context=self._context)
+
+    def wait_until_active(self, alive: Callable[[], bool], timeout_sec: float) -> bool:
+        """Return whether the node became active in time.
+
+        Args:
+            alive: Whether there is still a node to wait for.
+            timeout_sec: Longest wait.
+        """
+        end = time.monotonic() + timeout_sec
+        while alive() and time.monotonic() < end:
+            # A node that was killed stays in the graph for a while and never answers, so a call
+            # is tried again instead of being waited for.
+            with contextlib.suppress(TimeoutError):
+                if self.call("get_stats", _TRY_SEC).success:
+                    return True
+        return False
+
+    def call(self, service: str, timeout_sec: float = 60.0, **fields: Any) -> Any:
+        """Call a service and return its response.
+
+        Args:
+            service: ``retrieve``, ``remember``, ``forget``, ``get_entry`` or ``get_stats``.
+            timeout_sec: Longest wait.
+            **fields: Of the request.
+
+        Raises:
+            TimeoutError: If no answer came in time.
+        """
+        future = self.call_async(service, timeout_sec, **fields)
+        done = threading.Event()
+        future.add_done_callback(lambda _: done.set())
+        if not done.wait(timeout_sec):
+            raise TimeoutError(
+                f"no answer from {self._clients[service].srv_name} within {timeout_sec:g} s: "
+                "is the node busy?"
+            )
+        return future.result()
+
+    def call_async(self, service: str, timeout_sec: float = 60.0, **fields: Any) -> Future[Any]:
+        """Call a service and return a future of its response.
+
+        Args:
+            service: As for `call`.
+            timeout_sec: Longest wait for the service to be there.
+            **fields: Of the request.
+
+        Raises:
+            TimeoutError: If there is no such service in time.
+        """
+        client = self._clients[service]
+        # A request that is sent before the service is discovered is lost, not queued.
+        if not client.wait_for_service(timeout_sec):
+            raise TimeoutError(
+                f"no service {client.srv_name} within {timeout_sec:g} s: is the node running, "
+                "in this namespace and ROS domain?"
+            )
+        return client.call_async(_KINDS[service].Request(**fields))
+
+    def _spin(self) -> None:
+        with contextlib.suppress(ExternalShutdownException):
+            self._executor.spin()

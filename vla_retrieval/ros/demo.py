@@ -1,0 +1,229 @@
+"""The demonstration: a node, a bag and questions, as two processes on a real graph."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rclpy.serialization import deserialize_message
+from rich.console import Console
+from rich.table import Table
+from sensor_msgs.msg import CompressedImage
+from vla_retrieval_msgs import msg as messages
+
+from vla_retrieval.contact_sheet import draw_contact_sheet
+from vla_retrieval.errors import RetrievalError
+from vla_retrieval.ros.client import RetrievalClient
+from vla_retrieval.ros.conversions import to_ns
+from vla_retrieval.ros.images import to_rgb
+from vla_retrieval.ros.play import progress_bar
+from vla_retrieval.ros.player import BagPlayer, Progress
+from vla_retrieval.shipped import find_shipped
+from vla_retrieval.types import Entry, Match, RgbImage
+
+_NAMESPACE = "vla_retrieval_demo"
+_IMAGES, _INSTRUCTIONS = "/camera/image/compressed", "/instruction"
+_QUESTIONS = ("pick up the cup on the table", "拿起桌子上的杯子")
+_START_WITHIN_SEC = 120.0
+_STOP_WITHIN_SEC = 20.0
+_REMEMBER_INTERVAL_SEC = 1.0
+_K = 4
+
+
+def run_demo(bag: Path | None, rate: float, output_dir: Path, more: Sequence[str]) -> int:
+    """Play, ask, print, draw; return 0 when every question was answered.
+
+    Args:
+        bag: A bag with the shipped bag's topics; None is the shipped one.
+        rate: Speed of the bag.
+        output_dir: Gets ``memory/``, ``node.log`` and ``contact_sheet.png``.
+        more: Instructions to ask besides the usual ones.
+    """
+    console = Console()
+    memory_dir = output_dir / "memory"
+    output_dir.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(memory_dir, ignore_errors=True)
+    log_path = output_dir / "node.log"
+    try:
+        bag = bag or find_shipped("bag")
+        with _node_process(memory_dir, log_path) as process, RetrievalClient(_NAMESPACE) as client:
+            console.print("[bold]1[/]  Starting the node: loading CLIP, opening the memory")
+            started = time.monotonic()
+            if not client.wait_until_active(lambda: process.poll() is None, _START_WITHIN_SEC):
+                console.print(f"[red]The node did not start. Its log, {log_path}, ends with:[/]")
+                console.print(_tail(log_path), markup=False)
+                return 1
+            console.print(f"   active after {time.monotonic() - started:.1f} s")
+            console.print(f"[bold]2[/]  Playing {bag.name} at {rate:g} times its speed")
+            latencies = _play(client, bag, rate)
+            _print_facts(console, client, latencies)
+            console.print("[bold]3[/]  Asking")
+            sheets = _ask(console, client, [*_QUESTIONS, *more])
+            picture = output_dir / "contact_sheet.png"
+            Image.fromarray(_stack(sheets)).save(picture)
+    except RetrievalError as error:
+        console.print(f"[red]{error}[/]")
+        return 1
+    console.print(f"[bold]4[/]  Look at {picture}; the node's log is {log_path}")
+    return 0
+
+
+@contextmanager
+def _node_process(memory_dir: Path, log_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the node in a process group of its own, and end it as Ctrl-C would."""
+    parameters = {
+        "memory_dir": memory_dir.resolve(),
+        "image_transport": "compressed",
+        "remember_mode": "interval",
+        "remember_interval_sec": _REMEMBER_INTERVAL_SEC,
+        "k": _K,
+    }
+    command = [sys.executable, "-m", "vla_retrieval.ros.main", "--ros-args"]
+    command += ["-r", f"__ns:=/{_NAMESPACE}"]
+    for name, value in parameters.items():
+        command += ["-p", f"{name}:={value}"]
+    with log_path.open("wb") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(_STOP_WITHIN_SEC)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _tail(path: Path, lines: int = 15) -> str:
+    return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
+
+
+def _play(client: RetrievalClient, bag: Path, rate: float) -> list[float]:
+    """Play the bag; return the seconds from each image sent to its matches received."""
+    sent: dict[int, float] = {}
+    latencies: list[float] = []
+
+    def on_matches(message: messages.MatchArray) -> None:
+        begin = sent.get(to_ns(message.header.stamp))
+        if begin is not None:
+            latencies.append(time.perf_counter() - begin)
+
+    client.node.create_subscription(messages.MatchArray, "retrieval/matches", on_matches, 10)
+    topics = {_IMAGES: "image/compressed", _INSTRUCTIONS: "instruction"}
+    player = BagPlayer(client.node, bag, topics)
+    stop = threading.Event()
+    with progress_bar() as bar:
+        task = bar.add_task("   waiting for the node", total=player.total)
+        player.wait_for_subscribers(stop)
+
+        def report(played: Progress) -> None:
+            bar.update(task, completed=played.played, description="   playing")
+
+        def on_sending(topic: str, data: bytes) -> None:
+            if topic == _IMAGES:
+                header = deserialize_message(data, CompressedImage).header
+                sent[to_ns(header.stamp)] = time.perf_counter()
+
+        player.play(rate, stop, report, on_sending)
+    return latencies
+
+
+def _print_facts(console: Console, client: RetrievalClient, latencies: list[float]) -> None:
+    stats = client.call("get_stats")
+    console.print(
+        f"   {stats.frames_received} frames received, {stats.memory_size} pairs remembered "
+        f"({stats.size_bytes / 1e6:.1f} MB), model {stats.model} on {stats.device}"
+    )
+    if len(latencies) > 1:
+        deciles = statistics.quantiles(latencies, n=10)
+        console.print(
+            f"   image published to matches received: median "
+            f"{1e3 * statistics.median(latencies):.0f} ms, p90 {1e3 * deciles[-1]:.0f} ms, "
+            f"n = {len(latencies)}"
+        )
+
+
+def _ask(console: Console, client: RetrievalClient, questions: Sequence[str]) -> list[RgbImage]:
+    """Ask for scenes by instruction, and for instructions by the newest frame."""
+    sheets = []
+    for question in questions:
+        answer = _checked(client.call("retrieve", instruction=question, k=_K, with_thumbnails=True))
+        console.print(_table(f"instruction → scenes: {question}", answer))
+        sheets.append(draw_contact_sheet(None, question, _matches(answer)))
+    # The scene that the robot sees now has been remembered: what is like it from before?
+    newest = client.call("retrieve", use_newest_frame=True, k=1, with_thumbnails=True)
+    episode = _checked(newest).result.matches[0]
+    targets = messages.Query.TARGET_INSTRUCTIONS
+    answer = _checked(
+        client.call(
+            "retrieve", use_newest_frame=True, target=targets, k=_K, with_thumbnails=True
+        )
+    )
+    console.print(_table("newest frame → instructions", answer))
+    thumbnail = to_rgb(episode.thumbnail, "thumbnail")
+    sheets.append(draw_contact_sheet(thumbnail, "(by image alone)", _matches(answer)))
+    return sheets
+
+
+def _checked(response: Any) -> Any:
+    if not response.success:
+        raise RetrievalError(response.message)
+    return response
+
+
+def _table(title: str, answer: Any) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name, side in (("rank", "right"), ("score", "right"), ("instruction", "left"),
+                       ("episode", "left"), ("entry", "right")):  # fmt: skip
+        table.add_column(name, justify=side)  # type: ignore[arg-type]  # a Literal in a tuple
+    for match in answer.result.matches:
+        table.add_row(
+            str(match.rank), f"{match.score:.3f}", match.instruction, match.episode_id,
+            str(match.entry_id),
+        )  # fmt: skip
+    times = answer.result.times
+    table.caption = f"{answer.result.memory_size} entries, {1e3 * times.total_sec:.1f} ms"
+    table.caption_justify = "left"
+    return table
+
+
+def _matches(answer: Any) -> list[Match]:
+    return [
+        Match(
+            Entry(
+                instruction=m.instruction,
+                stamp_ns=to_ns(m.stamp),
+                thumbnail=bytes(m.thumbnail.data),
+                entry_id=m.entry_id,
+            ),
+            m.rank,
+            m.score,
+        )
+        for m in answer.result.matches
+    ]
+
+
+def _stack(sheets: Sequence[RgbImage]) -> RgbImage:
+    """Put pictures below each other, padded on the right with their own background."""
+    width = max(sheet.shape[1] for sheet in sheets)
+    padded = []
+    for sheet in sheets:
+        canvas = np.empty((sheet.shape[0], width, 3), np.uint8)
+        canvas[:] = sheet[0, 0]
+        canvas[:, : sheet.shape[1]] = sheet
+        padded.append(canvas)
+    return np.concatenate(padded)

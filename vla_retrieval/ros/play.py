@@ -1,0 +1,64 @@
+"""Plays a bag from a node of its own, with a progress bar."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import rclpy
+from rclpy.signals import SignalHandlerOptions
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from vla_retrieval.ros.player import BagPlayer
+from vla_retrieval.ros.player import Progress as Played
+
+
+def play_bag(
+    bag: Path,
+    topics: Mapping[str, str],
+    rate: float,
+    stop: threading.Event,
+    *,
+    loop: bool = False,
+    wait: bool = True,
+) -> int:
+    """Play a bag until its end or ``stop``; return the number of messages sent.
+
+    Args:
+        bag: A rosbag2 directory.
+        topics: Topic in the bag -> topic in the graph; empty is all.
+        rate: Speed against the bag's own time.
+        stop: Ends it early.
+        loop: Start over at the end.
+        wait: Begin only when every topic has a subscriber.
+
+    Raises:
+        InvalidInputError: If there is no readable bag, or it lacks one of the topics.
+    """
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    node = rclpy.create_node("play_bag")
+    try:
+        player = BagPlayer(node, bag, topics)
+        with progress_bar() as bar:
+            task = bar.add_task("waiting for subscribers" if wait else "", total=player.total)
+            if wait:
+                player.wait_for_subscribers(stop)
+
+            def report(played: Played) -> None:
+                bar.update(task, completed=played.played, description=played.topic)
+
+            sent = player.play(rate, stop, report)
+            while loop and not stop.is_set():
+                sent += player.play(rate, stop, report)
+        return sent
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def progress_bar() -> Progress:
+    """Return a bar that shows a description, a count and the time."""
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    )

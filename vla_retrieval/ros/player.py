@@ -1,0 +1,146 @@
+"""Plays a rosbag into the graph where ``ros2 bag`` is not installed.
+
+Messages go out as the bytes that lie in the bag, in the bag's own time.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rosbags.highlevel import AnyReader
+from rosbags.highlevel.anyreader import AnyReaderError
+from rosbags.typesys import Stores, get_typestore
+
+from vla_retrieval.errors import InvalidInputError
+
+_NS_PER_SEC = 1_000_000_000
+_LOOK_AGAIN_SEC = 0.02
+_ACKNOWLEDGE_WITHIN = Duration(seconds=5.0)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the playing has come.
+
+    Attributes:
+        played: Messages sent so far.
+        total: Messages to send.
+        topic: The latest message's topic in the graph.
+    """
+
+    played: int
+    total: int
+    topic: str
+
+
+class BagPlayer:
+    """Publishes a bag's topics from a node."""
+
+    def __init__(self, node: Node, bag: Path, topics: Mapping[str, str]) -> None:
+        """Open nothing yet; create the publishers.
+
+        Args:
+            node: Publishes; it need not be spun.
+            bag: A rosbag2 directory.
+            topics: Topic in the bag -> topic in the graph. Empty: all, under their own names.
+
+        Raises:
+            InvalidInputError: If there is no readable bag, or it lacks one of the topics.
+        """
+        self._node = node
+        self._bag = bag
+        try:
+            with _reader(bag) as reader:
+                kinds = {c.topic: c.msgtype for c in reader.connections}
+                counts = {name: info.msgcount for name, info in reader.topics.items()}
+        except (AnyReaderError, OSError) as error:
+            raise InvalidInputError("bag", "a rosbag2 directory", f"{bag}: {error}") from error
+        self._topics = dict(topics) or {name: name for name in kinds}
+        if missing := sorted(set(self._topics) - set(kinds)):
+            raise InvalidInputError(
+                "topics", f"topics of the bag ({', '.join(sorted(kinds))})", ", ".join(missing)
+            )
+        self.total = sum(counts[name] for name in self._topics)
+        self._publishers = {
+            name: node.create_publisher(_message_class(kinds[name]), target, _qos())
+            for name, target in self._topics.items()
+        }
+
+    def wait_for_subscribers(self, stop: threading.Event) -> None:
+        """Return once every topic has a subscriber, or at ``stop``."""
+        while not stop.is_set():
+            if all(p.get_subscription_count() for p in self._publishers.values()):
+                return
+            stop.wait(_LOOK_AGAIN_SEC)
+
+    def play(
+        self,
+        rate: float,
+        stop: threading.Event,
+        report: Callable[[Progress], None],
+        on_sending: Callable[[str, bytes], None] = lambda topic, data: None,
+    ) -> int:
+        """Play once; return the number of messages sent.
+
+        Args:
+            rate: Speed against the bag's own time, above 0.
+            stop: Ends the playing early.
+            report: Called after each message.
+            on_sending: Called just before each, with its topic in the bag and its bytes.
+        """
+        played = 0
+        with _reader(self._bag) as reader:
+            connections = [c for c in reader.connections if c.topic in self._topics]
+            begin = time.monotonic()
+            first_ns: int | None = None
+            for connection, stamp_ns, data in reader.messages(connections):
+                first_ns = stamp_ns if first_ns is None else first_ns
+                due = begin + (stamp_ns - first_ns) / _NS_PER_SEC / rate
+                if stop.wait(max(0.0, due - time.monotonic())):
+                    break
+                # rclpy sends bytes as they are: nothing is decoded and encoded again.
+                message = bytes(data)
+                on_sending(connection.topic, message)
+                self._publishers[connection.topic].publish(message)
+                played += 1
+                report(Progress(played, self.total, self._topics[connection.topic]))
+        self._wait_until_acknowledged()
+        return played
+
+    def _wait_until_acknowledged(self) -> None:
+        """Let what was sent last arrive before the publishers go."""
+        for publisher in self._publishers.values():
+            publisher.wait_for_all_acked(_ACKNOWLEDGE_WITHIN)
+
+
+def _reader(bag: Path) -> AnyReader:
+    # A bag without message definitions is read with those of a current ROS 2.
+    return AnyReader([bag], default_typestore=get_typestore(Stores.LATEST))
+
+
+def _qos() -> QoSProfile:
+    # Reliable, so that what is played arrives; best-effort subscribers hear it too.
+    return QoSProfile(
+        depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.VOLATILE
+    )
+
+
+def _message_class(name: str) -> Any:
+    """Return the class of e.g. ``sensor_msgs/msg/Image``."""
+    package, kind, message = name.split("/")
+    try:
+        return getattr(importlib.import_module(f"{package}.{kind}"), message)
+    except (ImportError, AttributeError) as error:
+        raise InvalidInputError(
+            "topics", "topics of message types that are installed here", f"{name}: {error}",
+            "Name the topics to play.",
+        ) from error  # fmt: skip
