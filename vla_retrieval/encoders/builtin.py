@@ -41,10 +41,10 @@ def register_demo_model() -> Path:
     if open_clip.get_model_config(DEMO_MODEL) != wanted:
         # Only when it changed: each call makes open_clip read all of its configurations anew.
         open_clip.add_model_config(config)
-    if open_clip.get_model_config(DEMO_MODEL) is None:
+    if open_clip.get_model_config(DEMO_MODEL) != wanted:  # it passes over what is none
         raise EncoderError(
             f"{config} is no open_clip model configuration: expected embed_dim, vision_cfg and "
-            f"text_cfg, got {sorted(wanted)}. Install the package again."
+            f"text_cfg, got {list(wanted)}. Install the package again."
         )
     if not (folder / _WEIGHTS).is_file():
         raise CheckpointError(

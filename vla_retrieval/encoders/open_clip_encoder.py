@@ -211,7 +211,7 @@ def _make_tokenizer(source: ModelSource, model: Any) -> InstructionTokenizer:
     text_cfg = source.config.get("text_cfg", {})
     try:
         with _open_clip_is_quiet():
-            tokenizer = open_clip.get_tokenizer(source.tokenizer)
+            tokenizer = open_clip.get_tokenizer(source.tokenizer, cache_dir=source.cache_dir)
     except Exception as error:
         raise EncoderError(
             f"The tokenizer of {source.name!r} cannot be loaded: {error} {_needed(error)}"

@@ -44,6 +44,7 @@ class ModelSource:
         config: open_clip's ``model_cfg``.
         preprocess: What the weights' tag changes in ``preprocess_cfg``.
         is_published: Whether open_clip itself says that weights and architecture belong together.
+        cache_dir: Where downloads are kept; None for the hub's own folder.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ModelSource:
     config: Mapping[str, Any]
     preprocess: Mapping[str, Any] = field(default_factory=dict)
     is_published: bool = False
+    cache_dir: str | None = None
 
 
 def resolve(settings: EncoderSettings) -> ModelSource:
@@ -77,7 +79,10 @@ def _from_name(settings: EncoderSettings) -> ModelSource:
     if config is None:
         raise _unknown_model(settings.model)
     if settings.checkpoint:
-        return ModelSource(name, name, name, _path(settings.checkpoint), config)
+        return ModelSource(
+            name, name, name, _path(settings.checkpoint), config,
+            cache_dir=settings.download_dir or None,
+        )  # fmt: skip
     if not settings.pretrained:
         raise EncoderError(
             f"model {name!r} needs weights: expected pretrained or checkpoint, got neither. "
@@ -122,22 +127,25 @@ def _from_tag(settings: EncoderSettings, name: str, config: Mapping[str, Any]) -
             settings.pretrained, twin, name,
         )  # fmt: skip
         name, config = twin, twin_config
+    cache_dir = settings.download_dir or None
     path = _download(
-        lambda: download_pretrained(tag, cache_dir=settings.download_dir or None),
+        lambda: download_pretrained(tag, cache_dir=cache_dir),
         f"the weights {settings.pretrained!r} of {name!r}",
         _repository(tag),
     )
     # The size is that of the architecture; open_clip overrides the tag's in the same way.
     preprocess = {key: value for key, value in tag.items() if key != "size"}
-    return ModelSource(name, name, name, Path(path), config, preprocess, is_published=True)
+    return ModelSource(
+        name, name, name, Path(path), config, preprocess, is_published=True, cache_dir=cache_dir
+    )
 
 
 def _from_hub(settings: EncoderSettings) -> ModelSource:
     repository = settings.model[len(_HUB) :]
-    folder_for = settings.download_dir or None
+    cache_dir = settings.download_dir or None
 
     def fetch(filename: str | None) -> str:
-        return str(download_pretrained_from_hf(repository, filename, cache_dir=folder_for))
+        return str(download_pretrained_from_hf(repository, filename, cache_dir=cache_dir))
 
     found = _download(lambda: fetch(_CONFIG), f"{_CONFIG} of {settings.model!r}", repository)
     config = _read_config(Path(found))
@@ -149,8 +157,9 @@ def _from_hub(settings: EncoderSettings) -> ModelSource:
     # The folder in the hub's cache is read as a local one: no second trip to the network.
     architecture = f"{_LOCAL}{Path(found).parent}"
     return ModelSource(
-        settings.model, architecture, settings.model, checkpoint, config, is_published=published
-    )
+        settings.model, architecture, settings.model, checkpoint, config,
+        is_published=published, cache_dir=cache_dir,
+    )  # fmt: skip
 
 
 def _from_folder(settings: EncoderSettings) -> ModelSource:

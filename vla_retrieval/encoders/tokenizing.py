@@ -11,6 +11,9 @@ import torch
 _WORDS_KEPT = 20_000
 """Words whose pieces open_clip's tokenizer may remember; a Chinese sentence is one word to it."""
 
+_CHARACTERS_PER_TOKEN = 16
+"""More than any text has over the length of a context: English has 4 to 5, Chinese under 1."""
+
 
 class InstructionTokenizer:
     """Wraps a tokenizer of open_clip: safe under concurrent calls, of bounded size.
@@ -47,11 +50,22 @@ class InstructionTokenizer:
         return not (torch.equal(longer[: len(row)], row) and bool((rest == rest[-1]).all()))
 
     def _call(self, texts: Sequence[str], context_length: int) -> torch.Tensor:
+        readable = [_beginning(text, _CHARACTERS_PER_TOKEN * context_length) for text in texts]
         with self._lock:
-            tokens: torch.Tensor = self._tokenizer(list(texts), context_length=context_length)
+            tokens: torch.Tensor = self._tokenizer(readable, context_length=context_length)
             words = getattr(self._tokenizer, "cache", None)
             if isinstance(words, dict) and len(words) > _WORDS_KEPT:
                 # open_clip never forgets a word; a robot that runs for months must.
                 words.clear()
                 words.update(self._first_words)
         return tokens.to(torch.int64)
+
+
+def _beginning(text: str, size: int) -> str:
+    """Return the part of a very long text that a tokenizer can possibly use.
+
+    open_clip's takes six seconds, which nothing can interrupt, for a word of 10000 letters.
+    """
+    if len(text) <= size:
+        return text
+    return " ".join(text.split())[:size]  # tokenizers collapse white space themselves

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -160,14 +161,14 @@ def _read_torch(path: Path) -> object:
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than tensors, and reading that could execute code: expected a "
-            f"state dict, got {_first_line(error)}. Convert it to safetensors where you trust "
+            f"state dict, got {_essence(error)}. Convert it to safetensors where you trust "
             "it, and give that file."
         ) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # what a damaged pickle raises depends on the damage
         raise CheckpointError(
             f"{path} cannot be read: expected a state dict of torch.save, got "
-            f"{_first_line(error)}. If it was copied, copy it again; a TorchScript archive or an "
-            "older format must be converted to safetensors."
+            f"{_essence(error)}. If it was copied, copy it again; a TorchScript archive or "
+            "an older format must be converted to safetensors."
         ) from error
 
 
@@ -203,12 +204,16 @@ def _describe(value: object) -> str:
     return type(value).__name__
 
 
-def _first_line(error: Exception) -> str:
-    """Return the essence of torch's messages, which advise to load unsafely further down."""
-    text = str(error).strip()
-    if "Unsupported global" in text:
-        return text[text.index("Unsupported global") :].splitlines()[0].split(" was not ")[0]
-    return text.splitlines()[0] if text else type(error).__name__
+def _essence(error: Exception) -> str:
+    """Return what torch complains of, without its advice to load the file unsafely."""
+    text = str(error)
+    if "TorchScript" in text:
+        return "a TorchScript archive"
+    if isinstance(error, pickle.UnpicklingError):
+        named = re.search(r"GLOBAL (\S+)", text)
+        return f"a pickle that refers to {named[1]}" if named else "a pickle of other objects"
+    first = text.strip().splitlines()[:1]
+    return f"{type(error).__name__} ({first[0]})" if first else type(error).__name__
 
 
 def _size(path: Path) -> str:
