@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,12 @@ from vla_retrieval.memory import Memory
 from .oracle import fingerprint
 
 DIM = 8
+
+
+def child_environment() -> dict[str, str]:
+    """Return an environment in which a child finds the modules that this process finds."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
 
 OpenMemory = Callable[..., Memory]
 

@@ -29,7 +29,7 @@ FULL = NewEntry(
     frame_id="camera_link",
     episode_id="episode 7",
     outcome=Outcome.FAILURE,
-    action=Action("xyz", (2, 3), np.arange(6, dtype=np.float32) / 3),
+    action=Action("xyz", (2, 3), np.arange(6, dtype=np.float32) / np.float32(3)),
     camera_pose=CameraPose("map", 12, (0.1, -2.0, 3e-9), (0.0, 0.6, 0.0, 0.8)),
     tags=("zebra", "红色", "apple"),
     metadata={"operator": "", "note": "a\0b", "键": "值"},
@@ -155,9 +155,10 @@ def test_a_forgotten_entry_is_never_matched_again(open_memory: OpenMemory) -> No
     add(memory, *plain(3))
     scene, instruction = memory.embeddings(2)
     memory.remove([2])
-    for now in (lambda: memory, open_memory):
+    for restarted in (False, True):
+        now = open_memory() if restarted else memory
         for probe in (Probe(Modality.SCENE, scene), Probe(Modality.INSTRUCTION, instruction)):
-            found = now().search([probe], 10)
+            found = now.search([probe], 10)
             assert sorted(c.entry_id for c in found.candidates) == [1, 3]
 
 

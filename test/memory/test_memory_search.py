@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -40,6 +41,9 @@ def clustered(seed: int, *, normalized: bool) -> Embeddings:
     return (vectors * rng.uniform(0.1, 30, size=(COUNT, 1))).astype(np.float32)
 
 
+TAGS = {"even": 2, "third": 3, "rare": 400}
+
+
 def varied(count: int) -> list[NewEntry]:
     return [
         NewEntry(
@@ -48,7 +52,7 @@ def varied(count: int) -> list[NewEntry]:
             frame_id=("left", "right", "")[n % 3],
             episode_id=f"episode {n // 100}",
             outcome=Outcome(n % 3),
-            tags=tuple(tag for tag, every in (("even", 2), ("third", 3), ("rare", 400)) if n % every == 0),
+            tags=tuple(tag for tag, every in TAGS.items() if n % every == 0),
             metadata={"tens": str(n % 10), "kind": "a" if n % 7 else "b"},
         )
         for n in range(count)
@@ -111,14 +115,14 @@ class Searched:
     scope="module", params=[(s, n) for s in Similarity for n in (True, False)],
     ids=lambda p: f"{p[0].value} {'unit' if p[1] else 'raw'}",
 )  # fmt: skip
-def searched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Searched:
+def searched(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Searched]:
     similarity, normalized = request.param
-    memory = Memory.open(
-        tmp_path_factory.mktemp("memory"), fingerprint(WIDE, normalized=normalized), similarity,
-        durable=False,
-    )  # fmt: skip
-    request.addfinalizer(memory.close)
-    return Searched(memory, similarity, normalized=normalized)
+    stored_as = fingerprint(WIDE, normalized=normalized)
+    directory = tmp_path_factory.mktemp("memory")
+    with Memory.open(directory, stored_as, similarity, durable=False) as memory:
+        yield Searched(memory, similarity, normalized=normalized)
 
 
 def ways_to_ask(query: Embeddings, other: Embeddings) -> dict[str, list[Probe]]:
@@ -145,7 +149,7 @@ def ways_to_ask(query: Embeddings, other: Embeddings) -> dict[str, list[Probe]]:
 
 
 @pytest.mark.usefixtures("way_of_scoring")
-@pytest.mark.parametrize("way", ways_to_ask(np.zeros(1), np.zeros(1)))
+@pytest.mark.parametrize("way", ways_to_ask(*unit_vectors(2, WIDE, 0)))
 def test_every_target_equals_brute_force(searched: Searched, way: str) -> None:
     for seed in range(4):
         probes = ways_to_ask(searched.query(seed), searched.query(seed + 3))[way]
@@ -294,23 +298,22 @@ def test_a_filter_may_name_thousands_of_values(memory: Memory) -> None:
         memory.search(probes, 5, filter=too_many)
 
 
+GOOD = unit_vectors(1, DIM, 0)[0]
+
+
 @pytest.mark.parametrize(
     ("probes", "options", "said"),
     [
-        ([], {}, "probes: expected at least one, got none"),
-        ([Probe(SCENE, unit_vectors(1, DIM, 0)[0], math.nan)], {}, r"probes\[0\].weight: .* got nan"),
-        ([Probe(SCENE, unit_vectors(1, DIM, 0)[0], -0.1)], {}, r"probes\[0\].weight: .* got -0.1"),
-        ([Probe(SCENE, unit_vectors(1, DIM, 0))], {}, r"probes\[0\].vector: .* shape \(1, 8\)"),
-        ([Probe(SCENE, np.zeros(DIM, np.float32))], {}, r"probes\[0\].vector: .* got length 0"),
-        ([Probe(SCENE, unit_vectors(1, DIM, 0)[0])], {"k": 0}, "k: expected .* got 0"),
-        ([Probe(SCENE, unit_vectors(1, DIM, 0)[0])], {"min_score": math.nan}, "min_score: .* nan"),
-        (
-            [Probe(SCENE, unit_vectors(1, DIM, 0)[0])],
-            {"filter": Filter(tags=("\ud800",))},
-            "filter.tags: expected valid Unicode",
-        ),
+        ([], {}, r"probes: expected at least one, got none"),
+        ([Probe(SCENE, GOOD, math.nan)], {}, r"probes\[0\].weight: .* got nan"),
+        ([Probe(SCENE, GOOD), Probe(SCENE, GOOD, -0.1)], {}, r"probes\[1\].weight: .* got -0.1"),
+        ([Probe(SCENE, GOOD[np.newaxis])], {}, r"probes\[0\].vector: .* shape \(1, 8\)"),
+        ([Probe(SCENE, 0 * GOOD)], {}, r"probes\[0\].vector: .* got length 0"),
+        ([Probe(SCENE, GOOD)], {"k": 0}, r"k: expected .* got 0"),
+        ([Probe(SCENE, GOOD)], {"min_score": math.nan}, r"min_score: .* nan"),
+        ([Probe(SCENE, GOOD)], {"filter": Filter(tags=("\ud800",))}, r"filter.tags: .* Unicode"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_search_is_refused_by_name(
     memory: Memory, probes: list[Probe], options: dict[str, object], said: str
 ) -> None:

@@ -10,27 +10,37 @@ Not safe for concurrent use: the memory holds its index lock around every call.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_retrieval.memory.similarity import (
-    bounds_of_dots,
-    bounds_of_negative_distances,
-    prepared,
-    similarities,
-)
+from vla_retrieval.memory.flat import FlatHalf, Rows
+from vla_retrieval.memory.similarity import Tolerance, prepared, similarities
 from vla_retrieval.types import Embeddings, Modality, Probe, Similarity
-
-Rows = NDArray[np.int64]
-"""Row numbers in the index, ascending, shape ``(n,)``."""
 
 _SCORED_DIRECTLY = 256
 """Up to this many eligible rows are scored in float64 at once: 0.3 ms at 512 dimensions."""
+
+
+_WORTH_RANKING = 1 / 8
+"""FAISS ranks up to this share of the rows; for more, numpy's partition is faster."""
+
+
+class _Scan(NamedTuple):
+    """One pass of FAISS over a half.
+
+    Attributes:
+        query: Shape ``(dim,)``.
+        length: At least its length; not needed for distances.
+        weight: Of its scores in the sum.
+    """
+
+    modality: Modality
+    query: Embeddings
+    length: float
+    weight: float
 
 
 class Scores(NamedTuple):
@@ -62,7 +72,7 @@ class ExactIndex:
         self._dim = dim
         self._similarity = similarity
         self._ids: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-        self._halves = {modality: _Half(dim, similarity) for modality in Modality}
+        self._halves = {modality: FlatHalf(dim, similarity) for modality in Modality}
 
     def __len__(self) -> int:
         """Return the number of entries."""
@@ -119,44 +129,53 @@ class ExactIndex:
     def _contenders(self, probes: Sequence[Probe], k: int, eligible: Rows | None) -> Rows:
         """Return rows that hold the k best and all that tie with the k-th, by FAISS.
 
-        At least k rows score no less than the k-th best lower bound, so a row whose upper bound
-        is below that is not among them. One pass per half, for pairs too: Fagin's threshold
-        algorithm reads sqrt(n k) rows deep where the halves disagree, over several passes, and
-        loses against one pass over a flat index that scores everything anyway.
+        A pair takes one pass over each half, which scores everything. Fagin's threshold
+        algorithm (Fagin, Lotem, Naor, Optimal Aggregation Algorithms for Middleware, 2003) is
+        for lists that are cheaper to read in part: it goes about sqrt(n k) deep where the
+        halves disagree, and each step deeper is another pass over a flat index.
         """
-        everything = np.arange(len(self), dtype=np.int64) if eligible is None else eligible
+        count = len(self) if eligible is None else len(eligible)
         active = [probe for probe in probes if probe.weight > 0]
-        if not active:
-            return everything[:k]
-        if len(everything) <= max(k, _SCORED_DIRECTLY):
-            return everything
-        lower, upper = np.zeros(len(everything)), np.zeros(len(everything))
-        for probe, longest in self._scans(active):
-            low, high = self._halves[probe.modality].bounds(probe.vector, longest, eligible)
-            lower += probe.weight * low
-            upper += probe.weight * high
-        kth_best = np.partition(lower, -k)[-k]
-        contenders: Rows = everything[upper >= kth_best]
-        return contenders
+        if not active or count <= max(k, _SCORED_DIRECTLY):
+            everything = np.arange(len(self), dtype=np.int64) if eligible is None else eligible
+            return everything if active else everything[:k]
+        scans = list(self._scans(active))
+        if len(scans) == 1 and k <= count * _WORTH_RANKING:
+            (scan,) = scans
+            half = self._halves[scan.modality]
+            return half.contenders(scan.query, k, half.tolerance(scan.length), eligible)
+        scores = np.zeros(count, dtype=np.float32)
+        relative = absolute = 0.0
+        for scan in scans:
+            half = self._halves[scan.modality]
+            scores += np.float32(scan.weight) * half.scores(scan.query, eligible)
+            tolerance = half.tolerance(scan.length)
+            relative = tolerance.relative
+            absolute += scan.weight * tolerance.absolute
+        kth_best = float(np.partition(scores, -k)[-k])
+        rows = np.flatnonzero(scores >= Tolerance(relative, absolute).lowest(kth_best))
+        return rows if eligible is None else eligible[rows]
 
-    def _scans(self, active: Sequence[Probe]) -> Iterator[tuple[Probe, float]]:
-        """Yield what FAISS is asked, with an upper bound on the length of the query.
+    def _scans(self, active: Sequence[Probe]) -> Iterator[_Scan]:
+        """Yield what FAISS is asked.
 
         Dot products are linear in the query, so the probes of one half become one. Weights are
         taken relative to the largest, which keeps their products in the range of float32.
         """
         largest = max(probe.weight for probe in active)
-        scaled = [replace(probe, weight=probe.weight / largest) for probe in active]
         if self._similarity is Similarity.NEGATIVE_L2:
-            yield from ((probe, 0.0) for probe in scaled)
+            for probe in active:
+                yield _Scan(probe.modality, probe.vector, 0.0, probe.weight / largest)
             return
         for modality in Modality:
-            parts = [probe for probe in scaled if probe.modality is modality]
+            parts = [
+                (probe.weight / largest) * probe.vector.astype(np.float64)
+                for probe in active
+                if probe.modality is modality
+            ]
             if parts:
-                weighted = [p.weight * p.vector.astype(np.float64) for p in parts]
-                total = np.sum(weighted, axis=0).astype(np.float32)
-                longest = float(sum(np.linalg.norm(vector) for vector in weighted))
-                yield Probe(modality, total), longest
+                length = sum(float(np.linalg.norm(part)) for part in parts)
+                yield _Scan(modality, np.sum(parts, axis=0).astype(np.float32), length, 1.0)
 
     def _score(self, probes: Sequence[Probe], rows: Rows) -> Scores:
         """Score rows exactly."""
@@ -173,78 +192,3 @@ class ExactIndex:
             none = np.full(len(rows), np.nan)
             halves.append(none if not found else found[0] if len(found) == 1 else weighted)
         return Scores(self._ids[rows], total, halves[0], halves[1])
-
-
-class _Half:
-    """One FAISS index: the scenes or the instructions, by row."""
-
-    def __init__(self, dim: int, similarity: Similarity) -> None:
-        self._dim = dim
-        self._squares = similarity is Similarity.NEGATIVE_L2
-        self._flat = faiss.IndexFlatL2(dim) if self._squares else faiss.IndexFlatIP(dim)
-        self._longest = 0.0  # of all vectors that were ever added
-
-    def add(self, vectors: Embeddings) -> None:
-        if len(vectors):
-            lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
-            self._longest = max(self._longest, float(lengths.max()))
-            with _one_thread():
-                self._flat.add(np.ascontiguousarray(vectors))
-
-    def remove(self, rows: Rows) -> None:
-        """Remove rows; those behind them move up, in order."""
-        if len(rows):
-            selector = _Selector(rows, self._flat.ntotal)
-            self._flat.remove_ids(selector.selector)
-
-    def vectors(self, rows: Rows) -> Embeddings:
-        """Return a copy, shape ``(n, dim)``."""
-        found: Embeddings = np.empty((len(rows), self._dim), dtype=np.float32)
-        if len(rows):
-            with _one_thread():
-                self._flat.reconstruct_batch(rows, x=found)
-        return found
-
-    def bounds(
-        self, query: Embeddings, longest: float, eligible: Rows | None
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return bounds on the similarity of each eligible row, in row order."""
-        selector = None if eligible is None else _Selector(eligible, self._flat.ntotal)
-        parameters = None if selector is None else selector.parameters
-        # A range search without a limit is a scan with the selector applied inside.
-        limit = np.inf if self._squares else -np.inf
-        with _one_thread():
-            _, found, rows = self._flat.range_search(query[np.newaxis], limit, params=parameters)
-        by_row = np.empty(self._flat.ntotal, dtype=np.float32)
-        by_row[rows] = found
-        in_order = by_row if eligible is None else by_row[eligible]
-        if self._squares:
-            return bounds_of_negative_distances(in_order, self._dim)
-        return bounds_of_dots(in_order, self._dim, longest * self._longest)
-
-
-class _Selector:
-    """Rows as FAISS wants them; owns the bits that FAISS points to."""
-
-    def __init__(self, rows: Rows, total: int) -> None:
-        chosen = np.zeros(total, dtype=bool)
-        chosen[rows] = True
-        self._bits = np.packbits(chosen, bitorder="little")
-        self.selector = faiss.IDSelectorBitmap(len(self._bits), faiss.swig_ptr(self._bits))
-        self.parameters = faiss.SearchParameters()
-        self.parameters.sel = self.selector
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let FAISS use one thread here, which is the fastest for single queries.
-
-    OpenMP keeps the number per calling thread, so that one call at import would hold for the
-    importing thread only. It is put back because other libraries may share the OpenMP runtime.
-    """
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)

@@ -8,12 +8,15 @@ among the best, with the error bounds below.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from vla_retrieval.types import Embeddings, Similarity
 
 _UNIT_ROUNDOFF = 2.0**-24  # of float32
+_SLACK = 16  # beside dim: higher orders, and the rounding of prepared vectors and of limits
 _ROWS_AT_ONCE = 1024  # 4 MB of float64 at 512 dimensions
 
 
@@ -68,33 +71,39 @@ def _similarities(
     return found
 
 
-def bounds_of_dots(
-    dots: NDArray[np.float32], dim: int, longest_product: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return what the exact dot products lie between, given FAISS's.
+class Tolerance(NamedTuple):
+    """How far a score from FAISS, in float32, may be from the exact one.
 
-    In any order of summation, ``|fl(q . c) - q . c| <= dim u |q| |c|`` to first order (Higham,
-    Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1). The 16 beside ``dim``
-    covers higher orders and the rounding of prepared vectors.
-
-    Args:
-        dots: From FAISS.
-        dim: Length of the vectors.
-        longest_product: An upper bound on ``|q| |c|``.
+    ``|score - exact| <= relative * |score| + absolute``. The relative part is used for negative
+    distances only, which are never above 0.
     """
-    error = (dim + 16) * _UNIT_ROUNDOFF * longest_product
-    exact = dots.astype(np.float64)
-    return exact - error, exact + error
 
+    relative: float
+    absolute: float
 
-def bounds_of_negative_distances(
-    squares: NDArray[np.float32], dim: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return what the exact negative distances lie between, given FAISS's squared distances.
+    @classmethod
+    def of_dots(cls, dim: int, longest_product: float) -> Tolerance:
+        """Return that of dot products whose vectors have ``|q| |c| <= longest_product``.
 
-    FAISS sums ``(q_i - c_i)^2`` for single queries. All terms are positive, so the error is
-    relative to the sum. The 1e-37 covers terms that underflow.
-    """
-    error = (dim + 16) * _UNIT_ROUNDOFF
-    exact = np.maximum(squares.astype(np.float64), 0.0)
-    return -np.sqrt(exact * (1 + error) + 1e-37), -np.sqrt(exact * max(0.0, 1 - error))
+        In any order of summation ``|fl(q . c) - q . c| <= dim u |q| |c|`` to first order
+        (Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1).
+        """
+        return cls(0.0, (dim + _SLACK) * _UNIT_ROUNDOFF * longest_product)
+
+    @classmethod
+    def of_distances(cls, dim: int) -> Tolerance:
+        """Return that of negative distances.
+
+        FAISS sums ``(q_i - c_i)^2`` for a single query. No term is negative, so the same bound
+        is relative to the sum; 1e-18 is for squares that underflow.
+        """
+        return cls((dim + _SLACK) * _UNIT_ROUNDOFF, 1e-18)
+
+    def lowest(self, score: float) -> float:
+        """Return how low the score of a row may be whose exact score reaches another row's.
+
+        Args:
+            score: Of the other row.
+        """
+        reached = score - self.relative * abs(score) - self.absolute  # the other's exact score
+        return (reached - self.absolute) / (1.0 - self.relative)
