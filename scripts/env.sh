@@ -23,7 +23,11 @@ _vla_prepend() { # NAME DIRECTORY: put DIRECTORY first in the list $NAME, unless
   esac
 }
 
-if [ -x "$_vla_root/.venv/bin/python" ]; then
+if [ -n "${ROS_DISTRO:-}" ] && [ -d "$_vla_root/.venv/share/ament_index" ]; then
+  # Two rclpy in one process fail in ways that do not name the cause.
+  echo "error: .venv holds ROS 2 as wheels, and this shell has ROS 2 $ROS_DISTRO sourced" >&2
+  echo "       use a shell without it, or start over:  rm -rf .venv build install && scripts/setup" >&2
+elif [ -x "$_vla_root/.venv/bin/python" ]; then
   export VIRTUAL_ENV="$_vla_root/.venv"
   _vla_prepend PATH "$VIRTUAL_ENV/bin"
   unset PYTHONHOME
