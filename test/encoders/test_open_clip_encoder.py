@@ -212,6 +212,14 @@ def test_half_precision_stays_near_fp32_and_keeps_the_fingerprint(load, scene, p
     np.testing.assert_allclose(np.linalg.norm(texts[1], axis=1), 1.0, atol=1e-6)
 
 
+def test_loading_does_not_shift_a_seeded_run(load):
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    load()
+    assert torch.equal(torch.rand(4), expected)
+
+
 def test_warm_up_leaves_no_trace(load):
     encoder = load()
     encoder.warm_up()
@@ -269,7 +277,7 @@ def test_preprocessing_moves_embeddings_of_the_shipped_model_by_a_thousandth(sce
     except EncoderError as error:
         pytest.skip(f"not shipped yet: {error}")
     assert encoder.fingerprint.model == DEMO_MODEL
-    assert preprocessing_error(encoder, [scene(*size, seed=i) for i in range(8)]) < 0.003
+    assert preprocessing_error(encoder, [scene(*size, seed=i) for i in range(8)]) < 0.001
 
 
 @pytest.mark.slow

@@ -45,7 +45,7 @@ def test_pickle_in_a_checkpoint_is_never_executed(tmp_path, tiny, monkeypatch, f
     touched, path = tmp_path / "touched", tmp_path / f"evil{suffix}"
     evil = Malicious(touched)
     if form == "plain pickle":
-        path.write_bytes(pickle.dumps(evil))
+        path.write_bytes(pickle.dumps(evil, protocol=2))
     elif form == "beside the weights":
         save(path, {"state_dict": tiny.state, "optimizer": evil})
     else:
@@ -123,6 +123,15 @@ def test_every_way_of_storing_the_weights_gives_the_same_hash(tmp_path, tiny):
         load_weights(model, read_state_dict(path), str(path), may_resize=False)
         hashes.add(hash_weights(model))
     assert hashes == {hash_weights(tiny.model)}
+
+
+def test_hash_reads_every_kind_of_tensor():
+    module = torch.nn.BatchNorm1d(3)
+    before = hash_weights(module)
+    module.num_batches_tracked += 1  # int64, no dimension
+    assert hash_weights(module) != before
+    module.register_buffer("nothing", torch.zeros(0, 4))
+    assert hash_weights(module) != before
 
 
 def test_one_changed_weight_changes_the_hash(tiny):

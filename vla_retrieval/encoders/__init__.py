@@ -39,12 +39,14 @@ def load_encoder(settings: EncoderSettings | None = None) -> Encoder:
     if settings.model == DOUBLE_MODEL:
         return DoubleEncoder()
     try:
-        import open_clip  # noqa: F401  (a missing one must be told apart from errors within)
+        import open_clip  # noqa: F401  (what is missing is told apart from errors within)
         import torch  # noqa: F401
-    except ImportError as error:
+    except (ImportError, OSError, RuntimeError) as error:
+        # torch and torchvision of different releases raise RuntimeError at import.
         raise EncoderError(
-            f"model {settings.model!r} needs torch and open_clip, and {error.name} is not "
-            "installed. Install it: pip install torch torchvision open_clip_torch"
+            f"model {settings.model!r} needs torch, torchvision and open_clip, and importing "
+            f"them failed: {error}. Install releases that belong together: pip install torch "
+            "torchvision open_clip_torch"
         ) from error
     from vla_retrieval.encoders.open_clip_encoder import load_open_clip_encoder
 

@@ -183,7 +183,8 @@ def load_open_clip_encoder(settings: EncoderSettings) -> OpenClipEncoder:
 def _build(source: ModelSource) -> Any:
     """Return the model without weights, in fp32 on the CPU."""
     try:
-        with _open_clip_is_quiet():
+        # Forked: the random weights that are replaced here must not shift a seeded training.
+        with _open_clip_is_quiet(), torch.random.fork_rng(devices=[]):
             return open_clip.create_model(
                 source.architecture, load_weights=False, pretrained_text=False,
                 force_preprocess_cfg=dict(source.preprocess),
@@ -261,14 +262,15 @@ def _batches(count: int, size: int) -> Iterator[slice]:
 
 @contextlib.contextmanager
 def _open_clip_is_quiet() -> Iterator[None]:
-    """Keep open_clip from configuring the root logger, and from warning of random weights.
+    """Keep open_clip from configuring the root logger, and drop what would mislead.
 
-    It logs through ``logging.info``, which installs a handler on the root logger where there is
-    none, and warns about missing weights, which are loaded here afterwards.
+    It logs each step through ``logging.info``, which installs a handler on the root logger
+    where there is none, and warns of missing weights, which are loaded here afterwards.
     """
 
     def is_right(record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(_MISLEADING)
+        is_news = record.levelno >= logging.WARNING
+        return is_news and not record.getMessage().startswith(_MISLEADING)
 
     root, placeholder = logging.getLogger(), logging.NullHandler()
     root.addHandler(placeholder)

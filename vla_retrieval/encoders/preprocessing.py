@@ -142,8 +142,9 @@ class UInt8Preprocessor:
     def __init__(self, spec: PreprocessSpec) -> None:
         self._spec = spec
         self._filter = spec.filter
-        self._mean = torch.tensor(spec.mean).view(3, 1, 1)
-        self._std = torch.tensor(spec.std).view(3, 1, 1)
+        mean, std = (torch.tensor(v, dtype=torch.float64) for v in (spec.mean, spec.std))
+        self._scale = (1.0 / (255.0 * std)).to(torch.float32).view(3, 1, 1)
+        self._shift = (-mean / std).to(torch.float32).view(3, 1, 1)
 
     def prepare(self, images: Sequence[RgbImage]) -> torch.Tensor:
         """Return the resized and cropped pixels: uint8, ``(n, 3, height, width)``."""
@@ -159,9 +160,9 @@ class UInt8Preprocessor:
         return out
 
     def normalize(self, prepared: torch.Tensor) -> torch.Tensor:
-        """Return ``(pixel / 255 - mean) / std`` as float32."""
-        mean, std = self._mean.to(prepared.device), self._std.to(prepared.device)
-        return prepared.to(torch.float32).div_(255.0).sub_(mean).div_(std)
+        """Return ``(pixel / 255 - mean) / std`` as float32, up to rounding in the last place."""
+        scale, shift = self._scale.to(prepared.device), self._shift.to(prepared.device)
+        return prepared.to(torch.float32).mul_(scale).add_(shift)
 
     def _resize(self, image: RgbImage) -> torch.Tensor:
         height, width = resized_size(self._spec, image.shape[0], image.shape[1])

@@ -140,7 +140,7 @@ def hash_weights(model: torch.nn.Module) -> str:
         if value.is_floating_point():
             value = value.to(torch.float32)
         digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
-        digest.update(memoryview(value.reshape(-1).numpy()).cast("B"))
+        digest.update(value.reshape(-1).numpy().data)
     return f"sha256:{digest.hexdigest()}"
 
 
