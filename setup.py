@@ -11,7 +11,7 @@ MANIFEST = ElementTree.parse("package.xml").getroot()
 
 
 def files_below(*folders: str, pattern: str = "*") -> list[tuple[str, list[str]]]:
-    """Lists data files, each to be installed below share/vla_retrieval at its path in the source tree.
+    """Lists data files, to be installed below share/vla_retrieval at their paths in the source.
 
     Args:
         *folders: Folders relative to this file. One that does not exist adds nothing.
@@ -36,6 +36,8 @@ setup(
     maintainer_email=MANIFEST.find("maintainer").get("email"),
     license=MANIFEST.findtext("license"),
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
+    # Read through __file__, so they lie beside the code: fonts of the contact sheet.
+    package_data={PACKAGE: ["fonts/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (str(SHARE), ["package.xml"]),

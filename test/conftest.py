@@ -1,0 +1,39 @@
+"""What every test shares: where ROS 2 or the messages are absent, ROS tests are skipped."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+# Folders whose tests need the graph or the messages.
+ROS_FOLDERS = (HERE / "ros", HERE / "integration")
+
+
+def missing_ros() -> str:
+    """Returns why ROS tests cannot run here, or ''."""
+    for package, remedy in (
+        ("rclpy", "run scripts/setup, or source a ROS 2 installation"),
+        ("vla_retrieval_msgs", "run scripts/setup, then `. scripts/env.sh`"),
+    ):
+        spec = importlib.util.find_spec(package)
+        # No origin: the source folder vla_retrieval_msgs/ looks like a package without code.
+        if spec is None or spec.origin is None:
+            return f"{package} is not installed: {remedy}"
+    return ""
+
+
+class RosFolder(pytest.Dir):
+    """A folder that is skipped as a whole, before its files import what is absent."""
+
+    def collect(self) -> list[pytest.Item]:
+        pytest.skip(missing_ros(), allow_module_level=True)
+
+
+def pytest_collect_directory(path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Replaces the folders of ROS tests where they cannot run."""
+    if path in ROS_FOLDERS and missing_ros():
+        return RosFolder.from_parent(parent, path=path)
+    return None
