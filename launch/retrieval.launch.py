@@ -23,11 +23,11 @@ PARAMETERS = {
     "similarity": (str, "cosine, dot or negative_l2"),
     "image_transport": (str, "raw or compressed"),
     "image_reliability": (str, "best_effort or reliable"),
-    "query_mode": (str, "frame, timer or off"),
+    "query_mode": (str, "frame, timer or never"),
     "query_rate_hz": (float, "rate of query_mode timer"),
     "query_target": (str, "scenes, instructions or pair"),
     "k": (int, "most matches in a published answer"),
-    "remember_mode": (str, "off or interval"),
+    "remember_mode": (str, "never or interval"),
     "remember_interval_sec": (float, "least time between two pairs that the node remembers"),
     "autostart": (bool, "configure and activate without being told"),
 }

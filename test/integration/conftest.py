@@ -52,11 +52,14 @@ def node(domain: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node
     """Return an active node that the module's tests share."""
     folder = tmp_path_factory.mktemp("shared")
     node = NodeProcess(folder / "node.log", memory_dir=folder / "memory")
-    robot = Robot()
-    active = robot.client.wait_until_active(node.is_alive, START_SEC)
-    robot.close()
-    assert active, node.log
-    yield node
-    assert node.is_alive(), node.log
-    assert node.stop() == 0, node.log
+    try:
+        robot = Robot()
+        active = robot.client.wait_until_active(node.is_alive, START_SEC)
+        robot.close()
+        assert active, f"exit code {node.process.poll()}: {node.log}"
+        yield node
+        assert node.is_alive(), f"exit code {node.process.poll()}: {node.log}"
+    finally:
+        exit_code = node.stop()
+    assert exit_code == 0, node.log
     assert "Traceback" not in node.log

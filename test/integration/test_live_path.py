@@ -165,7 +165,7 @@ def test_a_malformed_frame_is_counted_and_the_next_one_is_answered(
 
 def test_the_newest_frame_is_used_and_old_ones_are_not_queued(start: Start, robot: Robot) -> None:
     """After a burst, an on-demand query is about the last frame."""
-    begin(start, robot, query_mode="off")
+    begin(start, robot, query_mode="never")
     for number in range(1, 51):
         robot.show(picture(number), number)
     last = 51
@@ -195,7 +195,7 @@ def test_large_best_effort_images_arrive_between_two_processes(
     start: Start, robot: Robot, width: int, height: int
 ) -> None:
     """With the transport that is shipped, nearly every frame is delivered."""
-    begin(start, robot, query_mode="off")
+    begin(start, robot, query_mode="never")
     pixels = picture(1, height, width)
     sent = 30
     for number in range(1, sent + 1):

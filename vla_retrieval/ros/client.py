@@ -84,33 +84,33 @@ class RetrievalClient:
                     return True
         return False
 
-    def call(self, service: str, timeout_sec: float = 60.0, **fields: Any) -> Any:
+    def call(self, service: str, within_sec: float = 60.0, **fields: Any) -> Any:
         """Call a service and return its response.
 
         Args:
             service: ``retrieve``, ``remember``, ``forget``, ``get_entry`` or ``get_stats``.
-            timeout_sec: Longest wait.
+            within_sec: Longest wait.
             **fields: Of the request.
 
         Raises:
             TimeoutError: If no answer came in time.
         """
-        future = self.call_async(service, timeout_sec, **fields)
+        future = self.call_async(service, within_sec, **fields)
         done = threading.Event()
         future.add_done_callback(lambda _: done.set())
-        if not done.wait(timeout_sec):
+        if not done.wait(within_sec):
             raise TimeoutError(
-                f"no answer from {self._clients[service].srv_name} within {timeout_sec:g} s: "
+                f"no answer from {self._clients[service].srv_name} within {within_sec:g} s: "
                 "is the node busy?"
             )
         return future.result()
 
-    def call_async(self, service: str, timeout_sec: float = 60.0, **fields: Any) -> Future[Any]:
+    def call_async(self, service: str, within_sec: float = 60.0, **fields: Any) -> Future[Any]:
         """Call a service and return a future of its response.
 
         Args:
             service: As for `call`.
-            timeout_sec: Longest wait for the service to be there.
+            within_sec: Longest wait for the service to be there.
             **fields: Of the request.
 
         Raises:
@@ -118,9 +118,9 @@ class RetrievalClient:
         """
         client = self._clients[service]
         # A request that is sent before the service is discovered is lost, not queued.
-        if not client.wait_for_service(timeout_sec):
+        if not client.wait_for_service(within_sec):
             raise TimeoutError(
-                f"no service {client.srv_name} within {timeout_sec:g} s: is the node running, "
+                f"no service {client.srv_name} within {within_sec:g} s: is the node running, "
                 "in this namespace and ROS domain?"
             )
         return client.call_async(_KINDS[service].Request(**fields))

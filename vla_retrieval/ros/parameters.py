@@ -49,7 +49,7 @@ class Settings:
     k: int = 5
     min_score: float = -1000.0
     with_thumbnails: bool = False
-    remember_mode: str = "off"
+    remember_mode: str = "never"
     remember_interval_sec: float = 1.0
     max_waiting_requests: int = 32
     diagnostics_period_sec: float = 1.0
@@ -109,7 +109,7 @@ SPECS: dict[str, Spec] = {
     ),
     "query_mode": Spec(
         "When the newest frame is asked about: at each frame, on a timer, or never.",
-        choices=("frame", "timer", "off"),
+        choices=("frame", "timer", "never"),
         live=True,
     ),
     "query_rate_hz": Spec("Rate of the timer in query_mode timer, in Hz.", low=0.01, high=1000),
@@ -125,7 +125,7 @@ SPECS: dict[str, Spec] = {
     "remember_mode": Spec(
         "Remember the newest frame with the current instruction as the node goes: "
         "never, or every remember_interval_sec.",
-        choices=("off", "interval"),
+        choices=("never", "interval"),
         live=True,
     ),
     "remember_interval_sec": Spec(
