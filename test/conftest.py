@@ -25,8 +25,11 @@ def missing_ros() -> str:
     return ""
 
 
-class RosFolder(pytest.Dir):
-    """A folder that is skipped as a whole, before its files import what is absent."""
+class RosFolder(pytest.Collector):
+    """Stands for a folder that is skipped as a whole.
+
+    It is no pytest.Dir: pytest would load the folder's conftest.py first, and that imports ROS.
+    """
 
     def collect(self) -> list[pytest.Item]:
         pytest.skip(missing_ros(), allow_module_level=True)
@@ -35,5 +38,5 @@ class RosFolder(pytest.Dir):
 def pytest_collect_directory(path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     """Replaces the folders of ROS tests where they cannot run."""
     if path in ROS_FOLDERS and missing_ros():
-        return RosFolder.from_parent(parent, path=path)
+        return RosFolder.from_parent(parent, name=path.name, path=HERE)
     return None

@@ -18,8 +18,8 @@ MESSAGES = ROOT / "vla_retrieval_msgs"
 MANIFESTS = {folder.name: folder / "package.xml" for folder in (ROOT, MESSAGES)}
 REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt"))
 
-# How a module is called in Python and in package.xml, where the two differ. None: rosdep has no key,
-# so requirements/runtime.txt names the distribution instead.
+# How a module is called in Python and in package.xml, where the two differ. None: rosdep has no
+# key, so requirements/runtime.txt names the distribution instead.
 ROSDEP_KEYS: dict[str, str | None] = {
     "cv2": "python3-opencv",
     "numpy": "python3-numpy",
