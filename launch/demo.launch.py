@@ -1,12 +1,13 @@
 """Plays the shipped bag into a node and asks it in both languages: what scripts/demo does.
 
-    ros2 launch vla_retrieval demo.launch.py
+ros2 launch vla_retrieval demo.launch.py
 """
 
-from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable, Shutdown
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import Node
+
+from launch import LaunchDescription
 
 
 def generate_launch_description() -> LaunchDescription:

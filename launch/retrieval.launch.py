@@ -1,16 +1,17 @@
 """Starts the retrieval node on a robot.
 
-    ros2 launch vla_retrieval retrieval.launch.py image_topic:=/camera/image memory_dir:=/data/memory
+    ros2 launch vla_retrieval retrieval.launch.py image_topic:=/camera/image memory_dir:=/data
 
 An argument that is left empty leaves the parameter to the file given by params_file.
 """
 
-from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
+
+from launch import LaunchContext, LaunchDescription
 
 # Parameters that a user changes first, with their types; config/retrieval.yaml describes them.
 PARAMETERS = {
@@ -84,7 +85,9 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "instruction_topic", default_value="instruction", description="instructions"
             ),
-            DeclareLaunchArgument("log_level", default_value="info", description="debug, info, ..."),
+            DeclareLaunchArgument(
+                "log_level", default_value="info", description="debug, info, warn or error"
+            ),
             *(
                 DeclareLaunchArgument(name, default_value="", description=text)
                 for name, (_, text) in PARAMETERS.items()

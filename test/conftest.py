@@ -17,6 +17,7 @@ def missing_ros() -> str:
     for package, remedy in (
         ("rclpy", "run scripts/setup, or source a ROS 2 installation"),
         ("vla_retrieval_msgs", "run scripts/setup, then `. scripts/env.sh`"),
+        ("domain_coordinator", "install ros-$ROS_DISTRO-domain-coordinator"),
     ):
         spec = importlib.util.find_spec(package)
         # No origin: the source folder vla_retrieval_msgs/ looks like a package without code.

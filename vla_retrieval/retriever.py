@@ -8,10 +8,13 @@ from collections.abc import Sequence
 
 from vla_retrieval.deadline import Deadline
 from vla_retrieval.encoders import Encoder
+from vla_retrieval.errors import EntryNotFoundError
 from vla_retrieval.memory import Memory
+from vla_retrieval.memory.results import SearchResult
 from vla_retrieval.thumbnails import make_thumbnail
 from vla_retrieval.types import (
     Embeddings,
+    Entry,
     Match,
     Modality,
     NewEntry,
@@ -89,26 +92,33 @@ class Retriever:
         deadline = deadline or Deadline()
         times = times or StageTimes()
         image_vector, text_vector = self._encode(query, scene, deadline, times)
-        deadline.check("the search")
         probes = make_probes(query.target, query.scene_weight, image_vector, text_vector)
-        found = self.memory.search(
-            probes, query.k, filter=query.filter, min_score=query.min_score
-        )  # fmt: skip
+        found, entries, times.fetch_sec = self._search(query, probes, thumbnails, deadline)
         times.filter_sec, times.search_sec = found.filter_sec, found.search_sec
-        deadline.check("reading the matched entries")
-        fetch_start = time.perf_counter()
-        ids = [candidate.entry_id for candidate in found.candidates]
-        entries = {e.entry_id: e for e in self.memory.get_many(ids, thumbnails=thumbnails)}
-        # An entry forgotten between search and fetch is gone, not an error.
-        alive = [c for c in found.candidates if c.entry_id in entries]
         matches = tuple(
-            Match(entries[c.entry_id], rank, c.score, c.scene_score, c.instruction_score)
-            for rank, c in enumerate(alive, start=1)
+            Match(entry, rank, c.score, c.scene_score, c.instruction_score)
+            for rank, (c, entry) in enumerate(zip(found.candidates, entries, strict=True), start=1)
         )
-        now = time.perf_counter()
-        times.fetch_sec = now - fetch_start
-        times.total_sec += now - start
+        times.total_sec += time.perf_counter() - start
         return Retrieval(matches, found.memory_size, found.eligible_size, times)
+
+    def _search(
+        self, query: Query, probes: Sequence[Probe], thumbnails: bool, deadline: Deadline
+    ) -> tuple[SearchResult, list[Entry], float]:
+        """Return the candidates, their entries in the same order, and the seconds for reading."""
+        while True:
+            deadline.check("the search")
+            found = self.memory.search(
+                probes, query.k, filter=query.filter, min_score=query.min_score
+            )
+            deadline.check("reading the matched entries")
+            start = time.perf_counter()
+            ids = [candidate.entry_id for candidate in found.candidates]
+            try:
+                entries = self.memory.get_many(ids, thumbnails=thumbnails)
+            except EntryNotFoundError:
+                continue  # forgotten since the search, which finds others in its place
+            return found, entries, time.perf_counter() - start
 
     def _encode(
         self, query: Query, scene: Embeddings | None, deadline: Deadline, times: StageTimes
@@ -155,11 +165,10 @@ def make_probes(
     if not parts:
         raise ValueError("make_probes: expected an image or an instruction vector, got neither")
     if target is Target.PAIR:
-        halves = [
+        return [
             Probe(Modality.SCENE, parts[0], scene_weight),
             Probe(Modality.INSTRUCTION, parts[-1], 1.0 - scene_weight),
         ]
-        return halves
     modality = Modality.SCENE if target is Target.SCENES else Modality.INSTRUCTION
     weights = [1.0] if len(parts) == 1 else [scene_weight, 1.0 - scene_weight]
     return [Probe(modality, part, weight) for part, weight in zip(parts, weights, strict=True)]

@@ -7,10 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-for _package in ("rclpy", "vla_retrieval_msgs", "domain_coordinator"):
-    pytest.importorskip(_package, reason=f"needs {_package}: source ROS 2 and the workspace")
-
 from domain_coordinator import domain_id
 
 from .harness import START_SEC, NodeProcess, Robot

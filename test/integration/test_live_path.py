@@ -12,11 +12,11 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
-from vla_retrieval_msgs.msg import MatchArray, Query
 
 from vla_retrieval.ros.conversions import to_ns, to_stamp
 from vla_retrieval.ros.images import to_rgb
 from vla_retrieval.thumbnails import make_thumbnail
+from vla_retrieval_msgs.msg import MatchArray, Query
 
 from .harness import START_SEC, NodeProcess, Robot, image_message, picture, wait_until
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+
 from vla_retrieval_msgs.msg import Status
 
 from .harness import START_SEC, NodeProcess, Robot, image_message, picture, wait_until
@@ -34,9 +35,7 @@ def remember(robot: Robot, seed: int) -> int:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_node_cleanly(
-    start: Start, robot: Robot, number: signal.Signals
-) -> None:
+def test_a_signal_ends_the_node_cleanly(start: Start, robot: Robot, number: signal.Signals) -> None:
     """Exit code 0, no stack trace, and the memory can be opened again at once."""
     node = begin(start, robot)
     remember(robot, 1)

@@ -12,11 +12,11 @@ from diagnostic_msgs.msg import KeyValue
 from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
-from vla_retrieval_msgs.msg import ActionPayload, Entry, Filter, Query, Status
 
 from vla_retrieval.ros.conversions import to_ns, to_stamp
 from vla_retrieval.ros.images import to_rgb
 from vla_retrieval.thumbnails import make_thumbnail
+from vla_retrieval_msgs.msg import ActionPayload, Entry, Filter, Query, Status
 
 from .harness import NodeProcess, Robot, image_message, picture, wait_until
 
@@ -84,9 +84,7 @@ def test_an_image_finds_its_own_scene_first(robot: Robot) -> None:
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
-def test_the_pair_is_scored_by_the_weighted_sum_of_its_halves(
-    robot: Robot, weight: float
-) -> None:
+def test_the_pair_is_scored_by_the_weighted_sum_of_its_halves(robot: Robot, weight: float) -> None:
     """score = w * scene + (1 - w) * instruction, and both halves are reported."""
     for seed in (1, 2, 3):
         remember(robot, seed, f"instruction number {seed}")
@@ -282,9 +280,7 @@ def _bad(**changes: Any) -> Image:
         ),
     ],
 )
-def test_a_bad_query_is_refused_by_field(
-    robot: Robot, fields: dict[str, Any], field: str
-) -> None:
+def test_a_bad_query_is_refused_by_field(robot: Robot, fields: dict[str, Any], field: str) -> None:
     """The message names the field, what was expected and what came; the node stays up."""
     response = robot.call("retrieve", **fields)
     assert not response.success

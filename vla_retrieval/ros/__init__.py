@@ -1,0 +1,1 @@
+"""The edge to ROS 2: everything that imports rclpy, a message or cv_bridge."""

@@ -13,9 +13,9 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
-from vla_retrieval_msgs.srv import Forget, GetEntry, GetStats, Remember, Retrieve
 
 from vla_retrieval.ros.services import SERVICE_QOS
+from vla_retrieval_msgs.srv import Forget, GetEntry, GetStats, Remember, Retrieve
 
 _TRY_SEC = 1.0
 _KINDS = {
@@ -43,9 +43,7 @@ class RetrievalClient:
         rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
         self.node: Node = rclpy.create_node(name, context=self._context, namespace=namespace)
         self._clients = {
-            service: self.node.create_client(
-                kind, f"retrieval/{service}", qos_profile=SERVICE_QOS
-            )
+            service: self.node.create_client(kind, f"retrieval/{service}", qos_profile=SERVICE_QOS)
             for service, kind in _KINDS.items()
         }
         self._executor = SingleThreadedExecutor(context=self._context)

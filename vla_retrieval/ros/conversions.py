@@ -13,8 +13,6 @@ from diagnostic_msgs.msg import KeyValue
 from geometry_msgs.msg import PoseStamped
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
-from vla_retrieval_msgs import msg as messages
-from vla_retrieval_msgs.srv import Remember
 
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.types import (
@@ -31,6 +29,8 @@ from vla_retrieval.types import (
     StageTimes,
     Target,
 )
+from vla_retrieval_msgs import msg as messages
+from vla_retrieval_msgs.srv import Remember
 
 _NS_PER_SEC = 1_000_000_000
 _TARGETS = {

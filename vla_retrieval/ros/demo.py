@@ -20,7 +20,6 @@ from rclpy.serialization import deserialize_message
 from rich.console import Console
 from rich.table import Table
 from sensor_msgs.msg import CompressedImage
-from vla_retrieval_msgs import msg as messages
 
 from vla_retrieval.contact_sheet import draw_contact_sheet
 from vla_retrieval.errors import RetrievalError
@@ -31,6 +30,7 @@ from vla_retrieval.ros.play import progress_bar
 from vla_retrieval.ros.player import BagPlayer, Progress
 from vla_retrieval.shipped import find_shipped
 from vla_retrieval.types import Entry, Match, RgbImage
+from vla_retrieval_msgs import msg as messages
 
 _NAMESPACE = "vla_retrieval_demo"
 _IMAGES, _INSTRUCTIONS = "/camera/image/compressed", "/instruction"
@@ -169,9 +169,7 @@ def _ask(console: Console, client: RetrievalClient, questions: Sequence[str]) ->
     episode = _checked(newest).result.matches[0]
     targets = messages.Query.TARGET_INSTRUCTIONS
     answer = _checked(
-        client.call(
-            "retrieve", use_newest_frame=True, target=targets, k=_K, with_thumbnails=True
-        )
+        client.call("retrieve", use_newest_frame=True, target=targets, k=_K, with_thumbnails=True)
     )
     console.print(_table("newest frame → instructions", answer))
     thumbnail = to_rgb(episode.thumbnail, "thumbnail")

@@ -6,18 +6,11 @@ from typing import TYPE_CHECKING
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
+from vla_retrieval.ros.session import COUNTS
+
 if TYPE_CHECKING:
     from vla_retrieval.ros.node import RetrievalNode
     from vla_retrieval.ros.watch import Silence
-
-_COUNTS = (
-    "frames_received",
-    "frames_rejected",
-    "queries_answered",
-    "queries_failed",
-    "entries_remembered",
-    "entries_forgotten",
-)
 
 
 def make_diagnostics(node: RetrievalNode, silence: Silence | None) -> DiagnosticArray:
@@ -37,7 +30,7 @@ def make_diagnostics(node: RetrievalNode, silence: Silence | None) -> Diagnostic
         status.level, status.message = DiagnosticStatus.WARN, silence.text
     else:
         status.level, status.message = DiagnosticStatus.OK, "active"
-    facts = {name: str(node.counters.get(name)) for name in _COUNTS}
+    facts: dict[str, str] = {name: str(node.counters.get(name)) for name in COUNTS}
     if session is not None:
         stats = session.memory.stats()
         facts |= {

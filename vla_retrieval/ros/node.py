@@ -15,7 +15,6 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPo
 from rclpy.timer import Timer
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
-from vla_retrieval_msgs.msg import MatchArray
 
 from vla_retrieval.errors import RetrievalError
 from vla_retrieval.ros import parameters
@@ -27,6 +26,7 @@ from vla_retrieval.ros.replies import NotActiveError
 from vla_retrieval.ros.services import Services
 from vla_retrieval.ros.session import Counters, Session
 from vla_retrieval.ros.watch import FrameWatch
+from vla_retrieval_msgs.msg import MatchArray
 
 _WARN_AGAIN_SEC = 10.0
 
@@ -156,9 +156,7 @@ class RetrievalNode(LifecycleNode):
         kind = Image if raw else CompressedImage
         topic = "image" if raw else "image/compressed"
         self._subscriptions_while_active = [
-            self.create_subscription(
-                kind, topic, live.on_frame, newest_only, callback_group=group
-            ),
+            self.create_subscription(kind, topic, live.on_frame, newest_only, callback_group=group),
             self.create_subscription(
                 String, "instruction", live.on_instruction, 10, callback_group=group
             ),
@@ -180,11 +178,13 @@ class RetrievalNode(LifecycleNode):
         self._watch = None
 
     def _on_diagnostics(self) -> None:
-        silence = self._watch and self._watch.judge(
-            self.counters.get("frames_received"),
-            self.count_publishers(self.image_topic),
-            time.monotonic(),
-        )
+        silence = None
+        if self._watch is not None:
+            silence = self._watch.judge(
+                self.counters.get("frames_received"),
+                self.count_publishers(self.image_topic),
+                time.monotonic(),
+            )
         if silence is not None:
             self.get_logger().warning(silence.text, throttle_duration_sec=_WARN_AGAIN_SEC)
         self._diagnostics_publisher.publish(make_diagnostics(self, silence))

@@ -113,9 +113,7 @@ SPECS: dict[str, Spec] = {
         live=True,
     ),
     "query_rate_hz": Spec("Rate of the timer in query_mode timer, in Hz.", low=0.01, high=1000),
-    "query_target": Spec(
-        "What published queries are compared with.", choices=_TARGETS, live=True
-    ),
+    "query_target": Spec("What published queries are compared with.", choices=_TARGETS, live=True),
     "scene_weight": Spec(
         "Weight of the scene against the instruction in published queries.", high=1, live=True
     ),
@@ -133,8 +131,9 @@ SPECS: dict[str, Spec] = {
         high=86_400,
         live=True,
     ),
-    "max_waiting_requests": Spec("Requests that may wait before new ones are refused.", low=1,
-                                 high=10_000),  # fmt: skip
+    "max_waiting_requests": Spec(
+        "Requests that may wait before new ones are refused.", low=1, high=10_000
+    ),
     "diagnostics_period_sec": Spec("Period of /diagnostics, in seconds.", low=0.1, high=3600),
 }
 
@@ -194,9 +193,9 @@ def _descriptor(name: str, default: object) -> ParameterDescriptor:
     if spec.choices:
         descriptor.additional_constraints = "one of " + ", ".join(spec.choices)
     elif isinstance(default, float):
-        descriptor.floating_point_range = [FloatingPointRange(from_value=float(spec.low),
-                                                              to_value=float(spec.high))]  # fmt: skip
+        bounds = FloatingPointRange(from_value=float(spec.low), to_value=float(spec.high))
+        descriptor.floating_point_range = [bounds]
     elif isinstance(default, int) and not isinstance(default, bool):
-        descriptor.integer_range = [IntegerRange(from_value=int(spec.low), to_value=int(spec.high),
-                                                 step=1)]  # fmt: skip
+        steps = IntegerRange(from_value=int(spec.low), to_value=int(spec.high), step=1)
+        descriptor.integer_range = [steps]
     return descriptor

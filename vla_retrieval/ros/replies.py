@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
 from rclpy.task import Future
-from vla_retrieval_msgs.msg import Status
 
 from vla_retrieval.errors import (
     DeadlineExceededError,
@@ -17,6 +16,7 @@ from vla_retrieval.errors import (
     RetrievalError,
 )
 from vla_retrieval.ros.worker import WorkerBusyError, WorkerClosedError
+from vla_retrieval_msgs.msg import Status
 
 _log = logging.getLogger(__name__)
 
@@ -93,6 +93,6 @@ class Reply:
         self._wake()
         return True
 
-    def __await__(self) -> Iterator[Any]:
+    def __await__(self) -> Generator[Any, Any, Any]:
         """Wait for the response without blocking the executor."""
         return self._future.__await__()

@@ -11,7 +11,6 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.timer import Timer
 from std_msgs.msg import Header
-from vla_retrieval_msgs.srv import Forget, GetEntry, GetStats, Remember, Retrieve
 
 from vla_retrieval.deadline import Deadline
 from vla_retrieval.errors import DeadlineExceededError, InvalidInputError
@@ -19,8 +18,10 @@ from vla_retrieval.ros import conversions
 from vla_retrieval.ros.frames import Frame, ImageMessage
 from vla_retrieval.ros.images import is_empty, to_rgb
 from vla_retrieval.ros.replies import NoFrameError, NotActiveError, Reply, Response, fail
+from vla_retrieval.ros.session import COUNTS
 from vla_retrieval.ros.worker import Priority, WorkerBusyError, WorkerClosedError
-from vla_retrieval.types import Embeddings, Query, RgbImage, StageTimes
+from vla_retrieval.types import Query, RgbImage, StageTimes
+from vla_retrieval_msgs.srv import Forget, GetEntry, GetStats, Remember, Retrieve
 
 if TYPE_CHECKING:
     from vla_retrieval.ros.node import RetrievalNode
@@ -147,8 +148,14 @@ class Services:
         query_filter = conversions.to_filter(request.filter)
         target = conversions.to_target(request.target)
         start = time.perf_counter()
-        image, scene, header = self._scene(session, request)
-        times.decode_sec = time.perf_counter() - start
+        image, frame, header = self._picture(session, request)
+        decoded = time.perf_counter()
+        times.decode_sec = decoded - start
+        scene = None
+        if frame is not None:
+            deadline.check("encoding the image")
+            scene = session.reader.scene(frame)
+            times.encode_image_sec = time.perf_counter() - decoded
         query = Query(
             image=image,
             instruction=request.instruction or None,
@@ -172,7 +179,7 @@ class Services:
         self, session: Session, request: Remember.Request, response: Remember.Response,
         received: float, deadline: Deadline,
     ) -> None:  # fmt: skip
-        image, scene, header = self._scene(session, request)
+        image, frame, header = self._picture(session, request)
         if image is None or header is None:
             raise InvalidInputError(
                 "image", "exactly one of image, compressed_image and use_newest_frame", "none"
@@ -180,6 +187,7 @@ class Services:
         if not conversions.to_ns(header.stamp):
             header = Header(stamp=self._node.get_clock().now().to_msg(), frame_id=header.frame_id)
         entry = conversions.to_new_entry(request, header)
+        scene = session.reader.scene(frame) if frame is not None else None
         response.entry_id = session.retriever.remember(image, entry, scene)
         self._node.counters.add("entries_remembered")
 
@@ -221,16 +229,13 @@ class Services:
         response.embedding_dim = session.encoder.dim
         response.device = session.encoder.device
         response.precision = session.encoder.precision
-        for name in (
-            "frames_received", "frames_rejected", "queries_answered",
-            "queries_failed", "entries_remembered", "entries_forgotten",
-        ):  # fmt: skip
+        for name in COUNTS:
             setattr(response, name, self._node.counters.get(name))
 
-    def _scene(
+    def _picture(
         self, session: Session, request: ImageRequest
-    ) -> tuple[RgbImage | None, Embeddings | None, Header | None]:
-        """Return the request's image, its embedding where it is known, and its header."""
+    ) -> tuple[RgbImage | None, Frame | None, Header | None]:
+        """Return the request's image, the frame if it is the newest one, and its header."""
         given: list[tuple[str, ImageMessage]] = [
             (name, message)
             for name in ("image", "compressed_image")
@@ -244,7 +249,7 @@ class Services:
             )  # fmt: skip
         if request.use_newest_frame:
             frame = self._newest()
-            return session.reader.image(frame), session.reader.scene(frame), frame.header
+            return session.reader.image(frame), frame, frame.header
         if not given:
             return None, None, None
         name, message = given[0]
@@ -275,5 +280,3 @@ def _deadline(timeout_sec: float) -> Deadline:
             str(timeout_sec),
         )  # fmt: skip
     return Deadline.after(timeout_sec) if timeout_sec else Deadline()
-
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from typing import Literal
+from typing import Literal, get_args
 
 from vla_retrieval.encoders import Encoder, EncoderSettings, load_encoder
 from vla_retrieval.memory import Memory
@@ -25,6 +25,7 @@ Count = Literal[
     "entries_remembered",
     "entries_forgotten",
 ]
+COUNTS: tuple[Count, ...] = get_args(Count)
 
 
 class Counters:
