@@ -28,7 +28,9 @@ TINY = {
 @pytest.fixture(scope="session")
 def torch_module() -> ModuleType:
     pytest.importorskip("open_clip")
-    return pytest.importorskip("torch")
+    torch = pytest.importorskip("torch")
+    torch.set_num_threads(1)  # OpenMP threads spin: on busy cores two are slower than one
+    return torch
 
 
 @pytest.fixture(autouse=True)
@@ -73,6 +75,16 @@ def load(tiny: SimpleNamespace) -> Callable[..., Any]:
         return load_encoder(EncoderSettings(**{**plain, **changes}))
 
     return load_tiny
+
+
+@pytest.fixture(scope="session")
+def encoder(tiny: SimpleNamespace) -> Any:
+    """The tiny model, loaded once: for tests that leave no trace in it."""
+    from vla_retrieval.encoders import EncoderSettings, load_encoder
+
+    return load_encoder(
+        EncoderSettings(model=tiny.name, checkpoint=str(tiny.checkpoint), device="cpu")
+    )
 
 
 @pytest.fixture

@@ -115,11 +115,11 @@ def test_every_tag_of_open_clip_agrees_with_its_model_on_quickgelu(monkeypatch, 
 # hub
 
 
-def test_hub_repository_is_read_from_the_cache(tiny, hub_cache, load):
-    encoder = load_encoder(on_cpu(model="hf-hub:made/up", download_dir=str(hub_cache)))
-    assert encoder.fingerprint.model == "hf-hub:made/up"
-    assert encoder.fingerprint.weights == load().fingerprint.weights
-    assert "squash" in encoder.fingerprint.preprocessing
+def test_hub_repository_is_read_from_the_cache(tiny, hub_cache, encoder):
+    found = load_encoder(on_cpu(model="hf-hub:made/up", download_dir=str(hub_cache)))
+    assert found.fingerprint.model == "hf-hub:made/up"
+    assert found.fingerprint.weights == encoder.fingerprint.weights
+    assert "squash" in found.fingerprint.preprocessing
 
 
 def test_hub_repository_that_is_out_of_reach_says_how_to_download_beforehand(tmp_path):
@@ -130,10 +130,10 @@ def test_hub_repository_that_is_out_of_reach_says_how_to_download_beforehand(tmp
 # folders
 
 
-def test_folder_is_loaded_with_its_own_preprocessing(model_folder, load):
-    encoder = load_encoder(on_cpu(model=f"local-dir:{model_folder}"))
-    assert encoder.fingerprint.weights == load().fingerprint.weights
-    assert encoder.fingerprint.preprocessing.startswith("32x32 squash bicubic mean=0.5,0.5,0.5")
+def test_folder_is_loaded_with_its_own_preprocessing(model_folder, encoder):
+    found = load_encoder(on_cpu(model=f"local-dir:{model_folder}"))
+    assert found.fingerprint.weights == encoder.fingerprint.weights
+    assert found.fingerprint.preprocessing.startswith("32x32 squash bicubic mean=0.5,0.5,0.5")
 
 
 def test_folder_that_moved_holds_the_same_model(model_folder, tmp_path):
@@ -319,10 +319,10 @@ def test_loading_neither_configures_the_root_logger_nor_speaks_of_random_weights
 
 
 def test_embeddings_of_one_model_do_not_depend_on_how_its_weights_are_stored(
-    load, tiny, tmp_path, scene
+    encoder, load, tiny, tmp_path, scene
 ):
     torch.save({"state_dict": tiny.state}, tmp_path / "tiny.pt")
     image = scene(40, 50)
-    plain, pickled = load(), load(checkpoint=str(tmp_path / "tiny.pt"))
+    plain, pickled = encoder, load(checkpoint=str(tmp_path / "tiny.pt"))
     assert plain.fingerprint == pickled.fingerprint
     np.testing.assert_array_equal(plain.encode_images([image]), pickled.encode_images([image]))

@@ -18,7 +18,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2  # noqa: E402
 from PIL import Image  # noqa: E402
 
 TEXTS = ["pick up the cup on the table", "拿起桌子上的杯子", "a", "PUT the Red block — there!"]
-SIZES = [(480, 640), (64, 48), (33, 32), (1, 1), (20, 300), (720, 1280), (32, 32), (97, 31)]
+SIZES = [(480, 640), (64, 48), (33, 32), (1, 1), (20, 300), (32, 32), (97, 31)]
 
 
 def open_clip_images(model, images):
@@ -48,16 +48,14 @@ def test_images_equal_those_of_open_clip(load, tiny, scene):
     assert ((ours * theirs).sum(axis=1) > 0.9999).all()
 
 
-def test_embeddings_are_unit_float32_rows_of_the_dimension(load, scene):
-    encoder = load()
+def test_embeddings_are_unit_float32_rows_of_the_dimension(encoder, scene):
     for rows in (encoder.encode_images([scene(9, 9)] * 2), encoder.encode_instructions(["a", "b"])):
         assert rows.dtype == np.float32
         assert rows.shape == (2, encoder.dim) == (2, 16)
         np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0, atol=1e-6)
 
 
-def test_no_input_gives_no_rows(load):
-    encoder = load()
+def test_no_input_gives_no_rows(encoder):
     assert encoder.encode_images([]).shape == (0, 16)
     assert encoder.encode_instructions([]).shape == (0, 16)
 
@@ -107,21 +105,21 @@ def test_more_instructions_than_the_cache_holds_are_all_embedded(load, tiny):
     np.zeros((5, 5, 4), np.uint8), np.zeros((5, 5, 1), np.uint8), np.zeros((3, 5, 5), np.uint8),
     np.zeros((5, 5, 3), np.float32), np.zeros((1, 5, 5, 3), np.uint8), [[[0, 0, 0]]], None,
 ])  # fmt: skip
-def test_bad_image_is_refused_by_its_place(load, scene, image):
+def test_bad_image_is_refused_by_its_place(encoder, scene, image):
     with pytest.raises(InvalidInputError, match=r"images\[1\]: expected a uint8 array") as caught:
-        load().encode_images([scene(4, 4), image])
+        encoder.encode_images([scene(4, 4), image])
     assert caught.value.field == "images[1]"
 
 
 @pytest.mark.parametrize("text", ["", " \n", "x" * 100_000, "\ud800", None, 3])
-def test_bad_instruction_is_refused(load, text):
+def test_bad_instruction_is_refused(encoder, text):
     with pytest.raises(InvalidInputError, match="instruction: expected"):
-        load().encode_instructions(["fine", text])
+        encoder.encode_instructions(["fine", text])
 
 
-def test_single_string_is_not_taken_for_a_list_of_letters(load):
+def test_single_string_is_not_taken_for_a_list_of_letters(encoder):
     with pytest.raises(InvalidInputError, match=r"Wrap it in \[\]"):
-        load().encode_instructions("cup")
+        encoder.encode_instructions("cup")
 
 
 def test_long_instruction_is_cut_as_open_clip_cuts_it_and_said_once(load, tiny, caplog):
@@ -134,8 +132,7 @@ def test_long_instruction_is_cut_as_open_clip_cuts_it_and_said_once(load, tiny, 
     assert warnings[0].levelno == logging.WARNING
 
 
-def test_instruction_that_fits_exactly_is_not_called_cut(load):
-    encoder = load()
+def test_instruction_that_fits_exactly_is_not_called_cut(encoder):
     fits = encoder.context_length - 2  # start and end take one token each
     assert not encoder.truncates(" ".join(["cup"] * fits))
     assert encoder.truncates(" ".join(["cup"] * (fits + 1)))
@@ -157,8 +154,7 @@ def test_word_of_ten_thousand_letters_is_cut_before_it_is_split(load):
     assert max(seen) <= 2 * 16 * encoder.context_length
 
 
-def test_white_space_does_not_push_an_instruction_out(load):
-    encoder = load()
+def test_white_space_does_not_push_an_instruction_out(encoder):
     plain, spread = encoder.encode_instructions(["lift the cup", " " * 4000 + "lift the   cup"])
     np.testing.assert_array_equal(plain, spread)
 
@@ -201,8 +197,8 @@ def test_concurrent_calls_give_what_single_calls_give(load, scene):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_half_precision_stays_near_fp32_and_keeps_the_fingerprint(load, scene, precision):
-    exact, half = load(), load(precision=precision)
+def test_half_precision_stays_near_fp32_and_keeps_the_fingerprint(encoder, load, scene, precision):
+    exact, half = encoder, load(precision=precision)
     assert half.precision == precision
     assert half.fingerprint == exact.fingerprint
     image = scene(64, 64)
@@ -277,7 +273,7 @@ def test_preprocessing_moves_embeddings_of_the_shipped_model_by_a_thousandth(sce
     except EncoderError as error:
         pytest.skip(f"not shipped yet: {error}")
     assert encoder.fingerprint.model == DEMO_MODEL
-    assert preprocessing_error(encoder, [scene(*size, seed=i) for i in range(8)]) < 0.001
+    assert preprocessing_error(encoder, [scene(*size, seed=i) for i in range(5)]) < 0.001
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ SHARE = 0.05
 
 SIZES = [
     (1, 1), (1, 7), (5, 3), (31, 17), (223, 224), (224, 224), (225, 223), (480, 640), (640, 480),
-    (481, 639), (720, 1280), (1280, 720), (60, 1500), (1500, 60),
+    (481, 639), (720, 1280), (40, 900), (900, 40),
 ]  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def test_pixels_equal_those_of_open_clip_for_any_size(
 
 
 @pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
-@pytest.mark.parametrize("size", [(480, 640), (720, 1280), (1280, 720), (1080, 1920)])
+@pytest.mark.parametrize("size", [(480, 640), (720, 1280), (1280, 720)])
 def test_camera_images_equal_those_of_the_pillow_that_is_installed(scene, size, mode):
     cfg = PreprocessCfg(224, resize_mode=mode)
     apart = steps_apart(cfg, scene(*size))
