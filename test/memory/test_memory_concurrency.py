@@ -135,22 +135,46 @@ def test_readers_do_not_wait_for_the_disk(memory: Memory, monkeypatch: pytest.Mo
     assert memory.search([Probe(Modality.SCENE, SCENES[1])], 1).candidates[0].entry_id == 2
 
 
+@pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
+@pytest.mark.parametrize("cut", ["index.ExactIndex.add", "flat.FlatHalf.remove"])
 def test_an_index_that_cannot_follow_is_never_searched(
-    open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
+    open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch, cut: str, error: type[BaseException]
 ) -> None:
     memory = open_memory()
+    memory.add([NewEntry("first", 0)], SCENES[:1], SCENES[:1])
 
-    def no_memory(*_: object) -> None:
-        raise MemoryError
+    def cut_off(*_: object) -> None:
+        raise error
+
+    def change() -> object:
+        if cut.endswith("add"):
+            return memory.add([NewEntry("second", 0)], SCENES[1:2], SCENES[1:2])
+        return memory.remove([1])
 
     with monkeypatch.context() as patch:
-        patch.setattr("vla_retrieval.memory.index.ExactIndex.add", no_memory)
+        patch.setattr(f"vla_retrieval.memory.{cut}", cut_off)
         with pytest.raises(StorageError, match="the change is stored, but its index could not"):
-            memory.add([NewEntry("a", 0)], SCENES[:1], SCENES[:1])
+            change()
     with pytest.raises(StorageError, match="could not follow"):
         memory.search([Probe(Modality.SCENE, SCENES[0])], 1)
-    found = open_memory().search([Probe(Modality.SCENE, SCENES[0])], 1)
-    assert [c.entry_id for c in found.candidates] == [1]
+    found = open_memory().search([Probe(Modality.SCENE, SCENES[0])], 9)
+    assert [c.entry_id for c in found.candidates] == ([1, 2] if cut.endswith("add") else [])
+
+
+def test_a_write_that_is_cut_off_before_its_commit_changes_nothing(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory.add([NewEntry("first", 0)], SCENES[:1], SCENES[:1])
+
+    def cut_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vla_retrieval.memory.entries._to_embedding_row", cut_off)
+        with pytest.raises(KeyboardInterrupt):
+            memory.add([NewEntry("second", 0)], SCENES[1:2], SCENES[1:2])
+    assert memory.add([NewEntry("third", 0)], SCENES[2:3], SCENES[2:3]) == [2]
+    assert memory.get(2).instruction == "third"
 
 
 def test_a_waiting_writer_goes_before_new_readers() -> None:

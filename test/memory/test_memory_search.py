@@ -27,6 +27,10 @@ from .oracle import BruteForce, assert_same, fingerprint, unit, unit_vectors
 
 SCENE, INSTRUCTION = Modality.SCENE, Modality.INSTRUCTION
 COUNT, CLUSTERS, WIDE = 1200, 12, 64
+KINDS = [  # of similarity, and whether embeddings have unit length
+    (Similarity.COSINE, True), (Similarity.COSINE, False), (Similarity.DOT, False),
+    (Similarity.NEGATIVE_L2, False),
+]  # fmt: skip
 
 
 def clustered(seed: int, *, normalized: bool) -> Embeddings:
@@ -112,7 +116,7 @@ class Searched:
 
 
 @pytest.fixture(
-    scope="module", params=[(s, n) for s in Similarity for n in (True, False)],
+    scope="module", params=KINDS,
     ids=lambda p: f"{p[0].value} {'unit' if p[1] else 'raw'}",
 )  # fmt: skip
 def searched(

@@ -146,11 +146,10 @@ class Memory:
         check_entries(entries)
         if not entries:
             return []
-        with self._writing:
-            self._check_usable()
+        with self._turn_to_write():
             with self._database.writing() as connection:
                 entry_ids = store.insert(connection, entries, scenes, instructions)
-            with self._changing_index():
+            with self._state.alone():
                 self._index.add(np.array(entry_ids, dtype=np.int64), scenes, instructions)
         return entry_ids
 
@@ -161,11 +160,10 @@ class Memory:
             EntryNotFoundError: If an id is unknown; it names all that are.
             StorageError: If the disk refuses.
         """
-        with self._writing:
-            self._check_usable()
+        with self._turn_to_write():
             with self._database.writing() as connection:
                 store.delete(connection, entry_ids)
-            with self._changing_index():
+            with self._state.alone():
                 self._index.remove(np.array(entry_ids, dtype=np.int64))
 
     def get(self, entry_id: int, *, thumbnail: bool = False) -> Entry:
@@ -300,20 +298,31 @@ class Memory:
         self.close()
 
     @contextmanager
-    def _changing_index(self) -> Iterator[None]:
-        """Let the writer repeat in the index what it has just committed.
+    def _turn_to_write(self) -> Iterator[None]:
+        """Let one writer at a time commit a change and repeat it in the index.
 
-        Should RAM run out here, the index is behind the database for good and may be torn.
+        Should it be cut off between the two, by want of RAM or by Ctrl-C, the index is behind
+        for good and perhaps torn: then it is not searched again.
         """
-        with self._state.alone():
+        with self._writing:
+            self._check_usable()
             try:
                 yield
             except BaseException as error:
-                self._unusable = f"its index could not follow the database ({error!r})"
-                raise StorageError(
-                    f"{self._directory}: the change is stored, but {self._unusable}."
-                    " Close the memory and open it again."
-                ) from error
+                if self._index_is_behind():
+                    with self._state.alone():
+                        self._unusable = f"its index could not follow the database ({error!r})"
+                    raise StorageError(
+                        f"{self._directory}: the change is stored, but {self._unusable}."
+                        " Close the memory and open it again."
+                    ) from error
+                raise
+
+    def _index_is_behind(self) -> bool:
+        """Return whether the last change, which adds or removes entries, is in one place only."""
+        with self._database.reading() as connection:
+            stored, _, _ = store.count_and_stamps(connection)
+        return stored != len(self._index)
 
     def _check_usable(self) -> None:
         if self._unusable:
