@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import shutil
@@ -104,6 +105,7 @@ def test_weights_trained_with_quickgelu_get_the_model_that_has_it(monkeypatch, t
 def test_every_tag_of_open_clip_agrees_with_its_model_on_quickgelu(monkeypatch, tiny):
     monkeypatch.setattr("vla_retrieval.encoders.sources.download_pretrained",
                         lambda tag, cache_dir: str(tiny.checkpoint))  # fmt: skip
+    monkeypatch.setattr("vla_retrieval.encoders.sources._check_packages", lambda name, cfg: None)
     for model, tag in open_clip.list_pretrained():
         if open_clip.get_model_config(model) is None:
             continue  # a twin that open_clip lists tags for, without a configuration
@@ -196,18 +198,24 @@ def test_configuration_that_asks_for_foreign_code_is_refused(model_folder):
         load_encoder(on_cpu(model=f"local-dir:{model_folder}"))
 
 
-def test_tokenizer_that_needs_a_missing_package_says_which(model_folder):
-    try:
-        import transformers  # noqa: F401
-    except ImportError:
-        pass
-    else:
-        pytest.skip("transformers is installed")
+@pytest.fixture
+def _no_transformers(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+
+@pytest.mark.usefixtures("_no_transformers")
+def test_missing_package_is_named_before_anything_is_downloaded():
+    with pytest.raises(EncoderError, match="pip install transformers"):
+        resolve(on_cpu(model="ViT-B-16-SigLIP2", pretrained="webli"))
+
+
+@pytest.mark.usefixtures("_no_transformers")
+def test_folder_that_needs_a_missing_package_says_which(model_folder):
     config = json.loads((model_folder / "open_clip_config.json").read_text())
     config["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = "made/up"
     (model_folder / "open_clip_config.json").write_text(json.dumps(config))
     with pytest.raises(EncoderError, match="pip install transformers"):
-        load_encoder(on_cpu(model=f"local-dir:{model_folder}"))
+        resolve(on_cpu(model=f"local-dir:{model_folder}"))
 
 
 # files

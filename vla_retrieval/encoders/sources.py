@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import importlib.util
 import json
 import logging
 from collections.abc import Callable, Mapping
@@ -61,7 +62,8 @@ def resolve(settings: EncoderSettings) -> ModelSource:
     """Find the parts of the model that the settings name, downloading what has to be.
 
     Raises:
-        EncoderError: If the model or its tag is not known, has no weights, or a download fails.
+        EncoderError: If the model or its tag is not known, has no weights, needs a package that
+            is not installed, or a download fails.
         CheckpointError: If a weights file is not where it should be.
     """
     if settings.model.startswith(_HUB):
@@ -78,6 +80,7 @@ def _from_name(settings: EncoderSettings) -> ModelSource:
     config = open_clip.get_model_config(name)
     if config is None:
         raise _unknown_model(settings.model)
+    _check_packages(name, config)
     if settings.checkpoint:
         return ModelSource(
             name, name, name, _path(settings.checkpoint), config,
@@ -149,6 +152,7 @@ def _from_hub(settings: EncoderSettings) -> ModelSource:
 
     found = _download(lambda: fetch(_CONFIG), f"{_CONFIG} of {settings.model!r}", repository)
     config = _read_config(Path(found))
+    _check_packages(settings.model, config)
     if settings.checkpoint:
         checkpoint, published = _path(settings.checkpoint), False
     else:
@@ -170,6 +174,7 @@ def _from_folder(settings: EncoderSettings) -> ModelSource:
             f"{'a folder without it' if folder.is_dir() else 'no such folder'}. Check the path."
         )
     config = _read_config(folder / _CONFIG)
+    _check_packages(settings.model, config)
     checkpoint = _path(settings.checkpoint) if settings.checkpoint else _weights_in(folder)
     # The path is no part of the name: a folder that moved holds the same model.
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
@@ -209,6 +214,22 @@ def _read_config(path: Path) -> Mapping[str, Any]:
             "model: expected a configuration without it. Use another model."
         )
     return config
+
+
+def _check_packages(name: str, config: Mapping[str, Any]) -> None:
+    """Raise before gigabytes are downloaded for a model that cannot be built.
+
+    Raises:
+        EncoderError: If the text tower or its tokenizer is of transformers, which is not here.
+    """
+    text = config.get("text_cfg", {})
+    if not (text.get("hf_tokenizer_name") or text.get("hf_model_name")):
+        return
+    if importlib.util.find_spec("transformers") is None:
+        raise EncoderError(
+            f"model {name!r} needs the package transformers for its instructions, and it is not "
+            "installed. Install what it needs: pip install transformers sentencepiece"
+        )
 
 
 def _asks_for_code(config: object) -> bool:
