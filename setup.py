@@ -42,12 +42,14 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (str(SHARE), ["package.xml"]),
         *files_below("launch", pattern="*.py"),
-        *files_below("config", pattern="*.yaml"),
+        *files_below("config"),
         *files_below("demo/model", "demo/bag"),
     ],
     # setuptools has to be there when it builds, but what it must install is package.xml's and
     # requirements/runtime.txt's to say, in one place each.
     install_requires=[],
+    # By this word `colcon test` chooses pytest; without it, it runs unittest, which finds nothing.
+    extras_require={"test": ["pytest"]},
     # Files inside an archive cannot be mapped into memory or handed to a process.
     zip_safe=False,
     entry_points={

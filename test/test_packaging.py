@@ -148,6 +148,13 @@ def test_one_package_has_one_pin_per_python() -> None:
     assert {key: found for key, found in versions.items() if len(found) > 1} == {}
 
 
+def test_colcon_runs_the_tests_with_pytest() -> None:
+    # Without this word colcon runs unittest, which finds none of them.
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+
+    assert 'extras_require={"test": ["pytest"]}' in setup
+
+
 def test_pyproject_does_not_turn_the_package_into_another_kind() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
