@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -268,10 +269,9 @@ def preprocessing_error(encoder, images) -> float:
 
 @pytest.mark.parametrize("size", [(480, 640), (720, 1280)])
 def test_preprocessing_moves_embeddings_of_the_shipped_model_by_a_thousandth(scene, size):
-    try:
-        encoder = load_encoder(EncoderSettings(device="cpu"))
-    except EncoderError as error:
-        pytest.skip(f"not shipped yet: {error}")
+    if not (Path(__file__).parents[2] / "demo" / "model" / f"{DEMO_MODEL}.safetensors").is_file():
+        pytest.skip("the large files of the repository were not fetched")
+    encoder = load_encoder(EncoderSettings(device="cpu"))
     assert encoder.fingerprint.model == DEMO_MODEL
     assert preprocessing_error(encoder, [scene(*size, seed=i) for i in range(5)]) < 0.001
 

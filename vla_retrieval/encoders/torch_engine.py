@@ -39,8 +39,8 @@ class Engine(Protocol):
 class TorchEngine:
     """Eager torch, the whole model in one precision.
 
-    A forward pass in inference mode changes nothing in the model, and each thread has its own
-    CUDA stream state, so calls need no lock.
+    A forward pass in inference mode changes nothing in the model, and CUDA runs what several
+    threads ask of one stream in order, so calls need no lock.
 
     Args:
         model: open_clip's model with its weights, in fp32; it is moved and cast in place.
