@@ -146,10 +146,11 @@ def test_an_index_that_cannot_follow_is_never_searched(
     def cut_off(*_: object) -> None:
         raise error
 
-    def change() -> object:
+    def change() -> None:
         if cut.endswith("add"):
-            return memory.add([NewEntry("second", 0)], SCENES[1:2], SCENES[1:2])
-        return memory.remove([1])
+            memory.add([NewEntry("second", 0)], SCENES[1:2], SCENES[1:2])
+        else:
+            memory.remove([1])
 
     with monkeypatch.context() as patch:
         patch.setattr(f"vla_retrieval.memory.{cut}", cut_off)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.memory.index import rows_of
 from vla_retrieval.types import Filter
 
 MAX_VALUES = 30_000
@@ -39,59 +40,66 @@ def eligible_rows(
     if filter.passes_all:
         return None
     passing = np.ones(len(entry_ids), dtype=bool)
-    where = _Where(filter)
-    if where.clauses:
-        passing = np.isin(entry_ids, where.select(connection), kind="sort")
+    wanted = _Wanted(filter)
+    if wanted.anything:
+        passing[:] = False
+        passing[rows_of(entry_ids, wanted.select(connection))] = True
     excluded = [i for i in filter.exclude_ids if _INT64.min <= i <= _INT64.max]
-    if excluded:
-        passing &= ~np.isin(entry_ids, np.array(excluded, dtype=np.int64), kind="sort")
+    passing[rows_of(entry_ids, np.array(excluded, dtype=np.int64))] = False
     return np.flatnonzero(passing).astype(np.int64)
 
 
-class _Where:
+class _Wanted:
     """A filter as SQL, without its excluded ids: numpy drops thousands of them faster."""
 
     def __init__(self, filter: Filter) -> None:
-        self.clauses: list[str] = []
-        self._values: list[Value] = []
+        self._conditions: list[tuple[str, list[Value]]] = []  # on entries
+        self._queries: list[tuple[str, list[Value]]] = []  # for ids, on other tables
         if filter.stamp_from_ns is not None:
-            self._add("stamp_ns >= ?", [_clip(filter.stamp_from_ns)])
+            self._conditions.append(("stamp_ns >= ?", [_clip(filter.stamp_from_ns)]))
         if filter.stamp_to_ns is not None:
-            self._add("stamp_ns <= ?", [_clip(filter.stamp_to_ns)])
+            self._conditions.append(("stamp_ns <= ?", [_clip(filter.stamp_to_ns)]))
         self._any_of("episode_id", filter.episode_ids)
         self._any_of("outcome", [int(outcome) for outcome in filter.outcomes])
         self._any_of("frame_id", filter.frame_ids)
-        self._all_of("tags", "tag IN", "?", [(tag,) for tag in set(filter.tags)])
-        self._all_of("metadata", "(key, value) IN", "(?, ?)", list(filter.metadata.items()))
+        self._all_of("tags", "tag IN (%s)", "?", [(tag,) for tag in set(filter.tags)])
+        pairs = list(filter.metadata.items())
+        self._all_of("metadata", "(key, value) IN (VALUES %s)", "(?, ?)", pairs)
+
+    @property
+    def anything(self) -> bool:
+        return bool(self._conditions or self._queries)
 
     def select(self, connection: sqlite3.Connection) -> NDArray[np.int64]:
-        if len(self._values) > MAX_VALUES:
-            raise InvalidInputError(
-                "filter", f"at most {MAX_VALUES} values", str(len(self._values))
-            )
+        parts = self._conditions + self._queries
+        values = [value for _, values in parts for value in values]
+        if len(values) > MAX_VALUES:
+            raise InvalidInputError("filter", f"at most {MAX_VALUES} values", str(len(values)))
         # One text with all ids leaves SQLite several times faster than one row per id.
-        query = f"SELECT group_concat(entry_id) FROM entries WHERE {' AND '.join(self.clauses)}"
-        text = connection.execute(query, self._values).fetchone()[0]
+        query = f"SELECT group_concat(entry_id) FROM ({self._ids()})"
+        text = connection.execute(query, values).fetchone()[0]
         return np.fromstring(text or "", dtype=np.int64, sep=",")
 
-    def _add(self, clause: str, values: Iterable[Value]) -> None:
-        self.clauses.append(clause)
-        self._values.extend(values)
+    def _ids(self) -> str:
+        queries = [query for query, _ in self._queries]
+        if not self._conditions:  # then the wide rows of entries need not be visited
+            return " INTERSECT ".join(queries)
+        conditions = [condition for condition, _ in self._conditions]
+        conditions += [f"entry_id IN ({query})" for query in queries]
+        return f"SELECT entry_id FROM entries WHERE {' AND '.join(conditions)}"
 
     def _any_of(self, column: str, values: Sequence[Value]) -> None:
         if values:
-            self._add(f"{column} IN ({', '.join('?' * len(values))})", values)
+            places = ", ".join("?" * len(values))
+            self._conditions.append((f"{column} IN ({places})", list(values)))
 
     def _all_of(self, table: str, test: str, place: str, rows: Sequence[tuple[Value, ...]]) -> None:
         """Require all rows. Counting them keeps the statement flat; SQLite limits its depth."""
         if rows:
-            places = ", ".join([place] * len(rows))
-            values = f"VALUES {places}" if place.startswith("(") else places
+            where = test % ", ".join([place] * len(rows))
             counted = f" GROUP BY entry_id HAVING count(*) = {len(rows)}" if rows[1:] else ""
-            self._add(
-                f"entry_id IN (SELECT entry_id FROM {table} WHERE {test} ({values}){counted})",
-                [value for row in rows for value in row],
-            )
+            query = f"SELECT entry_id FROM {table} WHERE {where}{counted}"
+            self._queries.append((query, [value for row in rows for value in row]))
 
 
 def _clip(stamp_ns: int) -> int:

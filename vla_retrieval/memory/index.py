@@ -59,6 +59,15 @@ class Scores(NamedTuple):
     instruction_scores: NDArray[np.float64]
 
 
+def rows_of(all_ids: NDArray[np.int64], entry_ids: NDArray[np.int64]) -> Rows:
+    """Return at which rows of ``all_ids``, which ascends, some ids are; the others are left out."""
+    rows = np.searchsorted(all_ids, entry_ids)
+    inside = rows < len(all_ids)
+    rows, wanted = rows[inside], entry_ids[inside]
+    found: Rows = np.unique(rows[all_ids[rows] == wanted]).astype(np.int64)
+    return found
+
+
 class ExactIndex:
     """Finds the best entries for any probes, exactly.
 
@@ -99,18 +108,10 @@ class ExactIndex:
 
     def remove(self, entry_ids: NDArray[np.int64]) -> None:
         """Remove the entries that are there; the others are no error."""
-        rows = self.rows_of(entry_ids)
+        rows = rows_of(self._ids, entry_ids)
         for half in self._halves.values():
             half.remove(rows)
         self._ids = np.delete(self._ids, rows)
-
-    def rows_of(self, entry_ids: NDArray[np.int64]) -> Rows:
-        """Return the rows of those entries that are there, ascending."""
-        rows = np.searchsorted(self._ids, entry_ids)
-        inside = rows < len(self._ids)
-        rows, wanted = rows[inside], entry_ids[inside]
-        found: Rows = np.unique(rows[self._ids[rows] == wanted]).astype(np.int64)
-        return found
 
     def search(self, probes: Sequence[Probe], k: int, eligible: Rows | None) -> Scores:
         """Return the ``k`` best eligible entries, and more, with exact scores.
