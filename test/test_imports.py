@@ -18,15 +18,15 @@ PACKAGE = "vla_retrieval"
 # own, never one of its own row.
 ROWS: tuple[frozenset[str], ...] = (
     frozenset({"types", "errors"}),
-    frozenset({"ranking", "deadline", "thumbnails", "shipped"}),
+    frozenset({"ranking", "deadline", "thumbnails", "shipped", "transport"}),
     frozenset({"encoders", "heads", "memory", "evaluation"}),
     frozenset({"retriever", "training", "contact_sheet"}),
     frozenset({"ros"}),
     frozenset({"cli"}),
 )
 ROOMS = frozenset().union(*ROWS)
-# Within the first row, so that an error can name a type.
-SAME_ROW_ALLOWED = {("errors", "types"), ("types", "errors")}
+# A type refuses wrong values when it is made, with an error.
+SAME_ROW_ALLOWED = {("types", "errors")}
 
 MESSAGES = frozenset(
     {
