@@ -4,23 +4,24 @@ ros2 launch vla_retrieval demo.launch.py
 """
 
 from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable, Shutdown
-from launch.substitutions import EnvironmentVariable, LaunchConfiguration
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from vla_retrieval.transport import large_image_environment
+
+from ament_index_python.packages import get_package_share_directory
 from launch import LaunchDescription
 
 
 def generate_launch_description() -> LaunchDescription:
     """Describe the launch."""
-    transports = EnvironmentVariable(
-        "FASTDDS_BUILTIN_TRANSPORTS", default_value="LARGE_DATA?max_msg_size=4MB&sockets_size=4MB"
-    )
+    share = get_package_share_directory("vla_retrieval")
     return LaunchDescription(
         [
             DeclareLaunchArgument(
                 "output_dir", default_value="demo_output", description="where the pictures go"
             ),
-            SetEnvironmentVariable("FASTDDS_BUILTIN_TRANSPORTS", transports),
+            *(SetEnvironmentVariable(*item) for item in large_image_environment(share).items()),
             Node(
                 package="vla_retrieval",
                 executable="demo",

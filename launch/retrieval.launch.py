@@ -6,11 +6,15 @@ An argument that is left empty leaves the parameter to the file given by params_
 """
 
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
-from launch.substitutions import EnvironmentVariable, LaunchConfiguration, PathJoinSubstitution
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
-from launch_ros.substitutions import FindPackageShare
 
+from vla_retrieval.transport import large_image_environment
+
+import os
+
+from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
 
 # Parameters that a user changes first, with their types; config/retrieval.yaml describes them.
@@ -32,12 +36,6 @@ PARAMETERS = {
     "remember_interval_sec": (float, "least time between two pairs that the node remembers"),
     "autostart": (bool, "configure and activate without being told"),
 }
-
-# Fast DDS's default transports lose large best-effort images between two processes; the camera
-# needs the same setting. One that the environment has already is kept.
-TRANSPORTS = EnvironmentVariable(
-    "FASTDDS_BUILTIN_TRANSPORTS", default_value="LARGE_DATA?max_msg_size=4MB&sockets_size=4MB"
-)
 
 
 def _node(context: LaunchContext) -> list[Node]:
@@ -69,9 +67,8 @@ def _node(context: LaunchContext) -> list[Node]:
 
 def generate_launch_description() -> LaunchDescription:
     """Describe the launch."""
-    default_file = PathJoinSubstitution(
-        [FindPackageShare("vla_retrieval"), "config", "retrieval.yaml"]
-    )
+    share = get_package_share_directory("vla_retrieval")
+    default_file = os.path.join(share, "config", "retrieval.yaml")
     return LaunchDescription(
         [
             DeclareLaunchArgument(
@@ -92,7 +89,8 @@ def generate_launch_description() -> LaunchDescription:
                 DeclareLaunchArgument(name, default_value="", description=text)
                 for name, (_, text) in PARAMETERS.items()
             ),
-            SetEnvironmentVariable("FASTDDS_BUILTIN_TRANSPORTS", TRANSPORTS),
+            # Otherwise large images are lost between two processes; the camera needs it too.
+            *(SetEnvironmentVariable(*item) for item in large_image_environment(share).items()),
             OpaqueFunction(function=_node),
         ]
     )  # fmt: skip

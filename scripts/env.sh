@@ -44,8 +44,10 @@ if [ -z "${ROS_DISTRO:-}" ] && [ -d "$_vla_root/.venv/share/ament_index" ]; then
   # would leave this one's libraries unfound.
   unset _ROS_WHEELS_BOOTSTRAP_COMPLETE
   # Fast DDS's default transports lose large best-effort messages: 0 to 11% of VGA images at 15 Hz
-  # arrived, against 100% with these.
-  export FASTDDS_BUILTIN_TRANSPORTS="${FASTDDS_BUILTIN_TRANSPORTS:-LARGE_DATA?max_msg_size=4MB&sockets_size=4MB}"
+  # arrived, against 100% with this profile. A transport that the caller chose is kept.
+  if [ -z "${FASTDDS_BUILTIN_TRANSPORTS:-}${FASTDDS_DEFAULT_PROFILES_FILE:-}" ]; then
+    export FASTDDS_DEFAULT_PROFILES_FILE="$_vla_root/config/fastdds_large_images.xml"
+  fi
 fi
 
 if [ -f "$_vla_root/install/local_setup.sh" ]; then

@@ -245,7 +245,7 @@ def test_a_camera_that_is_matched_but_not_heard_is_reported_with_the_cure(
     """The log and the diagnostics name the transport setting."""
     node = begin(start, robot, frame_timeout_sec=0.5, diagnostics_period_sec=0.2)
     reports = robot.collect(DiagnosticArray, "/diagnostics")
-    node.wait_for_log("FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA")
+    node.wait_for_log("fastdds_large_images.xml")
     report = reports.wait_for(lambda m: m.status[0].level == DiagnosticStatus.WARN)
     assert "publisher is matched on /image" in report.status[0].message
 

@@ -15,7 +15,7 @@ def test_publishers_without_frames_are_a_warning_that_names_the_cure() -> None:
     assert watch.judge(frames=0, publishers=1, now_sec=104.0) is None
     silence = watch.judge(frames=0, publishers=1, now_sec=106.0)
     assert silence is not None
-    for word in ("/camera/image", "FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA", "BOTH", "6 s"):
+    for word in ("/camera/image", "FASTDDS_DEFAULT_PROFILES_FILE", "fastdds_large_images.xml", "BOTH", "6 s"):
         assert word in silence.text
 
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 _CURE = (
     "Large best-effort images are lost between two processes under Fast DDS's default "
-    "transports. Start BOTH the camera and this node with "
-    "FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA (the launch files do), or give Fast DDS a larger "
-    "shared-memory segment, or set image_reliability to reliable where the camera publishes "
-    "reliably."
+    "transports. Start BOTH the camera and this node with FASTDDS_DEFAULT_PROFILES_FILE "
+    "(before Kilted: FASTRTPS_DEFAULT_PROFILES_FILE) set to config/fastdds_large_images.xml of "
+    "this package's share folder, as its launch files do, or with "
+    "FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA; or set image_reliability to reliable where the "
+    "camera publishes reliably."
 )
 
 
