@@ -3,14 +3,13 @@
 ros2 launch vla_retrieval demo.launch.py
 """
 
+from ament_index_python.packages import get_package_share_directory
 from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable, Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from vla_retrieval.transport import large_image_environment
-
-from ament_index_python.packages import get_package_share_directory
 from launch import LaunchDescription
+from vla_retrieval.transport import large_image_environment
 
 
 def generate_launch_description() -> LaunchDescription:

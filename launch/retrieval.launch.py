@@ -5,17 +5,16 @@
 An argument that is left empty leaves the parameter to the file given by params_file.
 """
 
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from vla_retrieval.transport import large_image_environment
-
-import os
-
-from ament_index_python.packages import get_package_share_directory
 from launch import LaunchContext, LaunchDescription
+from vla_retrieval.transport import large_image_environment
 
 # Parameters that a user changes first, with their types; config/retrieval.yaml describes them.
 PARAMETERS = {
@@ -68,7 +67,7 @@ def _node(context: LaunchContext) -> list[Node]:
 def generate_launch_description() -> LaunchDescription:
     """Describe the launch."""
     share = get_package_share_directory("vla_retrieval")
-    default_file = os.path.join(share, "config", "retrieval.yaml")
+    default_file = str(Path(share) / "config" / "retrieval.yaml")
     return LaunchDescription(
         [
             DeclareLaunchArgument(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 _FILE = "fastdds_large_images.xml"
 _PROFILES = "FASTDDS_DEFAULT_PROFILES_FILE"
@@ -28,4 +29,4 @@ def large_image_environment(
     if any(environment.get(name) for name in _CHOICES):
         return {}
     old = environment.get("ROS_DISTRO") in _BEFORE_KILTED
-    return {_PROFILES_BEFORE_KILTED if old else _PROFILES: os.path.join(share, "config", _FILE)}
+    return {_PROFILES_BEFORE_KILTED if old else _PROFILES: str(Path(share) / "config" / _FILE)}

@@ -15,7 +15,8 @@ def test_publishers_without_frames_are_a_warning_that_names_the_cure() -> None:
     assert watch.judge(frames=0, publishers=1, now_sec=104.0) is None
     silence = watch.judge(frames=0, publishers=1, now_sec=106.0)
     assert silence is not None
-    for word in ("/camera/image", "FASTDDS_DEFAULT_PROFILES_FILE", "fastdds_large_images.xml", "BOTH", "6 s"):
+    cure = ("FASTDDS_DEFAULT_PROFILES_FILE", "fastdds_large_images.xml", "BOTH")
+    for word in ("/camera/image", "6 s", *cure):
         assert word in silence.text
 
 
