@@ -61,9 +61,9 @@ def third_party_imports(folder: Path) -> set[str]:
 
 
 def pins(path: Path) -> list[str]:
-    """Returns the requirement lines of a file, without comments and blank lines."""
+    """Returns the requirement lines of a file, without comments, blank lines and includes."""
     lines = (line.split(" #")[0].strip() for line in path.read_text(encoding="utf-8").splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
+    return [line for line in lines if line and not line.startswith(("#", "-r "))]
 
 
 def test_every_interface_file_is_generated() -> None:
