@@ -38,11 +38,10 @@ PARAMETERS = {
 
 
 def _node(context: LaunchContext) -> list[Node]:
-    given = {name: LaunchConfiguration(name).perform(context) for name in PARAMETERS}
     overrides = {
-        name: ParameterValue(value, value_type=PARAMETERS[name][0])
-        for name, value in given.items()
-        if value
+        name: ParameterValue(LaunchConfiguration(name), value_type=kind)
+        for name, (kind, _) in PARAMETERS.items()
+        if LaunchConfiguration(name).perform(context)
     }
     image_topic = LaunchConfiguration("image_topic")
     return [

@@ -20,7 +20,7 @@ open_clip = pytest.importorskip("open_clip")
 from open_clip import pretrained as tags  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
-from vla_retrieval.encoders import builtin  # noqa: E402
+from vla_retrieval import shipped as shipped_files  # noqa: E402
 from vla_retrieval.encoders.sources import resolve  # noqa: E402
 
 
@@ -258,7 +258,7 @@ def shipped(tmp_path, tiny, monkeypatch) -> Path:
     shutil.copy(tiny.folder / "tiny-clip.json", folder / f"{DEMO_MODEL}.json")
     shutil.copy(tiny.checkpoint, folder / f"{DEMO_MODEL}.safetensors")
     monkeypatch.delenv("AMENT_PREFIX_PATH", raising=False)
-    monkeypatch.setattr(builtin, "__file__", str(tmp_path / "away/vla_retrieval/encoders/b.py"))
+    monkeypatch.setattr(shipped_files, "__file__", str(tmp_path / "away/vla_retrieval/shipped.py"))
     return folder
 
 
@@ -270,37 +270,6 @@ def test_demonstration_model_is_found_through_the_ament_prefix_path(
     assert encoder.fingerprint.model == DEMO_MODEL
     assert encoder.encode_instructions(["拿起桌子上的杯子"]).shape == (1, 16)
     assert "is a demonstration model" in caplog.text
-
-
-@pytest.mark.parametrize("packages", ["lib/python3.12/site-packages", "local/lib/x/dist-packages"])
-def test_demonstration_model_is_found_beside_the_installed_package(
-    shipped, monkeypatch, tmp_path, packages
-):
-    here = tmp_path / "prefix" / packages / "vla_retrieval/encoders/builtin.py"
-    monkeypatch.setattr(builtin, "__file__", str(here))
-    assert builtin.find_demo_folder() == shipped
-
-
-def test_demonstration_model_is_found_in_the_source_tree(shipped, monkeypatch, tmp_path):
-    tree = tmp_path / "tree"
-    shutil.copytree(shipped, tree / "demo" / "model")
-    link = tmp_path / "prefix" / "lib" / "vla_retrieval"
-    (tree / "vla_retrieval" / "encoders").mkdir(parents=True)
-    (tree / "vla_retrieval" / "encoders" / "builtin.py").touch()
-    link.parent.mkdir()
-    link.symlink_to(tree / "vla_retrieval")  # as colcon build --symlink-install does
-    monkeypatch.setattr(builtin, "__file__", str(link / "encoders" / "builtin.py"))
-    assert builtin.find_demo_folder() == tree / "demo" / "model"
-
-
-def test_demonstration_model_that_is_nowhere_says_where_it_was_looked_for(
-    shipped, monkeypatch, tmp_path
-):
-    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path / "other"))
-    with pytest.raises(EncoderError) as caught:
-        load_encoder(EncoderSettings(device="cpu"))
-    for part in (str(tmp_path / "other"), str(tmp_path / "away"), "setup file"):
-        assert part in str(caught.value)
 
 
 def test_demonstration_model_without_its_weights_is_refused(shipped, monkeypatch, tmp_path):
