@@ -1,0 +1,37 @@
+import ctypes.util
+
+import pytest
+
+pytest.importorskip("mujoco", reason="the held-out gallery is rendered with MuJoCo")
+pytest.importorskip("open_clip", reason="the demonstration model needs open_clip")
+
+if not ctypes.util.find_library("OSMesa"):
+    pytest.skip("rendering without a screen needs OSMesa", allow_module_level=True)
+
+import numpy as np
+
+from tools.tabletop.gallery import build_gallery
+from tools.tabletop.measure import Embedder, figures
+
+
+@pytest.fixture(scope="module")
+def measured():
+    gallery = build_gallery("test", 200)
+    return {figure.name: figure for figure in figures(Embedder(), gallery, "test")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_an_instruction_finds_its_scene_among_pairs_never_trained_on(measured, language):
+    figure = measured[f"{language}: instruction naming a held-out pair -> scene"]
+    assert figure.candidates >= 200
+    assert figure.queries >= 200
+    assert figure.hits[1] >= 0.80
+    assert figure.hits[5] >= 0.95
+
+
+@pytest.mark.slow
+def test_the_same_seed_renders_the_same_gallery():
+    first, second = (build_gallery("test", 3, seed=5) for _ in range(2))
+    for before, after in zip(first.pictures, second.pictures, strict=True):
+        np.testing.assert_array_equal(np.asarray(before), np.asarray(after))
