@@ -1,0 +1,159 @@
+"""What goes through a message comes back as it was."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from diagnostic_msgs.msg import KeyValue
+from hypothesis import given
+from hypothesis import strategies as st
+from std_msgs.msg import Header
+from vla_retrieval_msgs import msg as messages
+from vla_retrieval_msgs.srv import Remember
+
+from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.ros import conversions
+from vla_retrieval.types import (
+    Action,
+    CameraPose,
+    Entry,
+    Filter,
+    Match,
+    NewEntry,
+    Outcome,
+    Query,
+    Retrieval,
+    Similarity,
+    StageTimes,
+    Target,
+)
+
+STAMPS = st.integers(1, 2**31 * 10**9 - 1)
+NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
+FINITE = st.floats(-1e6, 1e6, width=32)
+
+
+@given(stamp_ns=STAMPS)
+def test_stamps_keep_every_nanosecond(stamp_ns: int) -> None:
+    assert conversions.to_ns(conversions.to_stamp(stamp_ns)) == stamp_ns
+
+
+@given(
+    first=st.none() | STAMPS,
+    last=st.none() | STAMPS,
+    names=st.lists(NAMES, max_size=3),
+    outcomes=st.lists(st.sampled_from(Outcome), max_size=3),
+    metadata=st.dictionaries(NAMES, NAMES, max_size=3),
+    excluded=st.lists(st.integers(0, 2**64 - 1), max_size=3),
+)
+def test_a_filter_that_was_understood_is_repeated_in_the_answer(
+    first: int | None,
+    last: int | None,
+    names: list[str],
+    outcomes: list[Outcome],
+    metadata: dict[str, str],
+    excluded: list[int],
+) -> None:
+    if first is not None and last is not None:
+        first, last = min(first, last), max(first, last)
+    given_filter = Filter(
+        first, last, tuple(names), tuple(outcomes), tuple(names), tuple(names), metadata,
+        tuple(excluded),
+    )  # fmt: skip
+    query = Query(instruction="x", filter=given_filter)
+    answer = conversions.to_match_array(
+        query, Retrieval((), 0, 0, StageTimes()), Header(), Similarity.COSINE, "model"
+    )
+    assert conversions.to_filter(answer.query.filter) == given_filter
+
+
+@given(
+    values=st.lists(FINITE, min_size=1, max_size=6),
+    position=st.tuples(FINITE, FINITE, FINITE),
+    orientation=st.tuples(FINITE, FINITE, FINITE, st.floats(0.5, 1, width=32)),
+    tags=st.lists(NAMES.filter(bool), unique=True, max_size=3),
+    metadata=st.dictionaries(NAMES.filter(bool), NAMES, max_size=3),
+    stamp_ns=STAMPS,
+    outcome=st.sampled_from(Outcome),
+)
+def test_a_remembered_entry_is_read_back_as_it_was_sent(
+    values: list[float],
+    position: tuple[float, float, float],
+    orientation: tuple[float, float, float, float],
+    tags: list[str],
+    metadata: dict[str, str],
+    stamp_ns: int,
+    outcome: Outcome,
+) -> None:
+    entry = Entry(
+        instruction="拿起杯子",
+        stamp_ns=stamp_ns,
+        frame_id="camera",
+        episode_id="e",
+        outcome=outcome,
+        action=Action("ee", (len(values),), np.array(values, np.float32)),
+        camera_pose=CameraPose("map", stamp_ns, position, orientation),
+        tags=tuple(tags),
+        metadata=metadata,
+        entry_id=7,
+    )
+    sent = conversions.to_entry_message(entry)
+    request = Remember.Request(
+        instruction=sent.instruction, episode_id=sent.episode_id, outcome=sent.outcome,
+        action=sent.action, has_camera_pose=sent.has_camera_pose, camera_pose=sent.camera_pose,
+        tags=sent.tags, metadata=sent.metadata,
+    )  # fmt: skip
+    header = Header(stamp=sent.stamp, frame_id=sent.frame_id)
+    back = conversions.to_new_entry(request, header)
+    assert conversions.to_entry_message(_numbered(back)) == sent
+    assert back.camera_pose == entry.camera_pose
+    assert back.metadata == metadata
+
+
+def _numbered(entry: NewEntry) -> Entry:
+    return Entry(**{**vars(entry), "entry_id": 7})
+
+
+def test_an_answer_carries_query_scores_sizes_and_times() -> None:
+    entry = Entry(instruction="x", stamp_ns=1, entry_id=3)
+    query = Query(
+        image=np.zeros((2, 2, 3), np.uint8), instruction="x", target=Target.PAIR,
+        scene_weight=0.25, k=9, min_score=0.125,
+    )  # fmt: skip
+    times = StageTimes(search_sec=0.5, total_sec=2.0)
+    retrieval = Retrieval((Match(entry, 1, 0.5, 0.25, math.nan),), 8, 4, times)
+    answer = conversions.to_match_array(query, retrieval, Header(), Similarity.DOT, "ViT-B-32")
+    assert answer.query.target == messages.Query.TARGET_PAIR
+    assert (answer.query.has_image, answer.query.instruction) == (True, "x")
+    assert (answer.query.scene_weight, answer.query.k, answer.query.min_score) == (0.25, 9, 0.125)
+    assert (answer.query.similarity, answer.query.model) == ("dot", "ViT-B-32")
+    assert (answer.memory_size, answer.eligible_size) == (8, 4)
+    assert (answer.times.search_sec, answer.times.total_sec) == (0.5, 2.0)
+    (match,) = answer.matches
+    assert (match.entry_id, match.rank, match.score, match.scene_score) == (3, 1, 0.5, 0.25)
+    assert math.isnan(match.instruction_score)
+    assert math.isnan(answer.known_confidence)
+
+
+def test_a_query_that_lets_every_score_pass_fits_into_a_message() -> None:
+    query = Query(instruction="x")
+    retrieval = Retrieval((), 0, 0, StageTimes())
+    answer = conversions.to_match_array(query, retrieval, Header(), Similarity.COSINE, "m")
+    assert math.isfinite(answer.query.min_score)
+
+
+@pytest.mark.parametrize(
+    ("convert", "field"),
+    [
+        (lambda: conversions.to_target(3), "target"),
+        (lambda: conversions.to_outcome(3), "outcome"),
+        (lambda: conversions.to_metadata([KeyValue(key="a"), KeyValue(key="a")]), "metadata"),
+        (lambda: conversions.to_filter(messages.Filter(outcomes=[9])), "filter.outcomes"),
+    ],
+)
+def test_numbers_and_keys_that_mean_nothing_are_refused_by_field(convert, field: str) -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        convert()
+    assert caught.value.field == field
