@@ -10,8 +10,6 @@ from diagnostic_msgs.msg import KeyValue
 from hypothesis import given
 from hypothesis import strategies as st
 from std_msgs.msg import Header
-from vla_retrieval_msgs import msg as messages
-from vla_retrieval_msgs.srv import Remember
 
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.ros import conversions
@@ -29,6 +27,8 @@ from vla_retrieval.types import (
     StageTimes,
     Target,
 )
+from vla_retrieval_msgs import msg as messages
+from vla_retrieval_msgs.srv import Remember
 
 STAMPS = st.integers(1, 2**31 * 10**9 - 1)
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
