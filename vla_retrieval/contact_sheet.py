@@ -42,7 +42,7 @@ def draw_contact_sheet(
     rows = max(1, math.ceil(len(matches) / columns))
     tile_height = _TILE_HEIGHT + _LINE * (1 + _CAPTION_LINES) + _MARGIN
     width = _MARGIN + _QUERY_SIDE + 2 * _MARGIN + columns * (_TILE_SIDE + _MARGIN)
-    height = _MARGIN + _HEAD + max(rows * tile_height, _query_height(instruction)) + _MARGIN
+    height = _MARGIN + _HEAD + max(rows * tile_height, _query_height(image, instruction)) + _MARGIN
     sheet = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(sheet)
     _draw_query(sheet, draw, image, instruction)
@@ -63,9 +63,10 @@ def _title(matches: Sequence[Match]) -> str:
     return "Best match" if len(matches) == 1 else f"{len(matches)} best matches"
 
 
-def _query_height(instruction: str | None) -> int:
+def _query_height(image: RgbImage | None, instruction: str | None) -> int:
     lines = len(_wrap(instruction or "", _font(18), _QUERY_SIDE, 6))
-    return _QUERY_SIDE + _MARGIN + lines * (_LINE + 4)
+    picture = 0 if image is None else _fitted(image, (_QUERY_SIDE, _QUERY_SIDE))[1] + 8
+    return picture + lines * (_LINE + 4)
 
 
 def _draw_query(
@@ -105,10 +106,16 @@ def _paste(
 ) -> int:  # fmt: skip
     """Paste a picture shrunk or grown to fit a box, and return its height."""
     picture = Image.fromarray(np.ascontiguousarray(image))
-    scale = min(box[0] / picture.width, box[1] / picture.height)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    size = _fitted(image, box)
     sheet.paste(picture.resize(size, Image.Resampling.LANCZOS), corner)
     return size[1]
+
+
+def _fitted(image: RgbImage, box: tuple[int, int]) -> tuple[int, int]:
+    """Return the width and height that a picture has when it just fits a box."""
+    height, width = image.shape[:2]
+    scale = min(box[0] / width, box[1] / height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 @lru_cache(maxsize=8)

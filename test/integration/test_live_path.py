@@ -127,19 +127,20 @@ def test_compressed_frames_are_read_from_their_own_topic(
 def test_frames_are_remembered_with_the_instruction_and_an_episode_each(
     start: Start, robot: Robot
 ) -> None:
-    """Frames closer than the interval are not; a new instruction is a new episode."""
+    """Frames of an episode closer than the interval are not; an instruction starts an episode."""
     begin(start, robot, remember_mode="interval", remember_interval_sec=1.0)
     answers = robot.collect(MatchArray, "retrieval/matches")
     robot.say("first task")
     for stamp_ns in (10 * SECOND, 10 * SECOND + SECOND // 2, 11 * SECOND):
         show_until(robot, answers, picture(1), stamp_ns)
     robot.say("second task")
-    show_until(robot, answers, picture(2), 20 * SECOND)
+    soon = 11 * SECOND + SECOND // 5
+    show_until(robot, answers, picture(2), soon)
     wait_until(lambda: robot.call("get_stats").memory_size == 3, "three pairs")
     matches = robot.call("retrieve", instruction="task").result.matches
     stored = sorted((to_ns(m.stamp), m.instruction, m.episode_id) for m in matches)
     assert [(stamp, text) for stamp, text, _ in stored] == [
-        (10 * SECOND, "first task"), (11 * SECOND, "first task"), (20 * SECOND, "second task"),
+        (10 * SECOND, "first task"), (11 * SECOND, "first task"), (soon, "second task"),
     ]  # fmt: skip
     episodes = [episode for _, _, episode in stored]
     assert episodes[0] == episodes[1] != episodes[2]

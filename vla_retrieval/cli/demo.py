@@ -18,13 +18,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--ask", action="append", default=[], metavar="INSTRUCTION", help="ask this as well"
     )
+    parser.add_argument("--model", help="another open_clip model than the shipped one")
+    parser.add_argument("--pretrained", help="its pretrained tag")
     args, _ros = parser.parse_known_args(argv)  # launch adds --ros-args
     if not args.rate > 0:
         parser.error(f"--rate: expected a number above 0, got {args.rate}")
 
     from vla_retrieval.ros.demo import run_demo
 
-    return run_demo(args.bag, args.rate, args.output_dir, args.ask)
+    chosen = {"model": args.model, "pretrained": args.pretrained}
+    model = {name: value for name, value in chosen.items() if value}
+    return run_demo(args.bag, args.rate, args.output_dir, args.ask, model)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,18 @@ _IMAGES, _INSTRUCTIONS = "/camera/image/compressed", "/instruction"
 _QUESTIONS = ("pick up the cup on the table", "拿起桌子上的杯子")
 _START_WITHIN_SEC = 120.0
 _STOP_WITHIN_SEC = 20.0
-_REMEMBER_INTERVAL_SEC = 1.0
+# Longer than the shipped bag's episodes, so that each is remembered once.
+_REMEMBER_INTERVAL_SEC = 4.0
 _K = 4
 
 
-def run_demo(bag: Path | None, rate: float, output_dir: Path, more: Sequence[str]) -> int:
+def run_demo(
+    bag: Path | None,
+    rate: float,
+    output_dir: Path,
+    more: Sequence[str],
+    model: Mapping[str, str],
+) -> int:
     """Play, ask, print, draw; return 0 when every question was answered.
 
     Args:
@@ -49,6 +56,7 @@ def run_demo(bag: Path | None, rate: float, output_dir: Path, more: Sequence[str
         rate: Speed of the bag.
         output_dir: Gets ``memory/``, ``node.log`` and ``contact_sheet.png``.
         more: Instructions to ask besides the usual ones.
+        model: Parameters of the node that choose another model than the shipped one.
     """
     console = Console()
     memory_dir = output_dir / "memory"
@@ -57,7 +65,10 @@ def run_demo(bag: Path | None, rate: float, output_dir: Path, more: Sequence[str
     log_path = output_dir / "node.log"
     try:
         bag = bag or find_shipped("bag")
-        with _node_process(memory_dir, log_path) as process, RetrievalClient(_NAMESPACE) as client:
+        with (
+            _node_process(memory_dir, log_path, model) as process,
+            RetrievalClient(_NAMESPACE) as client,
+        ):
             console.print("[bold]1[/]  Starting the node: loading CLIP, opening the memory")
             started = time.monotonic()
             if not client.wait_until_active(lambda: process.poll() is None, _START_WITHIN_SEC):
@@ -80,7 +91,9 @@ def run_demo(bag: Path | None, rate: float, output_dir: Path, more: Sequence[str
 
 
 @contextmanager
-def _node_process(memory_dir: Path, log_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _node_process(
+    memory_dir: Path, log_path: Path, model: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run the node in a process group of its own, and end it as Ctrl-C would."""
     parameters = {
         "memory_dir": memory_dir.resolve(),
@@ -88,6 +101,7 @@ def _node_process(memory_dir: Path, log_path: Path) -> Iterator[subprocess.Popen
         "remember_mode": "interval",
         "remember_interval_sec": _REMEMBER_INTERVAL_SEC,
         "k": _K,
+        **model,
     }
     command = [sys.executable, "-m", "vla_retrieval.ros.main", "--ros-args"]
     command += ["-r", f"__ns:=/{_NAMESPACE}"]
@@ -185,9 +199,12 @@ def _checked(response: Any) -> Any:
 
 def _table(title: str, answer: Any) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold")
-    for name, side in (("rank", "right"), ("score", "right"), ("instruction", "left"),
-                       ("episode", "left"), ("entry", "right")):  # fmt: skip
-        table.add_column(name, justify=side)  # type: ignore[arg-type]  # a Literal in a tuple
+    table.add_column("rank", justify="right")
+    table.add_column("score", justify="right")
+    # Folded and not cut: Chinese has no spaces to break at.
+    table.add_column("instruction", overflow="fold", ratio=1)
+    table.add_column("episode", no_wrap=True)
+    table.add_column("entry", justify="right")
     for match in answer.result.matches:
         table.add_row(
             str(match.rank), f"{match.score:.3f}", match.instruction, match.episode_id,

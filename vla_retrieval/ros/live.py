@@ -56,8 +56,7 @@ class LivePath:
         # Used by the inference thread alone.
         newest = node.newest_frame.get()
         self._asked_about = (newest.number if newest else 0, 0)
-        self._remembered_number = 0
-        self._remembered_ns: int | None = None
+        self._remembered_number, self._remembered_ns, self._remembered_episode = 0, 0, ""
 
     def on_frame(self, message: ImageMessage) -> None:
         """Keep the frame, and have it looked at if that is due."""
@@ -167,11 +166,11 @@ class LivePath:
         if settings.remember_mode != "interval" or instruction is None:
             return
         stamp_ns = conversions.to_ns(frame.header.stamp) or frame.received_ns
-        last_ns = self._remembered_ns
         # A stamp before the last one is a bag that starts over, or a clock that was set.
+        since_ns = stamp_ns - self._remembered_ns
         too_soon = (
-            last_ns is not None
-            and 0 <= stamp_ns - last_ns < settings.remember_interval_sec * _NS_PER_SEC
+            instruction.episode_id == self._remembered_episode
+            and 0 <= since_ns < settings.remember_interval_sec * _NS_PER_SEC
         )
         if frame.number == self._remembered_number or too_soon:
             return
@@ -185,6 +184,7 @@ class LivePath:
         )
         self._session.retriever.remember(image, entry, scene)
         self._remembered_number, self._remembered_ns = frame.number, stamp_ns
+        self._remembered_episode = instruction.episode_id
         self._node.counters.add("entries_remembered")
 
 

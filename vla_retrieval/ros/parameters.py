@@ -127,7 +127,7 @@ SPECS: dict[str, Spec] = {
         live=True,
     ),
     "remember_interval_sec": Spec(
-        "Least time between two pairs remembered by the node itself, in seconds.",
+        "Least time between two pairs of one episode that the node remembers itself, in seconds.",
         high=86_400,
         live=True,
     ),
