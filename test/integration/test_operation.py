@@ -176,3 +176,11 @@ def test_without_autostart_the_node_waits_to_be_told(start: Start, robot: Robot)
     tell(Transition.TRANSITION_CONFIGURE)
     tell(Transition.TRANSITION_ACTIVATE)
     assert robot.call("get_entry", entry_id=entry_id).success
+
+
+def test_a_deadline_holds_while_simulated_time_stands_still(start: Start, robot: Robot) -> None:
+    """The caller's time runs on: a request that would wait is refused when it is over."""
+    begin(start, robot, use_sim_time=True)
+    assert robot.call("retrieve", instruction="x", timeout_sec=30.0).success
+    late = robot.call("retrieve", instruction="x", timeout_sec=1e-9)
+    assert late.status.code == Status.DEADLINE_EXCEEDED

@@ -9,6 +9,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -70,7 +71,11 @@ class RetrievalNode(LifecycleNode):
         self.sheet_publisher = self.create_lifecycle_publisher(Image, "~/contact_sheet", 1)
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_timer(
-            self.settings.diagnostics_period_sec, self._on_diagnostics, callback_group=self._group
+            self.settings.diagnostics_period_sec,
+            self._on_diagnostics,
+            callback_group=self._group,
+            # A node is diagnosed also while simulated time stands still.
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
         Services(self)
 

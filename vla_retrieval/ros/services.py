@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.timer import Timer
 from std_msgs.msg import Header
@@ -54,6 +55,7 @@ class Services:
         """Create the services; they say NOT_ACTIVE until the node is active."""
         self._node = node
         self._group = ReentrantCallbackGroup()
+        self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
         for kind, name, answer in (
             (Retrieve, "retrieve", self._retrieve),
             (Remember, "remember", self._remember),
@@ -135,7 +137,10 @@ class Services:
             )
             reply.settle(response)
 
-        timer = self._node.create_timer(deadline.timeout_sec, expire, callback_group=self._group)
+        # On a steady clock: a deadline is the caller's time, also when simulated time stands still.
+        timer = self._node.create_timer(
+            deadline.timeout_sec, expire, callback_group=self._group, clock=self._steady_clock
+        )
         return timer
 
     # Each of the following runs in the inference thread.
