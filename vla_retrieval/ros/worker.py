@@ -80,7 +80,10 @@ class InferenceWorker:
             if self._closed:
                 raise WorkerClosedError("the inference worker is closed")
             if len(self._jobs) >= self._max_waiting:
-                raise WorkerBusyError(f"{len(self._jobs)} requests are waiting already")
+                raise WorkerBusyError(
+                    f"{len(self._jobs)} requests are waiting already. Ask less often, or raise "
+                    "max_waiting_requests."
+                )
             heapq.heappush(self._jobs, _Job(priority, next(self._order), run, give_up))
             self._changed.notify()
 

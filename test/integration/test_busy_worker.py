@@ -1,0 +1,124 @@
+"""What callers get while the inference thread is held up: the node in this process, gated."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
+
+from vla_retrieval.ros.node import RetrievalNode
+from vla_retrieval_msgs.msg import Status
+
+from .harness import START_SEC, WAIT_SEC, Robot, picture, wait_until
+
+
+class GatedNode:
+    """An active node whose inference thread stands still until it is released."""
+
+    def __init__(self, memory_dir: Path) -> None:
+        """Start it in this process, in a context of its own."""
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
+        values = {"model": "double", "memory_dir": str(memory_dir), "max_waiting_requests": 3}
+        overrides = [Parameter(name, value=value) for name, value in values.items()]
+        self.node = RetrievalNode(context=self._context, parameter_overrides=overrides)
+        self.node.trigger_configure()
+        self.node.trigger_activate()
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._executor.spin)
+        self._thread.start()
+        self._gate = threading.Event()
+
+    def hold(self) -> None:
+        """Return once the inference thread stands still."""
+        entered = threading.Event()
+        session = self.node.active_session()
+
+        def stand_still() -> None:
+            entered.set()
+            self._gate.wait(WAIT_SEC)
+
+        session.worker.submit(stand_still, lambda _: None)
+        assert entered.wait(WAIT_SEC)
+
+    def release(self) -> None:
+        """Let the inference thread go on."""
+        self._gate.set()
+
+    def close(self) -> None:
+        """Stop it."""
+        self.release()
+        self._executor.shutdown()
+        self._thread.join(WAIT_SEC)
+        self.node.close()
+        self.node.destroy_node()
+        rclpy.try_shutdown(context=self._context)
+
+
+@pytest.fixture
+def gated(domain: int, tmp_path: Path) -> Iterator[GatedNode]:
+    gated = GatedNode(tmp_path / "memory")
+    yield gated
+    gated.close()
+
+
+@pytest.fixture
+def planner(gated: GatedNode, robot: Robot) -> Robot:
+    assert robot.client.wait_until_active(lambda: True, START_SEC)
+    return robot
+
+
+def test_a_deadline_is_kept_while_the_inference_thread_stands_still(
+    gated: GatedNode, planner: Robot
+) -> None:
+    gated.hold()
+    response = planner.call("retrieve", instruction="x", timeout_sec=0.1)
+    assert response.status.code == Status.DEADLINE_EXCEEDED
+    assert "no answer within 0.1 s" in response.message
+    gated.release()
+    assert planner.call("retrieve", instruction="x", timeout_sec=30.0).success
+
+
+def test_requests_beyond_the_limit_are_refused_and_the_others_are_answered(
+    gated: GatedNode, planner: Robot
+) -> None:
+    gated.hold()
+    futures = [planner.client.call_async("retrieve", instruction=f"{n}") for n in range(5)]
+    wait_until(lambda: sum(future.done() for future in futures) == 2, "two refusals")
+    refused = [future.result() for future in futures if future.done()]
+    assert [response.status.code for response in refused] == [Status.BUSY, Status.BUSY]
+    assert "3 requests are waiting" in refused[0].message
+    gated.release()
+    wait_until(lambda: all(future.done() for future in futures), "all answers")
+    assert sum(future.result().success for future in futures) == 3
+
+
+def test_callbacks_go_on_while_the_inference_thread_stands_still(
+    gated: GatedNode, planner: Robot
+) -> None:
+    gated.hold()
+    received = gated.node.counters.get("frames_received")
+    planner.wait_until_heard()
+
+    def frame_came() -> bool:
+        planner.show(picture(1), 1)
+        return gated.node.counters.get("frames_received") > received
+
+    wait_until(frame_came, "a frame", period_sec=0.1)
+
+
+def test_deactivating_answers_those_that_wait(gated: GatedNode, planner: Robot) -> None:
+    gated.hold()
+    waiting = planner.client.call_async("retrieve", instruction="x")
+    wait_until(lambda: bool(gated.node.active_session().worker._jobs), "a waiting request")
+    gated.release()
+    gated.node.trigger_deactivate()
+    wait_until(waiting.done, "an answer")
+    assert waiting.result().success or waiting.result().status.code == Status.NOT_ACTIVE
