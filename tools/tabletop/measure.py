@@ -211,7 +211,7 @@ def main() -> None:
     )
     parser.add_argument("--weights", type=Path, default=WEIGHTS_PATH)
     parser.add_argument("--split", choices=["validation", "test"], default="test")
-    parser.add_argument("--scenes", type=int, default=300, help="size of the gallery")
+    parser.add_argument("--scenes", type=int, default=200, help="size of the gallery")
     parser.add_argument("--seed", type=int, default=GALLERY_SEED)
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()

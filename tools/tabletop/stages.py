@@ -45,7 +45,7 @@ class Settings:
     looks_rate: float = 2e-3
     sight_steps: int = 700
     sight_rate: float = 1.5e-3
-    both_steps: int = 200
+    both_steps: int = 100
     both_per_language: int = 32
     both_rate: float = 2e-4
     image_families: int = 48

@@ -187,7 +187,7 @@ class RetrievalNode(LifecycleNode):
         if self._watch is not None:
             silence = self._watch.judge(
                 self.counters.get("frames_received"),
-                self.count_publishers(self.image_topic),
+                self._subscriptions_while_active[0].get_publisher_count(),
                 time.monotonic(),
             )
         if silence is not None:
