@@ -13,6 +13,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
 from rclpy.timer import Timer
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
@@ -62,7 +63,8 @@ class RetrievalNode(LifecycleNode):
         self.is_active = False
         self._live: LivePath | None = None
         self._group = MutuallyExclusiveCallbackGroup()
-        self._subscriptions_while_active: list[Any] = []
+        self._images: Subscription[Any] | None = None
+        self._instructions: Subscription[Any] | None = None
         self._query_timer: Timer | None = None
         self._watch: FrameWatch | None = None
         self.add_on_set_parameters_callback(self._on_set_parameters)
@@ -160,12 +162,12 @@ class RetrievalNode(LifecycleNode):
         group = self._group
         kind = Image if raw else CompressedImage
         topic = "image" if raw else "image/compressed"
-        self._subscriptions_while_active = [
-            self.create_subscription(kind, topic, live.on_frame, newest_only, callback_group=group),
-            self.create_subscription(
-                String, "instruction", live.on_instruction, 10, callback_group=group
-            ),
-        ]
+        self._images = self.create_subscription(
+            kind, topic, live.on_frame, newest_only, callback_group=group
+        )
+        self._instructions = self.create_subscription(
+            String, "instruction", live.on_instruction, 10, callback_group=group
+        )
         self._query_timer = self.create_timer(
             1.0 / settings.query_rate_hz, live.on_timer, callback_group=group
         )
@@ -174,9 +176,10 @@ class RetrievalNode(LifecycleNode):
     def _stop_listening(self) -> None:
         self.is_active = False
         self._live = None
-        for subscription in self._subscriptions_while_active:
-            self.destroy_subscription(subscription)
-        self._subscriptions_while_active = []
+        for subscription in (self._images, self._instructions):
+            if subscription is not None:
+                self.destroy_subscription(subscription)
+        self._images = self._instructions = None
         if self._query_timer is not None:
             self.destroy_timer(self._query_timer)
         self._query_timer = None
@@ -184,10 +187,10 @@ class RetrievalNode(LifecycleNode):
 
     def _on_diagnostics(self) -> None:
         silence = None
-        if self._watch is not None:
+        if self._watch is not None and self._images is not None:
             silence = self._watch.judge(
                 self.counters.get("frames_received"),
-                self._subscriptions_while_active[0].get_publisher_count(),
+                self._images.get_publisher_count(),
                 time.monotonic(),
             )
         if silence is not None:
