@@ -1,0 +1,78 @@
+"""The bag player: every message, in order, as its bytes lie in the bag."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
+
+from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.ros.images import to_rgb
+from vla_retrieval.ros.player import BagPlayer
+
+from .harness import Robot, picture, wait_until
+
+COUNT = 5
+STORE = get_typestore(Stores.ROS2_JAZZY)
+TYPES = STORE.types
+
+
+def write_bag(path: Path, storage: StoragePlugin) -> Path:
+    """Write five pictures and five texts, as another tool does."""
+    header = TYPES["std_msgs/msg/Header"]
+    stamp = TYPES["builtin_interfaces/msg/Time"]
+    with Writer(path, version=9, storage_plugin=storage) as writer:
+        images = writer.add_connection("/cam", "sensor_msgs/msg/Image", typestore=STORE)
+        texts = writer.add_connection("/say", "std_msgs/msg/String", typestore=STORE)
+        for number in range(COUNT):
+            pixels = picture(number)
+            image = TYPES["sensor_msgs/msg/Image"](
+                header=header(stamp=stamp(sec=number, nanosec=7), frame_id="cam"),
+                height=48, width=64, encoding="rgb8", is_bigendian=0, step=192,
+                data=pixels.ravel(),
+            )  # fmt: skip
+            text = TYPES["std_msgs/msg/String"](data=f"第 {number} 句")
+            at = number * 10_000_000
+            writer.write(images, at, STORE.serialize_cdr(image, "sensor_msgs/msg/Image"))
+            writer.write(texts, at + 1, STORE.serialize_cdr(text, "std_msgs/msg/String"))
+    return path
+
+
+@pytest.mark.parametrize("storage", [StoragePlugin.MCAP, StoragePlugin.SQLITE3])
+def test_what_is_played_is_what_was_recorded(
+    robot: Robot, tmp_path: Path, storage: StoragePlugin
+) -> None:
+    bag = write_bag(tmp_path / "bag", storage)
+    player = subprocess.Popen(
+        [sys.executable, "-m", "vla_retrieval.cli.play_bag", str(bag),
+         "--topic", "/cam:/camera/image", "--topic", "/say"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    images = robot.collect(Image, "/camera/image")
+    texts = robot.collect(String, "/say")
+    assert player.wait(60) == 0, player.communicate()[0]
+    wait_until(lambda: len(images.messages) == len(texts.messages) == COUNT, "all messages")
+    assert [message.data for message in texts.messages] == [f"第 {n} 句" for n in range(COUNT)]
+    for number, message in enumerate(images.messages):
+        assert (message.header.stamp.sec, message.header.stamp.nanosec) == (number, 7)
+        np.testing.assert_array_equal(to_rgb(message), picture(number))
+
+
+def test_a_topic_that_is_not_in_the_bag_is_named_with_those_that_are(
+    robot: Robot, tmp_path: Path
+) -> None:
+    bag = write_bag(tmp_path / "bag", StoragePlugin.MCAP)
+    with pytest.raises(InvalidInputError, match=r"topics: expected .*/cam, /say.* got /nose"):
+        BagPlayer(robot.client.node, bag, {"/nose": "/x"})
+
+
+def test_a_folder_without_a_bag_is_refused(robot: Robot, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="bag: expected a rosbag2 directory"):
+        BagPlayer(robot.client.node, tmp_path, {})
