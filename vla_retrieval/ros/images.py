@@ -6,14 +6,20 @@ they are given is made harmless first, and the result is the same from either:
 * rows with padding are unpadded (rosbags-image 0.10 ignores ``step``; cv_bridge 3.4 decodes
   padding that is not a whole number of pixels wrongly),
 * 16-bit values are reduced to 8 bits here (one of the two rounds, the other cuts off),
-* compressed images are decoded by OpenCV directly, as both of them do.
+* compressed images are decoded by OpenCV directly, whichever of the two is installed.
+
+Compared on all encodings below, with odd sizes and padding, cv_bridge 3.2.1 and 3.4.0 and
+rosbags-image 0.10.4 gave the same bits this way.
 """
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 
@@ -24,6 +30,8 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.types import RgbImage
+
+_log = logging.getLogger(__name__)
 
 
 class _Layout(NamedTuple):
@@ -188,7 +196,8 @@ def _converter() -> _Converter:
     if not _chosen:
         try:
             _chosen.append(cv_bridge_converter())
-        except ImportError:
+        except ImportError as error:
+            _log.info("images are converted by rosbags-image (%s)", error)
             _chosen.append(rosbags_converter())
     return _chosen[0]
 
@@ -208,6 +217,7 @@ def cv_bridge_converter() -> _Converter:
         version = "unknown"
     if version.startswith("1."):
         raise ImportError(f"cv_bridge {version} is a ROS 1 port: uninstall it")
+    _refuse_other_numpy()
     bridge = CvBridge()
 
     def convert(pixels: NDArray[np.uint8], encoding: str) -> RgbImage:
@@ -217,6 +227,20 @@ def cv_bridge_converter() -> _Converter:
         return cast("RgbImage", bridge.imgmsg_to_cv2(message, "rgb8"))
 
     return convert
+
+
+def _refuse_other_numpy() -> None:
+    """Raise ImportError for a cv_bridge that is compiled for NumPy 1 and meets NumPy 2.
+
+    It can be imported and ends the process at its first conversion, which no exception reports
+    (ros-perception/vision_opencv issue 535). NumPy 2's headers leave their module's name in what
+    is compiled with them.
+    """
+    compiled = find_spec("cv_bridge.boost.cv_bridge_boost")
+    if np.lib.NumpyVersion(np.__version__) < "2.0.0" or not (compiled and compiled.origin):
+        return
+    if b"numpy._core" not in Path(compiled.origin).read_bytes():
+        raise ImportError(f"cv_bridge is compiled for NumPy 1, and this is {np.__version__}")
 
 
 def rosbags_converter() -> _Converter:
