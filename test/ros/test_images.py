@@ -46,8 +46,10 @@ def converter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     if request.param == "rosbags":
         chosen = rosbags_converter()
     else:
-        pytest.importorskip("cv_bridge", reason="cv_bridge comes with a ROS 2 installation only")
-        chosen = images.cv_bridge_converter()
+        try:
+            chosen = images.cv_bridge_converter()
+        except ImportError as error:
+            pytest.skip(f"cv_bridge comes with a ROS 2 installation only: {error}")
     monkeypatch.setattr(images, "_chosen", [chosen])
 
 
