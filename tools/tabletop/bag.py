@@ -1,9 +1,9 @@
 """Write the demonstration bag: a camera over table-top scenes, and instructions given there.
 
 ``python -m tools.tabletop.bag`` writes a rosbag2 directory in mcap storage. Every episode shows
-another test scene while the camera drifts a little; its first instruction comes just before its
-first frame, once in English and once in Chinese. Scenes of the test split are in no training
-picture.
+another scene while the camera drifts a little; its first instruction comes just before its first
+frame, once in English and once in Chinese. All scenes are new, from random streams of their own;
+every fourth one shows a colour-kind pair that training never showed.
 """
 
 import argparse
@@ -46,12 +46,12 @@ def episodes(seed: int, count: int) -> list[Episode]:
     rng = np.random.default_rng([seed, 20])
     cup = Scene(
         (
-            TableObject("cup", "red", 0.02, -0.01, -0.9, 0),
+            TableObject("cup", "blue", 0.02, -0.01, -0.9, 0),
             TableObject("plate", "white", -0.21, 0.18, 0.0, 0),
             TableObject("banana", "yellow", 0.19, -0.20, 0.6, 1),
         )
     )
-    scenes = [cup] + [sample_scene(rng, "test") for _ in range(count - 1)]
+    scenes = [cup] + [sample_scene(rng, "train" if n % 4 else "test") for n in range(1, count)]
     table = SceneTable.of(scenes)
     plain = Instruction("pick", ObjectPhrase(kind="cup"))
     found: list[Episode] = [
