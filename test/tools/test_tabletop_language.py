@@ -9,7 +9,8 @@ from tools.tabletop.language import (
     Instruction,
     ObjectPhrase,
     altered,
-    names_only_training_pairs,
+    full_instruction,
+    names_only_trained_combinations,
     sample_instruction,
     satisfies,
 )
@@ -59,6 +60,28 @@ def test_a_drawn_instruction_fits_the_scene_that_it_was_drawn_from():
         assert satisfies(sample_instruction(rng, scene), scene)
 
 
+def test_a_full_instruction_fits_its_scene_and_leaves_nothing_out():
+    rng = np.random.default_rng(6)
+    for _ in range(300):
+        scene = sample_scene(rng, "test")
+        instruction = full_instruction(rng, scene, scene.objects[0])
+        assert satisfies(instruction, scene)
+        assert instruction.target.matches(scene.objects[0])
+        for phrase in instruction.phrases:
+            assert None not in (phrase.kind, phrase.colour, phrase.place)
+
+
+def test_a_held_out_combination_is_recognised_in_words_of_any_place_that_is_one_area():
+    rng = np.random.default_rng(7)
+    for _ in range(500):
+        scene = sample_scene(rng, "test")
+        item = next(item for item in scene.objects if item.split == "test")
+        for place in ("front left", "front right", "middle", "back left", "back right"):
+            if item.at(place):
+                phrase = ObjectPhrase(item.kind, item.colour, place)
+                assert not names_only_trained_combinations(Instruction("pick", phrase))
+
+
 def test_the_fast_truth_equals_the_plain_one():
     rng = np.random.default_rng(1)
     scenes = [sample_scene(rng, "train") for _ in range(40)]
@@ -78,12 +101,12 @@ def test_a_scene_survives_the_way_through_the_table():
         ]
 
 
-def test_training_instructions_never_name_a_held_out_pair():
+def test_training_instructions_never_name_a_held_out_combination():
     rng = np.random.default_rng(3)
     for _ in range(2000):
         instruction = sample_instruction(rng, sample_scene(rng, "train"))
-        assert names_only_training_pairs(instruction)
-        assert names_only_training_pairs(altered(rng, instruction))
+        assert names_only_trained_combinations(instruction)
+        assert names_only_trained_combinations(altered(rng, instruction))
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

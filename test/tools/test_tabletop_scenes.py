@@ -2,44 +2,35 @@ import numpy as np
 import pytest
 
 from tools.tabletop.scene import Scene, TableObject, altered, mirrored, sample_scene
-from tools.tabletop.vocabulary import (
-    ALL_PAIRS,
-    COLOURS,
-    KINDS,
-    TEST_PAIRS,
-    TRAIN_PAIRS,
-    VALIDATION_PAIRS,
-)
+from tools.tabletop.vocabulary import ALL_PAIRS, AREAS, split_of
 
 
-def test_held_out_pairs_are_in_no_training_scene():
+def test_held_out_combinations_are_in_no_training_scene():
     rng = np.random.default_rng(0)
-    held_out = TEST_PAIRS | VALIDATION_PAIRS
-    for _ in range(3000):
+    for _ in range(2000):
         scene = sample_scene(rng, "train")
-        assert not scene.pairs & held_out
-        assert not altered(rng, scene).pairs & held_out
+        for shown in (scene, altered(rng, scene), mirrored(scene)):
+            assert {item.split for item in shown.objects} == {"train"}
 
 
-def test_the_three_splits_share_no_pair_and_cover_all():
-    assert not TEST_PAIRS & VALIDATION_PAIRS
-    assert set(TRAIN_PAIRS) | TEST_PAIRS | VALIDATION_PAIRS == set(ALL_PAIRS)
-    assert len(TRAIN_PAIRS) + len(TEST_PAIRS) + len(VALIDATION_PAIRS) == len(ALL_PAIRS)
+def test_one_combination_in_eight_is_held_out_for_each_of_the_two_other_splits():
+    splits = [split_of(*pair, area) for pair in ALL_PAIRS for area in range(AREAS)]
+    assert splits.count("test") / len(splits) == pytest.approx(1 / 8, abs=0.02)
+    assert splits.count("validation") / len(splits) == pytest.approx(1 / 8, abs=0.02)
 
 
-def test_every_kind_and_colour_is_still_met_in_training():
-    assert {kind for _, kind in TRAIN_PAIRS} == set(KINDS)
-    assert {colour for colour, _ in TRAIN_PAIRS} == set(COLOURS)
+def test_every_pair_is_trained_in_at_least_four_areas():
+    for pair in ALL_PAIRS:
+        assert sum(split_of(*pair, area) == "train" for area in range(AREAS)) >= 4
 
 
-@pytest.mark.parametrize(("split", "own"), [("test", TEST_PAIRS), ("validation", VALIDATION_PAIRS)])
-def test_held_out_scenes_show_a_pair_of_their_own_and_none_of_the_other_split(split, own):
+@pytest.mark.parametrize("split", ["test", "validation"])
+def test_held_out_scenes_show_a_combination_of_their_own_and_none_of_the_other_split(split):
     rng = np.random.default_rng(1)
-    other = (TEST_PAIRS | VALIDATION_PAIRS) - own
-    for _ in range(500):
-        pairs = sample_scene(rng, split).pairs
-        assert pairs & own
-        assert not pairs & other
+    for _ in range(300):
+        shown = {item.split for item in sample_scene(rng, split).objects}
+        assert split in shown
+        assert shown <= {split, "train"}
 
 
 def test_an_altered_scene_differs_from_its_original():

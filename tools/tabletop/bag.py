@@ -1,9 +1,9 @@
 """Write the demonstration bag: a camera over table-top scenes, and instructions given there.
 
 ``python -m tools.tabletop.bag`` writes a rosbag2 directory in mcap storage. Every episode shows
-another scene while the camera drifts a little; its first instruction comes just before its first
-frame, once in English and once in Chinese. All scenes are new, from random streams of their own;
-every fourth one shows a colour-kind pair that training never showed.
+another scene while the camera drifts a little; its instruction comes in English just before its
+first frame, and again in Chinese halfway. All scenes are new, from random streams of their own;
+every fourth one shows a combination of colour, kind and place that training never showed.
 """
 
 import argparse
@@ -48,7 +48,7 @@ def episodes(seed: int, count: int) -> list[Episode]:
         (
             TableObject("cup", "blue", 0.02, -0.01, -0.9, 0),
             TableObject("plate", "white", -0.21, 0.18, 0.0, 0),
-            TableObject("banana", "yellow", 0.19, -0.20, 0.6, 1),
+            TableObject("banana", "yellow", 0.19, 0.02, 0.6, 1),
         )
     )
     scenes = [cup] + [sample_scene(rng, "train" if n % 4 else "test") for n in range(1, count)]
@@ -99,13 +99,13 @@ def write_bag(folder: Path, seed: int, count: int) -> None:
             ),
         }
         for scene, said in episodes(seed, count):
-            for offset, (_, words) in enumerate(said):
-                _write(
-                    writer, topics[INSTRUCTION_TOPIC], clock + offset * 20_000_000, _string(words)
-                )
             view = sample_view(rng)
             drift = rng.uniform(-1.0, 1.0, 3)
-            for frame in range(int(rng.integers(8, 14))):
+            frames = int(rng.integers(8, 14))
+            for frame in range(frames):
+                if frame in (0, frames // 2):
+                    words = _string(said[min(frame, 1)][1])
+                    _write(writer, topics[INSTRUCTION_TOPIC], clock + _SECOND_NS // 50, words)
                 clock += _SECOND_NS // FRAMES_PER_SECOND
                 moved = replace(
                     view,

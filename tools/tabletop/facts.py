@@ -4,7 +4,7 @@ Rendered pictures are dear and facts are cheap. The fact tower embeds what stand
 tower embeds what an instruction asks for, and the two learn to fit each other in seconds from
 scenes that need no rendering and instructions that need no words. The image tower and the text
 tower then each imitate their stand-in, an aim far denser than a contrastive loss. Like all of
-training, the stand-ins see scenes and instructions of ``TRAIN_PAIRS`` only.
+training, the stand-ins see scenes and instructions of the training split only.
 """
 
 from collections.abc import Sequence

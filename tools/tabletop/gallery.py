@@ -1,16 +1,17 @@
 """Galleries to measure on: held-out scenes, their pictures, and what is asked about them."""
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from PIL import Image
 
 from tools.tabletop.dataset import SceneTable, split_rng
-from tools.tabletop.language import Instruction, sample_instruction
-from tools.tabletop.scene import Scene, TableObject, sample_scene
+from tools.tabletop.language import Instruction, full_instruction, sample_instruction
+from tools.tabletop.scene import Scene, sample_scene
 from tools.tabletop.truth import truth_matrix
-from tools.tabletop.vocabulary import TEST_PAIRS, VALIDATION_PAIRS, Split
+from tools.tabletop.vocabulary import Split
 
 WIDTH: Final = 640
 HEIGHT: Final = 480
@@ -30,15 +31,6 @@ class Gallery:
     def table(self) -> SceneTable:
         """The scenes as arrays."""
         return SceneTable.of(self.scenes)
-
-
-def held_out_pairs(split: Split) -> frozenset[tuple[str, str]]:
-    """The pairs that only this split shows."""
-    return {
-        "train": frozenset[tuple[str, str]](),
-        "validation": VALIDATION_PAIRS,
-        "test": TEST_PAIRS,
-    }[split]
 
 
 def build_gallery(split: Split, size: int, seed: int = GALLERY_SEED) -> Gallery:
@@ -63,46 +55,59 @@ def _through_jpeg(picture: Image.Image) -> Image.Image:
     return Image.open(io.BytesIO(buffer.getvalue())).convert("RGB")
 
 
-def names_held_out_pair(instruction: Instruction, split: Split) -> bool:
-    """Whether the instruction says colour and kind of an object that the split holds out."""
-    return any(
-        (phrase.colour, phrase.kind) in held_out_pairs(split) for phrase in instruction.phrases
-    )
-
-
 def unique_instructions(
-    gallery: Gallery,
-    split: Split,
-    per_scene: int,
-    seed: int = GALLERY_SEED,
-    held_out_only: bool = True,
-) -> list[tuple[Instruction, int]]:
-    """Instructions that exactly one scene of the gallery satisfies, each with that scene's index.
+    gallery: Gallery, split: Split, per_scene: int, seed: int = GALLERY_SEED
+) -> list[Instruction]:
+    """Instructions with attributes left out at random that exactly one scene satisfies.
 
     Args:
         gallery: The scenes.
         split: The split that they come from.
         per_scene: How many to draw for each scene; fewer where sixty draws do not find them.
         seed: Seeds the draws.
-        held_out_only: Keep only instructions that name a held-out (colour, kind) pair.
     """
     rng = split_rng(seed, split, 1)
+    return _unique(
+        gallery,
+        per_scene,
+        lambda scene: [sample_instruction(rng, scene) for _ in range(_TRIES)],
+    )
+
+
+def full_instructions(
+    gallery: Gallery, split: Split, per_scene: int, seed: int = GALLERY_SEED
+) -> list[Instruction]:
+    """Instructions that describe two objects in full and that exactly one scene satisfies.
+
+    The target is an object whose combination of colour, kind and place belongs to the split: one
+    that training never showed, unless the split is training's own.
+
+    Args:
+        gallery: The scenes.
+        split: The split that they come from.
+        per_scene: How many to draw for each scene at most.
+        seed: Seeds the draws.
+    """
+    rng = split_rng(seed, split, 6)
+
+    def draw(scene: Scene) -> list[Instruction]:
+        targets = [item for item in scene.objects if item.split == split]
+        return [
+            full_instruction(rng, scene, targets[int(rng.integers(len(targets)))])
+            for _ in range(_TRIES)
+        ]
+
+    return _unique(gallery, per_scene, draw)
+
+
+def _unique(
+    gallery: Gallery, per_scene: int, draw: Callable[[Scene], list[Instruction]]
+) -> list[Instruction]:
     table = gallery.table
-    found: list[tuple[Instruction, int]] = []
-    for index, scene in enumerate(gallery.scenes):
-        drawn = list(dict.fromkeys(sample_instruction(rng, scene) for _ in range(_TRIES)))
-        if held_out_only:
-            drawn = [
-                instruction for instruction in drawn if names_held_out_pair(instruction, split)
-            ]
-        if not drawn:
-            continue
-        unique = truth_matrix(drawn, table).sum(axis=1) == 1
-        keep = [instruction for instruction, only in zip(drawn, unique, strict=True) if only]
-        found.extend((instruction, index) for instruction in keep[:per_scene])
+    found: list[Instruction] = []
+    for scene in gallery.scenes:
+        drawn = list(dict.fromkeys(draw(scene)))
+        only_here = truth_matrix(drawn, table).sum(axis=1) == 1
+        keep = [instruction for instruction, only in zip(drawn, only_here, strict=True) if only]
+        found.extend(keep[:per_scene])
     return found
-
-
-def held_out_objects(scene: Scene, split: Split) -> list[TableObject]:
-    """The scene's objects whose pair the split holds out."""
-    return [item for item in scene.objects if item.pair in held_out_pairs(split)]

@@ -11,7 +11,7 @@ from typing import Final, Literal
 import numpy as np
 
 from tools.tabletop.scene import Scene, TableObject
-from tools.tabletop.vocabulary import COLOURS, KINDS, PLACES, RELATIONS, TRAIN_PAIRS
+from tools.tabletop.vocabulary import COLOURS, KINDS, PLACES, RELATIONS, split_of
 
 Action = Literal["pick", "find", "push", "put"]
 ACTIONS: Final[tuple[Action, ...]] = ("pick", "find", "push", "put")
@@ -76,12 +76,41 @@ def satisfies(instruction: Instruction, scene: Scene) -> bool:
     return False
 
 
-def names_only_training_pairs(instruction: Instruction) -> bool:
-    """Whether no phrase puts together a colour and a kind that are held out."""
+_ONE_AREA: Final = {
+    "front left": 1,
+    "front right": 1,
+    "middle": 2,
+    "back left": 5,
+    "back right": 5,
+}
+"""The places that lie within one area of ``split_of``."""
+
+
+def names_only_trained_combinations(instruction: Instruction) -> bool:
+    """Whether no phrase puts together a colour, a kind and a place that are held out."""
     return all(
-        phrase.kind is None or phrase.colour is None or (phrase.colour, phrase.kind) in TRAIN_PAIRS
+        phrase.kind is None
+        or phrase.colour is None
+        or phrase.place not in _ONE_AREA
+        or split_of(phrase.colour, phrase.kind, _ONE_AREA[phrase.place]) == "train"
         for phrase in instruction.phrases
     )
+
+
+def full_instruction(rng: np.random.Generator, scene: Scene, target: TableObject) -> Instruction:
+    """Draw an instruction that names kind, colour and place of two objects, and how they stand."""
+    others = [other for other in scene.objects if other is not target]
+    other = others[int(rng.integers(len(others)))]
+    holding = [relation for relation in RELATIONS if target.stands(relation, other)]
+    relation = holding[int(rng.integers(len(holding)))]
+    action: Action = "pick" if rng.random() < 0.75 else "find"
+    return Instruction(action, _described_fully(target), relation, _described_fully(other))
+
+
+def _described_fully(item: TableObject) -> ObjectPhrase:
+    # The last place that holds is the narrowest.
+    place = [place for place in PLACES if item.at(place)][-1]
+    return ObjectPhrase(item.kind, item.colour, place)
 
 
 def _describe(rng: np.random.Generator, item: TableObject, place_share: float) -> ObjectPhrase:
@@ -110,6 +139,8 @@ def sample_instruction(
     objects = scene.objects
     item = target or objects[int(rng.integers(len(objects)))]
     others = [other for other in objects if other is not item]
+    if rng.random() < 0.35:
+        return full_instruction(rng, scene, item)
     if rng.random() < 0.45:
         action: Action = ("pick", "find", "push")[int(rng.choice(3, p=[0.6, 0.25, 0.15]))]
         return Instruction(action, _describe(rng, item, 0.55))
@@ -126,11 +157,12 @@ def sample_instruction(
 def altered(rng: np.random.Generator, instruction: Instruction) -> Instruction:
     """The instruction with one respect changed: a colour, kind, place, relation, or the roles.
 
-    The result names no held-out pair. It may still fit the scene that the original was drawn from.
+    The result names no held-out combination. It may still fit the scene that the original was
+    drawn from.
     """
     for _ in range(20):
         candidate = _altered_once(rng, instruction)
-        if candidate != instruction and names_only_training_pairs(candidate):
+        if candidate != instruction and names_only_trained_combinations(candidate):
             return candidate
     return instruction
 

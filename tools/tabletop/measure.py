@@ -1,4 +1,4 @@
-"""Measure the shipped weights on scenes that hold pairs of colour and kind never seen in training.
+"""Measure the shipped weights on scenes with combinations never seen in training.
 
 ``python -m tools.tabletop.measure`` renders the test gallery, asks it the instructions that fit
 exactly one of its scenes, and prints one line a question set with bootstrap 95% intervals over the
@@ -17,7 +17,13 @@ import numpy.typing as npt
 import torch
 
 from tools.tabletop.dataset import split_rng
-from tools.tabletop.gallery import GALLERY_SEED, Gallery, build_gallery, unique_instructions
+from tools.tabletop.gallery import (
+    GALLERY_SEED,
+    Gallery,
+    build_gallery,
+    full_instructions,
+    unique_instructions,
+)
 from tools.tabletop.language import Instruction, ObjectPhrase
 from tools.tabletop.model import WEIGHTS_PATH, load_shipped
 from tools.tabletop.phrases import LANGUAGES, WORDS, Language, say, say_with_word
@@ -69,7 +75,7 @@ class Embedder:
 
     @torch.inference_mode()
     def images(self, pictures: Sequence[Any]) -> FloatArray:
-        """Embeddings of PIL pictures, ``(n, 256)``, L2-normalised."""
+        """Embeddings of PIL pictures, ``(n, dim)``, L2-normalised."""
         parts = [
             self._model.encode_image(
                 torch.stack([self._preprocess(p) for p in pictures[i : i + 50]]), normalize=True
@@ -80,7 +86,7 @@ class Embedder:
 
     @torch.inference_mode()
     def texts(self, texts: Sequence[str]) -> FloatArray:
-        """Embeddings of instructions, ``(n, 256)``, L2-normalised."""
+        """Embeddings of instructions, ``(n, dim)``, L2-normalised."""
         parts = [
             self._model.encode_text(self._tokenizer(list(texts[i : i + 100])), normalize=True)
             for i in range(0, len(texts), 100)
@@ -108,36 +114,24 @@ def figures(
 ) -> list[Figure]:
     """Every question set on one gallery, in both languages."""
     images = embedder.images(gallery.pictures)
-    # New scenes of trained pairs hold no held-out pair that could be named.
-    naming = split != "train"
-    pair = "held-out" if naming else "trained"
-    named = unique_instructions(gallery, split, per_scene, seed, held_out_only=naming)
-    anything = unique_instructions(gallery, split, per_scene, seed + 1, held_out_only=False)
+    combination = "trained" if split == "train" else "held-out"
+    full = full_instructions(gallery, split, per_scene, seed)
+    partial = unique_instructions(gallery, split, per_scene, seed)
     found = []
     for language in LANGUAGES:
         rng = split_rng(seed, split, 2 + LANGUAGES.index(language))
-        truth, scores = _asked(embedder, gallery, images, [i for i, _ in named], language, rng)
-        found.append(
-            hit_figure(
-                f"{language}: instruction naming a {pair} pair -> scene",
-                scores,
-                truth,
-            )
-        )
+        truth, scores = _asked(embedder, gallery, images, full, language, rng)
+        name = f"{language}: full instruction, {combination} target -> scene"
+        found.append(hit_figure(name, scores, truth))
         answerable = truth.any(axis=0)
+        name = f"{language}: scene -> those instructions"
+        found.append(hit_figure(name, scores.T[answerable], truth.T[answerable]))
+        truth, scores = _asked(embedder, gallery, images, partial, language, rng)
         found.append(
-            hit_figure(
-                f"{language}: scene -> those instructions",
-                scores.T[answerable],
-                truth.T[answerable],
-            )
-        )
-        truth, scores = _asked(embedder, gallery, images, [i for i, _ in anything], language, rng)
-        found.append(
-            hit_figure(f"{language}: any instruction of one scene -> scene", scores, truth)
+            hit_figure(f"{language}: partial instruction of one scene -> scene", scores, truth)
         )
         found.append(_generic(embedder, gallery, images, language, rng))
-        found.append(_synonyms(embedder, gallery, images, named, language, rng))
+        found.append(_synonyms(embedder, gallery, images, full, language, rng))
     return found
 
 
@@ -172,12 +166,12 @@ def _synonyms(
     embedder: Embedder,
     gallery: Gallery,
     images: FloatArray,
-    named: list[tuple[Instruction, int]],
+    named: list[Instruction],
     language: Language,
     rng: np.random.Generator,
 ) -> Figure:
     asked, words = [], []
-    for instruction, _ in named:
+    for instruction in named:
         others = WORDS[language][instruction.target.kind][1:] if instruction.target.kind else ()
         if others:
             asked.append(instruction)
@@ -195,7 +189,7 @@ def separation(
     """Cosines of fitting and of other pairs, and how often the fitting one is higher."""
     images = embedder.images(gallery.pictures)
     rng = split_rng(seed, split, 5)
-    instructions = [i for i, _ in unique_instructions(gallery, split, 3, seed, split != "train")]
+    instructions = full_instructions(gallery, split, 3, seed)
     texts = [say(instruction, LANGUAGES[n % 2], rng) for n, instruction in enumerate(instructions)]
     truth = truth_matrix(instructions, gallery.table)
     scores = embedder.texts(texts) @ images.T
@@ -214,7 +208,7 @@ def separation(
 def main() -> None:
     """Print the table and optionally write it as JSON."""
     parser = argparse.ArgumentParser(
-        description="Measure the demonstration model on held-out pairs."
+        description="Measure the demonstration model on held-out combinations."
     )
     parser.add_argument("--weights", type=Path, default=WEIGHTS_PATH)
     parser.add_argument("--split", choices=["train", "validation", "test"], default="test")

@@ -16,11 +16,9 @@ from tools.tabletop.vocabulary import (
     COLOURS,
     PLACES,
     RELATIONS,
-    TEST_PAIRS,
-    TRAIN_PAIRS,
-    VALIDATION_PAIRS,
     Pair,
     Split,
+    split_of,
 )
 
 CELL: Final = 0.20
@@ -49,8 +47,14 @@ class TableObject:
 
     @property
     def pair(self) -> Pair:
-        """The (colour, kind) pair, by which scenes are held out."""
+        """The (colour, kind) pair, of which a scene has one object at most."""
         return (self.colour, self.kind)
+
+    @property
+    def split(self) -> Split:
+        """The split that alone shows this pair in this area of the table."""
+        column, row = round(self.x / CELL), round(self.y / CELL)
+        return split_of(self.colour, self.kind, 2 * (row + 1) + abs(column))
 
     def at(self, place: str) -> bool:
         """Whether the object stands at one of ``PLACES``."""
@@ -87,37 +91,25 @@ class Scene:
         return frozenset(item.pair for item in self.objects)
 
 
-def allowed_pairs(split: Split) -> tuple[Pair, ...]:
-    """Every pair that a split's scenes may show: its own held-out ones and those of training."""
-    own = {"train": frozenset[Pair](), "validation": VALIDATION_PAIRS, "test": TEST_PAIRS}[split]
-    return tuple(pair for pair in ALL_PAIRS if pair in own or pair in TRAIN_PAIRS)
-
-
 def sample_scene(rng: np.random.Generator, split: Split) -> Scene:
     """Draw a scene of two to four objects.
 
-    Scenes of the validation and test splits hold at least one pair of their own held-out list;
-    training scenes hold none of either list.
+    Scenes of the validation and test splits hold at least one combination of their own; training
+    scenes hold none of either.
     """
-    count = int(rng.choice([2, 3, 4], p=[0.25, 0.45, 0.30]))
-    pairs = _sample_pairs(rng, count, split)
-    cells = rng.choice(9, size=count, replace=False)
-    return Scene(
-        tuple(_placed(rng, pair, int(cell)) for pair, cell in zip(pairs, cells, strict=True))
-    )
-
-
-def _sample_pairs(rng: np.random.Generator, count: int, split: Split) -> list[Pair]:
-    pool = allowed_pairs(split)
-    chosen: list[Pair] = []
-    if split != "train":
-        held_out = sorted(TEST_PAIRS if split == "test" else VALIDATION_PAIRS)
-        chosen.append(held_out[int(rng.integers(len(held_out)))])
-    while len(chosen) < count:
-        pair = pool[int(rng.integers(len(pool)))]
-        if pair not in chosen:
-            chosen.append(pair)
-    return chosen
+    while True:
+        count = int(rng.choice([2, 3, 4], p=[0.25, 0.45, 0.30]))
+        pairs = rng.choice(len(ALL_PAIRS), size=count, replace=False)
+        cells = rng.choice(9, size=count, replace=False)
+        scene = Scene(
+            tuple(
+                _placed(rng, ALL_PAIRS[int(pair)], int(cell))
+                for pair, cell in zip(pairs, cells, strict=True)
+            )
+        )
+        shown = {item.split for item in scene.objects}
+        if shown <= {"train", split} and split in shown:
+            return scene
 
 
 def _placed(rng: np.random.Generator, pair: Pair, cell: int) -> TableObject:
@@ -145,7 +137,7 @@ def altered(rng: np.random.Generator, scene: Scene) -> Scene:
                 objects[i] = replace(first, colour=second.colour)
                 objects[j] = replace(second, colour=first.colour)
             case 2:
-                colour, kind = TRAIN_PAIRS[int(rng.integers(len(TRAIN_PAIRS)))]
+                colour, kind = ALL_PAIRS[int(rng.integers(len(ALL_PAIRS)))]
                 keep_kind = bool(rng.integers(2))
                 objects[i] = (
                     replace(first, colour=colour) if keep_kind else replace(first, kind=kind)
@@ -156,7 +148,8 @@ def altered(rng: np.random.Generator, scene: Scene) -> Scene:
                 )
         candidate = Scene(tuple(objects))
         distinct = len(candidate.pairs) == len(objects)
-        if candidate != scene and distinct and candidate.pairs <= set(TRAIN_PAIRS):
+        trained = all(item.split == "train" for item in candidate.objects)
+        if candidate != scene and distinct and trained:
             return candidate
     return sample_scene(rng, "train")
 

@@ -1,8 +1,8 @@
-"""What exists on the table: kinds, colours, places and relations, and which pairs are held out.
+"""What exists on the table: kinds, colours, places and relations, and what is held out.
 
-The held-out pairs are the honesty of the demonstration model. A pair such as ``("black", "cup")``
-that is listed in ``TEST_PAIRS`` is never rendered and never named in a training instruction, so the
-figures measured on it tell whether the model composes a colour and a kind that it met only apart.
+The held-out combinations of colour, kind and place are the honesty of the demonstration model: one
+that ``split_of`` gives to the test split is never rendered and never named in a training
+instruction, so the figures measured on it tell whether the model composes what it met only apart.
 """
 
 from typing import Final, Literal
@@ -38,36 +38,25 @@ RGB: Final[dict[str, tuple[float, float, float]]] = {
 
 Pair = tuple[str, str]
 
-TEST_PAIRS: Final[frozenset[Pair]] = frozenset(
-    {
-        ("red", "cup"),
-        ("orange", "bowl"),
-        ("yellow", "plate"),
-        ("green", "bottle"),
-        ("blue", "can"),
-        ("purple", "block"),
-        ("white", "ball"),
-        ("black", "banana"),
-        ("green", "spoon"),
-    }
-)
-"""(colour, kind) pairs seen in the test gallery only: one for each kind."""
-
-VALIDATION_PAIRS: Final[frozenset[Pair]] = frozenset(
-    {
-        ("white", "bottle"),
-        ("purple", "cup"),
-        ("blue", "bowl"),
-        ("red", "banana"),
-        ("yellow", "can"),
-        ("orange", "block"),
-    }
-)
-"""(colour, kind) pairs seen in the validation gallery only, on which settings are chosen."""
-
 ALL_PAIRS: Final[tuple[Pair, ...]] = tuple((colour, kind) for kind in KINDS for colour in COLOURS)
 
-TRAIN_PAIRS: Final[tuple[Pair, ...]] = tuple(
-    pair for pair in ALL_PAIRS if pair not in TEST_PAIRS and pair not in VALIDATION_PAIRS
-)
-"""The pairs that training scenes and training instructions are drawn from."""
+AREAS: Final = 6
+"""The table's cells by row and by distance from its middle line: left and right count as one area,
+because training also shows scenes in a mirror."""
+
+_SPLITS_BY_CODE: Final[dict[int, Split]] = {0: "test", 4: "validation"}
+
+
+def split_of(colour: str, kind: str, area: int) -> Split:
+    """Return which split alone shows an object of this colour and kind in this area of the table.
+
+    One combination in eight belongs to the test and one in eight to the validation split. Every
+    pair of colour and kind is trained in four areas at least.
+
+    Args:
+        colour: One of ``COLOURS``.
+        kind: One of ``KINDS``.
+        area: From 0 to ``AREAS`` - 1.
+    """
+    code = (3 * KINDS.index(kind) + COLOURS.index(colour) + area) % 8
+    return _SPLITS_BY_CODE.get(code, "train")
