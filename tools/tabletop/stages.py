@@ -43,7 +43,7 @@ class Settings:
     words_rate: float = 2e-3
     looks_steps: int = 450
     looks_rate: float = 2e-3
-    sight_steps: int = 900
+    sight_steps: int = 750
     sight_rate: float = 1.5e-3
     both_steps: int = 150
     both_per_language: int = 32
