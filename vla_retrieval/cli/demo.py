@@ -28,7 +28,10 @@ def main(argv: list[str] | None = None) -> int:
 
     chosen = {"model": args.model, "pretrained": args.pretrained}
     model = {name: value for name, value in chosen.items() if value}
-    return run_demo(args.bag, args.rate, args.output_dir, args.ask, model)
+    try:
+        return run_demo(args.bag, args.rate, args.output_dir, args.ask, model)
+    except KeyboardInterrupt:
+        return 130  # as a shell reports Ctrl-C; the node has been stopped on the way out
 
 
 if __name__ == "__main__":

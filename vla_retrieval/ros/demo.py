@@ -77,13 +77,13 @@ def run_demo(
                 return 1
             console.print(f"   active after {time.monotonic() - started:.1f} s")
             console.print(f"[bold]2[/]  Playing {bag.name} at {rate:g} times its speed")
-            latencies = _play(client, bag, rate)
+            latencies = _play(client, bag, rate, _ended(process))
             _print_facts(console, client, latencies)
             console.print("[bold]3[/]  Asking")
             sheets = _ask(console, client, [*_QUESTIONS, *more])
             picture = output_dir / "contact_sheet.png"
             Image.fromarray(_stack(sheets)).save(picture)
-    except RetrievalError as error:
+    except (RetrievalError, TimeoutError) as error:
         console.print(f"[red]{error}[/]")
         return 1
     console.print(f"[bold]4[/]  Look at {picture}; the node's log is {log_path}")
@@ -126,8 +126,24 @@ def _tail(path: Path, lines: int = 15) -> str:
     return "\n".join(path.read_text(errors="replace").splitlines()[-lines:])
 
 
-def _play(client: RetrievalClient, bag: Path, rate: float) -> list[float]:
-    """Play the bag; return the seconds from each image sent to its matches received."""
+def _ended(process: subprocess.Popen[bytes]) -> threading.Event:
+    """Return an event that is set when the process has ended."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        process.wait()
+        ended.set()
+
+    threading.Thread(target=watch, name="watch", daemon=True).start()
+    return ended
+
+
+def _play(client: RetrievalClient, bag: Path, rate: float, stop: threading.Event) -> list[float]:
+    """Play the bag; return the seconds from each image sent to its matches received.
+
+    Raises:
+        RetrievalError: If the node ended meanwhile.
+    """
     sent: dict[int, float] = {}
     latencies: list[float] = []
 
@@ -139,7 +155,6 @@ def _play(client: RetrievalClient, bag: Path, rate: float) -> list[float]:
     client.node.create_subscription(messages.MatchArray, "retrieval/matches", on_matches, 10)
     topics = {_IMAGES: "image/compressed", _INSTRUCTIONS: "instruction"}
     player = BagPlayer(client.node, bag, topics)
-    stop = threading.Event()
     with progress_bar() as bar:
         task = bar.add_task("   waiting for the node", total=player.total)
         player.wait_for_subscribers(stop)
@@ -153,6 +168,8 @@ def _play(client: RetrievalClient, bag: Path, rate: float) -> list[float]:
                 sent[to_ns(header.stamp)] = time.perf_counter()
 
         player.play(rate, stop, report, on_sending)
+    if stop.is_set():
+        raise RetrievalError("the node ended while the bag was played; its log says why")
     return latencies
 
 
