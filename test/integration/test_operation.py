@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from vla_retrieval_msgs.msg import Status
 from .harness import START_SEC, NodeProcess, Robot, image_message, picture, wait_until
 
 Start = Callable[..., NodeProcess]
+_FRAME_PERIOD_SEC = 0.03
 
 
 def begin(start: Start, robot: Robot, **parameters: Any) -> NodeProcess:
@@ -43,6 +47,36 @@ def test_a_signal_ends_the_node_cleanly(start: Start, robot: Robot, number: sign
     assert "Traceback" not in node.log
     begin(start, robot)
     assert robot.call("get_stats").memory_size == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_amid_frames_and_requests_ends_the_node_cleanly(
+    start: Start, robot: Robot, number: signal.Signals
+) -> None:
+    """Whatever is being worked on, there is no stack trace and no hanging thread."""
+    node = begin(start, robot, remember_mode="interval", remember_interval_sec=0.0)
+    robot.wait_until_heard()
+    robot.say("work")
+    stop = threading.Event()
+
+    def film() -> None:
+        for stamp_ns in itertools.count(1):
+            if stop.wait(_FRAME_PERIOD_SEC):
+                return
+            robot.show(picture(stamp_ns % 7, 480, 640), stamp_ns)
+            with contextlib.suppress(TimeoutError):  # the node may be gone already
+                robot.client.call_async("retrieve", 0.01, instruction=f"{stamp_ns}", k=5)
+
+    thread = threading.Thread(target=film)
+    thread.start()
+    try:
+        wait_until(lambda: robot.call("get_stats").entries_remembered >= 5, "five entries")
+        assert node.stop(number) == 0
+    finally:
+        stop.set()
+        thread.join()
+    assert "Traceback" not in node.log
+    assert "a job failed" not in node.log
 
 
 def test_what_was_acknowledged_survives_kill_9(start: Start, robot: Robot) -> None:

@@ -126,6 +126,10 @@ class LivePath:
         except RetrievalError as error:
             self._node.counters.add("queries_failed")
             self._node.get_logger().error(str(error), throttle_duration_sec=_REPEAT_LOG_SEC)
+        except Exception:
+            if self._node.context.ok():
+                raise
+            # The node was told to stop meanwhile, and its publishers are gone.
 
     def _ask(self, frame: Frame, instruction: Instruction | None) -> None:
         start = time.perf_counter()
