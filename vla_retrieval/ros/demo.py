@@ -39,7 +39,7 @@ _START_WITHIN_SEC = 120.0
 _STOP_WITHIN_SEC = 20.0
 # Longer than the shipped bag's episodes, so that each is remembered once.
 _REMEMBER_INTERVAL_SEC = 4.0
-_K = 4
+_K = 6
 
 
 def run_demo(
