@@ -19,8 +19,8 @@ from vla_retrieval.transport import large_image_environment
 # Parameters that a user changes first, with their types; config/retrieval.yaml describes them.
 PARAMETERS = {
     "memory_dir": (str, "directory that holds everything the node keeps"),
-    "model": (str, "open_clip model name, e.g. ViT-B-32"),
-    "pretrained": (str, "open_clip pretrained tag, e.g. laion2b_s34b_b79k"),
+    "model": (str, "open_clip model, e.g. ViT-B-32/laion2b_s34b_b79k"),
+    "pretrained": (str, "open_clip pretrained tag, where model does not name it"),
     "checkpoint": (str, "weights file instead of a pretrained tag"),
     "device": (str, "auto, cpu, cuda or cuda:N"),
     "precision": (str, "auto, fp32, fp16 or bf16"),

@@ -84,6 +84,20 @@ def test_tag_brings_its_weights_and_its_preprocessing(tiny, hub_cache):
 
 
 @pytest.mark.usefixtures("_made_up_tag")
+def test_name_and_tag_may_come_in_one_setting(tiny, hub_cache):
+    one = load_encoder(on_cpu(model=f"{tiny.name}/made_up", download_dir=str(hub_cache)))
+    two = load_encoder(
+        on_cpu(model=tiny.name, pretrained="made_up", download_dir=str(hub_cache))
+    )  # fmt: skip
+    assert one.fingerprint == two.fingerprint
+
+
+def test_a_slash_that_belongs_to_the_name_stays_in_it(tiny):
+    with pytest.raises(EncoderError, match="model 'ViT-B-32' needs weights"):
+        load_encoder(on_cpu(model="ViT-B/32"))
+
+
+@pytest.mark.usefixtures("_made_up_tag")
 def test_tag_without_network_says_how_to_download_beforehand(tiny, tmp_path):
     with pytest.raises(EncoderError) as caught:
         load_encoder(on_cpu(model=tiny.name, pretrained="made_up", download_dir=str(tmp_path)))

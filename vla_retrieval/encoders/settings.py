@@ -26,7 +26,8 @@ class EncoderSettings:
     """Which model is loaded, and how it runs.
 
     Attributes:
-        model: An open_clip model name (``ViT-B-32``), ``hf-hub:<owner>/<name>``,
+        model: An open_clip model name (``ViT-B-32``), a name with its weights' tag
+            (``ViT-B-32/laion2b_s34b_b79k``), ``hf-hub:<owner>/<name>``,
             ``local-dir:<path>`` of a folder with ``open_clip_config.json`` and weights,
             ``vla-retrieval-demo`` for the model that ships with the package, or ``double``
             for the test double.

@@ -12,7 +12,7 @@ import importlib.util
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,6 +74,7 @@ def resolve(settings: EncoderSettings) -> ModelSource:
 
 
 def _from_name(settings: EncoderSettings) -> ModelSource:
+    settings = _split_tag(settings)
     name = settings.model.replace("/", "-")  # as open_clip reads it
     if name == DEMO_MODEL:
         return _demo(settings)
@@ -92,6 +93,14 @@ def _from_name(settings: EncoderSettings) -> ModelSource:
             f"Set pretrained to {_any_of(_tags(name))}, or checkpoint to a file."
         )
     return _from_tag(settings, name, config)
+
+
+def _split_tag(settings: EncoderSettings) -> EncoderSettings:
+    """Take ``ViT-B-32/laion2b_s34b_b79k`` apart; ``ViT-B/32``, as OpenAI writes it, stays whole."""
+    model, _, tag = settings.model.rpartition("/")
+    if settings.pretrained or settings.checkpoint or tag not in _tags(model.replace("/", "-")):
+        return settings
+    return replace(settings, model=model, pretrained=tag)
 
 
 def _demo(settings: EncoderSettings) -> ModelSource:

@@ -87,8 +87,11 @@ SPECS: dict[str, Spec] = {
     "durable": Spec("Wait for the disk before a pair counts as remembered (survives power loss)."),
     "similarity": Spec("How embeddings are compared.", choices=_SIMILARITIES),
     "thumbnail_px": Spec("Longer side of stored thumbnails, in pixels; 0: none.", high=1024),
-    "model": Spec("open_clip model name; vla-retrieval-demo is a demonstration model."),
-    "pretrained": Spec("open_clip pretrained tag; empty: the shipped weights, or checkpoint."),
+    "model": Spec(
+        "open_clip model, with its weights' tag after a slash; "
+        "the default is a demonstration model."
+    ),
+    "pretrained": Spec("open_clip pretrained tag, where model does not name it."),
     "checkpoint": Spec("Weights file (.safetensors, .pt, .bin) instead of a pretrained tag."),
     "device": Spec("Where the encoder runs: auto, cpu, cuda or cuda:N."),
     "precision": Spec(
