@@ -18,7 +18,7 @@ from vla_retrieval.ros.images import to_rgb
 from vla_retrieval.thumbnails import make_thumbnail
 from vla_retrieval_msgs.msg import MatchArray, Query
 
-from .harness import START_SEC, NodeProcess, Robot, image_message, picture, wait_until
+from .harness import START_SEC, NodeProcess, Robot, ask, image_message, picture, wait_until
 
 SECOND = 1_000_000_000
 Start = Callable[..., NodeProcess]
@@ -266,9 +266,7 @@ def test_live_parameters_follow_and_the_others_are_refused_with_the_reason(
 
     def set_to(name: str, value: Any) -> Any:
         message = Parameter(name, value=value).to_parameter_msg()
-        future = service.call_async(SetParameters.Request(parameters=[message]))
-        wait_until(future.done, "set_parameters")
-        return future.result().results[0]
+        return ask(service, SetParameters.Request(parameters=[message])).results[0]
 
     assert len(show_until(robot, answers, picture(1), SECOND).matches) == 3
     assert set_to("k", 1).successful

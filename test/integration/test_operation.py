@@ -17,7 +17,7 @@ from lifecycle_msgs.srv import ChangeState, GetState
 
 from vla_retrieval_msgs.msg import Status
 
-from .harness import START_SEC, NodeProcess, Robot, image_message, picture, wait_until
+from .harness import START_SEC, NodeProcess, Robot, ask, image_message, picture, wait_until
 
 Start = Callable[..., NodeProcess]
 _FRAME_PERIOD_SEC = 0.03
@@ -183,9 +183,7 @@ def test_without_autostart_the_node_waits_to_be_told(start: Start, robot: Robot)
     assert state.wait_for_service(START_SEC), node.log
 
     def now() -> str:
-        future = state.call_async(GetState.Request())
-        wait_until(future.done, "get_state")
-        return str(future.result().current_state.label)
+        return str(ask(state, GetState.Request()).current_state.label)
 
     def tell(transition: int) -> None:
         request = ChangeState.Request(transition=Transition(id=transition))
