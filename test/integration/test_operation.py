@@ -71,7 +71,7 @@ def test_a_signal_amid_frames_and_requests_ends_the_node_cleanly(
     thread.start()
     try:
         wait_until(lambda: robot.call("get_stats").entries_remembered >= 5, "five entries")
-        assert node.stop(number) == 0
+        assert node.stop(number) == 0, node.log
     finally:
         stop.set()
         thread.join()

@@ -49,6 +49,13 @@ def _run() -> int:
         if node.get_parameter(parameters.AUTOSTART).value and not _start(node):
             return 1
         executor.spin()
+    except ExternalShutdownException:
+        pass
+    except Exception:
+        # A signal shuts the context down at any moment, also while the executor is between two
+        # calls into it, and the next one fails with whatever it meets first.
+        if node.context.ok():
+            raise
     finally:
         node.close()
         executor.shutdown()
