@@ -14,7 +14,6 @@ from tools.tabletop.scene import Scene, TableObject
 from tools.tabletop.vocabulary import COLOURS, KINDS, PLACES, RELATIONS, split_of
 
 Action = Literal["pick", "find", "push", "put"]
-ACTIONS: Final[tuple[Action, ...]] = ("pick", "find", "push", "put")
 
 
 @dataclass(frozen=True)

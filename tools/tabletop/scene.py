@@ -13,9 +13,6 @@ import numpy as np
 
 from tools.tabletop.vocabulary import (
     ALL_PAIRS,
-    COLOURS,
-    PLACES,
-    RELATIONS,
     Pair,
     Split,
     split_of,
@@ -163,18 +160,3 @@ def _free_cell(rng: np.random.Generator, scene: Scene) -> int:
 def mirrored(scene: Scene) -> Scene:
     """The scene as in a mirror: left and right trade places."""
     return Scene(tuple(replace(item, x=-item.x, turn=np.pi - item.turn) for item in scene.objects))
-
-
-def place_flags(item: TableObject) -> list[bool]:
-    """``item.at(place)`` for each of ``PLACES``, in order."""
-    return [item.at(place) for place in PLACES]
-
-
-def relation_flags(item: TableObject, other: TableObject) -> list[bool]:
-    """``item.stands(relation, other)`` for each of ``RELATIONS``, in order."""
-    return [item.stands(relation, other) for relation in RELATIONS]
-
-
-def colour_index(item: TableObject) -> int:
-    """Index of the object's colour in ``COLOURS``."""
-    return COLOURS.index(item.colour)

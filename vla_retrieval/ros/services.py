@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
@@ -18,7 +18,7 @@ from vla_retrieval.errors import DeadlineExceededError, InvalidInputError
 from vla_retrieval.ros import conversions
 from vla_retrieval.ros.frames import Frame, ImageMessage
 from vla_retrieval.ros.images import is_empty, to_rgb
-from vla_retrieval.ros.replies import NoFrameError, NotActiveError, Reply, Response, fail
+from vla_retrieval.ros.replies import NoFrameError, NotActiveError, Reply, fail
 from vla_retrieval.ros.session import COUNTS
 from vla_retrieval.ros.worker import Priority, WorkerBusyError, WorkerClosedError
 from vla_retrieval.types import Query, RgbImage, StageTimes
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from vla_retrieval.ros.node import RetrievalNode
     from vla_retrieval.ros.session import Session
 
-ResponseT = TypeVar("ResponseT", bound=Response)
 _LONGEST_TIMEOUT_SEC = 3600.0
 # ROS 2's default for services keeps ten requests and drops older ones without a word; a planner
 # that asks many things at once waits for those for ever. Too many are refused with BUSY instead.
