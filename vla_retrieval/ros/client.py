@@ -102,7 +102,7 @@ class RetrievalClient:
         """Get one answer, whichever, before the first call.
 
         A client discovers a service before the service discovers the client, and an answer that
-        is sent in between is lost: once in some hundred starts. Asking for the statistics again
+        is sent in between is lost, now and then. Asking for the statistics again
         does no harm, and since its client was made last, the node knows the others by then too.
         """
         end = time.monotonic() + within_sec
