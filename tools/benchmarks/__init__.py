@@ -1,0 +1,1 @@
+"""Benchmarks of the memory, beside exact FAISS and beside other vector stores."""
