@@ -12,7 +12,8 @@ Each names its cause, shows what was expected and what came, and says the next s
     └── StorageError             the memory directory cannot be used
         ├── MemoryFormatError    it is not a memory, or of a format this version cannot read
         ├── MemoryMismatchError  it was made with another encoder
-        └── MemoryLockedError    another process holds it
+        ├── MemoryLockedError    another process holds it
+        └── MemoryFullError      a bound is reached and nothing may be evicted
 
 The node adds NoFrameError and NotActiveError (``ros/replies.py``).
 """
@@ -72,3 +73,7 @@ class MemoryMismatchError(StorageError):
 
 class MemoryLockedError(StorageError):
     """Another process holds the memory directory."""
+
+
+class MemoryFullError(StorageError):
+    """A bound of the memory is reached, and no entry may be evicted to make room."""

@@ -161,14 +161,24 @@ def make_probes(
     Raises:
         ValueError: If both parts are None.
     """
-    parts = [part for part in (image, instruction) if part is not None]
+    parts = [
+        (part, source)
+        for part, source in ((image, Modality.SCENE), (instruction, Modality.INSTRUCTION))
+        if part is not None
+    ]
     if not parts:
         raise ValueError("make_probes: expected an image or an instruction vector, got neither")
     if target is Target.PAIR:
+        halves = (Modality.SCENE, scene_weight), (Modality.INSTRUCTION, 1.0 - scene_weight)
         return [
-            Probe(Modality.SCENE, parts[0], scene_weight),
-            Probe(Modality.INSTRUCTION, parts[-1], 1.0 - scene_weight),
+            Probe(modality, part, weight, source)
+            for (modality, weight), (part, source) in zip(
+                halves, (parts[0], parts[-1]), strict=True
+            )
         ]
     modality = Modality.SCENE if target is Target.SCENES else Modality.INSTRUCTION
     weights = [1.0] if len(parts) == 1 else [scene_weight, 1.0 - scene_weight]
-    return [Probe(modality, part, weight) for part, weight in zip(parts, weights, strict=True)]
+    return [
+        Probe(modality, part, weight, source)
+        for (part, source), weight in zip(parts, weights, strict=True)
+    ]

@@ -67,6 +67,8 @@ class Fingerprint:
         preprocessing: Image size, mean, std, interpolation and resize mode, as one string.
         dim: Length of an embedding.
         normalized: Whether embeddings have unit length.
+        head: Hash of the learned head that projected them, ``"sha256:<hex>"``; empty for the
+            encoder's own.
     """
 
     model: str
@@ -74,11 +76,13 @@ class Fingerprint:
     preprocessing: str
     dim: int
     normalized: bool = True
+    head: str = ""
 
     def __str__(self) -> str:
         """Return one line that a person can compare."""
         norm = "unit" if self.normalized else "raw"
-        return f"{self.model} {self.weights[:19]} {self.preprocessing} dim={self.dim} {norm}"
+        head = f" head={self.head[:19]}" if self.head else ""
+        return f"{self.model} {self.weights[:19]} {self.preprocessing} dim={self.dim} {norm}{head}"
 
 
 @dataclass(frozen=True)
@@ -151,6 +155,7 @@ class NewEntry:
         instruction: Not empty, at most ``MAX_INSTRUCTION_BYTES`` bytes of UTF-8.
         stamp_ns: When the scene was seen, nanoseconds since the epoch, at least 0.
         thumbnail: JPEG bytes, or empty.
+        pinned: Whether it is never evicted to make room.
 
     Raises:
         InvalidInputError: If a field is out of its range.
@@ -166,6 +171,7 @@ class NewEntry:
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     thumbnail: bytes = b""
+    pinned: bool = False
 
     def __post_init__(self) -> None:
         """Check the fields that have a range."""
@@ -184,9 +190,38 @@ class Entry(NewEntry):
 
     Attributes:
         entry_id: From 1 on; stable, and never given out twice.
+        merged: How many near-duplicates of it were not stored.
     """
 
     entry_id: int = 0
+    merged: int = 0
+
+
+@dataclass(frozen=True)
+class Nearby:
+    """A ball around a position.
+
+    Attributes:
+        position: x, y, z in metres.
+        radius_m: Metres, above 0; the surface belongs to it.
+        frame_id: Frame that the position is given in. Poses in other frames are not near.
+
+    Raises:
+        InvalidInputError: If a number is not finite or the radius is not above 0.
+    """
+
+    position: tuple[float, float, float]
+    radius_m: float
+    frame_id: str = ""
+
+    def __post_init__(self) -> None:
+        """Check that it is a ball."""
+        if not all(math.isfinite(v) for v in self.position):
+            raise InvalidInputError("filter.near", "finite numbers", str(list(self.position)))
+        if not (math.isfinite(self.radius_m) and self.radius_m > 0):
+            raise InvalidInputError(
+                "filter.near_radius_m", "a finite number above 0", str(self.radius_m)
+            )
 
 
 @dataclass(frozen=True)
@@ -200,6 +235,7 @@ class Filter:
         tags: The entry has all of these.
         metadata: The entry's metadata has each key with exactly this value.
         exclude_ids: The entry is none of these.
+        near: The entry's camera pose is in this ball; entries without a pose are not.
 
     Raises:
         InvalidInputError: If the time range is empty.
@@ -213,6 +249,7 @@ class Filter:
     tags: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     exclude_ids: tuple[int, ...] = ()
+    near: Nearby | None = None
 
     def __post_init__(self) -> None:
         """Check that the time range is not empty."""
@@ -239,6 +276,8 @@ class Query:
             another target and both query parts, the weight of the image's score.
         k: Most matches wanted, from 1 on.
         min_score: Matches below it are left out.
+        diversity: In [0, 1]. 0 ranks by score; above, a match that resembles those before it
+            comes later or not at all (``vla_retrieval/diversity.py``).
 
     Raises:
         InvalidInputError: If a field is out of its range, or both query parts are missing.
@@ -251,6 +290,7 @@ class Query:
     k: int = 10
     min_score: float = -math.inf
     filter: Filter = field(default_factory=Filter)
+    diversity: float = 0.0
 
     def __post_init__(self) -> None:
         """Check each field against its range."""
@@ -264,6 +304,8 @@ class Query:
             raise InvalidInputError("k", "a whole number from 1 on", str(self.k))
         if math.isnan(self.min_score):
             raise InvalidInputError("min_score", "a number", "nan")
+        if not 0.0 <= self.diversity <= 1.0:
+            raise InvalidInputError("diversity", "a number in [0, 1]", str(self.diversity))
 
 
 @dataclass(frozen=True)
@@ -274,11 +316,14 @@ class Probe:
         modality: Which half.
         vector: Float32, shape ``(dim,)``.
         weight: Weight of this comparison in the score, in [0, 1].
+        source: What the vector was made from. An approximate index searches harder where it
+            differs from ``modality``; None lets it assume the harder case.
     """
 
     modality: Modality
     vector: Embeddings
     weight: float = 1.0
+    source: Modality | None = None
 
 
 @dataclass(frozen=True)

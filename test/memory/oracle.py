@@ -121,7 +121,7 @@ class BruteForce:
             ]
         ranked = sorted(found, key=lambda c: (-c.score, c.entry_id))
         best = tuple(c for c in ranked if c.score >= min_score)[:k]
-        return SearchResult(best, len(self.rows), len(ids), 0.0, 0.0)
+        return SearchResult(best, len(self.rows), len(ids), True, 0.0, 0.0)
 
 
 def assert_same(found: SearchResult, expected: SearchResult) -> None:

@@ -136,7 +136,7 @@ def test_readers_do_not_wait_for_the_disk(memory: Memory, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("error", [MemoryError, KeyboardInterrupt])
-@pytest.mark.parametrize("cut", ["index.ExactIndex.add", "flat.FlatHalf.remove"])
+@pytest.mark.parametrize("cut", ["index.Index.add", "columns.Columns.bury"])
 def test_an_index_that_cannot_follow_is_never_searched(
     open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch, cut: str, error: type[BaseException]
 ) -> None:
@@ -171,7 +171,7 @@ def test_a_write_that_is_cut_off_before_its_commit_changes_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("vla_retrieval.memory.entries._to_embedding_row", cut_off)
+        patch.setattr("vla_retrieval.memory.entries.write_embeddings", cut_off)
         with pytest.raises(KeyboardInterrupt):
             memory.add([NewEntry("second", 0)], SCENES[1:2], SCENES[1:2])
     assert memory.add([NewEntry("third", 0)], SCENES[2:3], SCENES[2:3]) == [2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -34,8 +35,8 @@ class Database:
       the death of the process; power loss may take the last ones, each wholly.
     """
 
-    def __init__(self, path: Path, *, durable: bool) -> None:
-        """Open the file, or make an empty one.
+    def __init__(self, path: Path, *, durable: bool, read_only: bool = False) -> None:
+        """Open the file, or make an empty one unless it is only to be read.
 
         Raises:
             StorageError: If it cannot be opened, or this SQLite is too old.
@@ -48,14 +49,18 @@ class Database:
                 " Use a Python that is built with a newer one."
             )
         self.path = path
+        self._source = _read_only_uri(path) if read_only else path.absolute().as_uri()
+        self._read_only = read_only
         self._idle_readers: list[sqlite3.Connection] = []
         self._pool_lock = threading.Lock()  # protects _idle_readers
         with storage_errors("open", path):
             self._writer = self._connect()
             try:
-                self._writer.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-                self._writer.execute("PRAGMA foreign_keys = ON")
-                self._writer.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES_KEPT}")
+                self._writer.execute("PRAGMA schema_version")  # opens the file; connect does not
+                if not read_only:
+                    self._writer.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                    self._writer.execute("PRAGMA foreign_keys = ON")
+                    self._writer.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES_KEPT}")
             except BaseException:
                 self._writer.close()
                 raise
@@ -79,7 +84,10 @@ class Database:
                 with self.writing() as connection:
                     schema.create(connection, given)
             schema.check(self._writer, self.path)
-            self._writer.execute(_WRITE_AHEAD)  # not before: it writes, and the file may be foreign
+            if not self._read_only:
+                self._writer.execute(
+                    _WRITE_AHEAD
+                )  # not before: it writes, and the file may be foreign
             stored = schema.stored_fingerprint(self._writer, self.path)
         if given is not None:
             schema.check_fingerprint(stored, given, self.path.parent)
@@ -125,10 +133,23 @@ class Database:
             with self._pool_lock:
                 self._idle_readers.append(connection)
 
-    def size_bytes(self) -> int:
-        """Return the size of the database and its log on disk."""
-        files = (self.path, Path(f"{self.path}-wal"), Path(f"{self.path}-shm"))
-        return sum(file.stat().st_size for file in files if file.exists())
+    def used_bytes(self, connection: sqlite3.Connection) -> int:
+        """Return how much of the database is filled, in bytes; deleting makes room inside it."""
+        pages, free, size = (
+            int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        return (pages - free) * size
+
+    def vacuum(self) -> None:
+        """Write the database anew without free pages; needs as much free disk as it has bytes.
+
+        Raises:
+            StorageError: If SQLite or the disk refuses; then nothing has changed.
+        """
+        with storage_errors("compact", self.path):
+            self._writer.execute("VACUUM")
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
         """Close all connections; the last one folds the log into the database."""
@@ -141,5 +162,18 @@ class Database:
         # Autocommit (isolation_level None): transactions are opened here and nowhere else.
         # A connection moves between threads but is used by one at a time.
         return sqlite3.connect(
-            self.path, timeout=_BUSY_TIMEOUT_SEC, isolation_level=None, check_same_thread=False
-        )
+            self._source, uri=True, timeout=_BUSY_TIMEOUT_SEC, isolation_level=None,
+            check_same_thread=False,
+        )  # fmt: skip
+
+
+def _read_only_uri(path: Path) -> str:
+    """Return how SQLite opens a file that it must not write.
+
+    Where nothing can be written, SQLite cannot make the shared file that its log needs; without
+    a log it needs none, if it is told that nobody else writes.
+    """
+    log = Path(f"{path}-wal")
+    unwritable = not os.access(path.parent, os.W_OK)
+    immutable = unwritable and not (log.exists() and log.stat().st_size)
+    return f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"

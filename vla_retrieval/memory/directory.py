@@ -56,13 +56,19 @@ def _make(directory: Path, *, durable: bool) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     if durable:
         for path in missing:
-            _sync(path.parent)
+            sync(path.parent)
 
 
-def _sync(directory: Path) -> None:
-    """Fsync a directory: protects the name of what was made in it from power loss."""
+def sync(directory: Path) -> None:
+    """Fsync a directory: protects the names of what was made in it from power loss."""
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def size_bytes(directory: Path) -> int:
+    """Return the size of all files in a memory's directory."""
+    with storage_errors("read", directory):
+        return sum(path.stat().st_size for path in directory.iterdir() if path.is_file())

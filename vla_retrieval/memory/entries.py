@@ -5,43 +5,44 @@ Every function works inside a transaction that its caller opened.
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import sqlite3
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vla_retrieval.errors import EntryNotFoundError
+from vla_retrieval.memory.rows import COLUMNS, to_entry, to_row
 from vla_retrieval.memory.schema import damaged
-from vla_retrieval.types import Action, CameraPose, Embeddings, Entry, NewEntry, Outcome
+from vla_retrieval.types import Embeddings, Entry, Modality, NewEntry
 
-_COLUMNS = (
-    "entry_id, instruction, stamp_ns, frame_id, episode_id, outcome,"
-    " action_space, action_shape, action_values, pose_frame_id, pose_stamp_ns,"
-    " pose_x, pose_y, pose_z, pose_qx, pose_qy, pose_qz, pose_qw"
-)
 _IDS_AT_ONCE = 10_000  # SQLite takes 32,766 values in a statement
-_ROWS_AT_ONCE = 4_096  # 17 MB of embeddings at 512 dimensions
+_ROWS_AT_ONCE = 256  # a few milliseconds, in which Python lets nobody else run
 _FLOAT32 = np.dtype("<f4")
 _INT64 = np.iinfo(np.int64)
 
 
-class EmbeddedRows(NamedTuple):
-    """Embeddings as they come out of the database, ascending by id.
+class Portion(NamedTuple):
+    """Some entries as they come out of the database, ascending by id.
 
     Attributes:
-        entry_ids: Shape ``(n,)``.
+        entries: Without thumbnails.
         scenes: Shape ``(n, dim)``.
         instructions: Shape ``(n, dim)``.
     """
 
-    entry_ids: NDArray[np.int64]
+    entries: list[Entry]
     scenes: Embeddings
     instructions: Embeddings
+
+    @property
+    def entry_ids(self) -> list[int]:
+        """Theirs."""
+        return [entry.entry_id for entry in self.entries]
 
 
 def insert(
@@ -54,10 +55,10 @@ def insert(
     row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'entries'").fetchone()
     first = (row[0] if row else 0) + 1
     numbered = list(enumerate(entries, start=first))
-    places = ", ".join("?" * len(_COLUMNS.split(",")))
+    places = ", ".join("?" * len(COLUMNS.split(",")))
     connection.executemany(
-        f"INSERT INTO entries ({_COLUMNS}) VALUES ({places})",
-        [_to_row(entry_id, entry) for entry_id, entry in numbered],
+        f"INSERT INTO entries ({COLUMNS}) VALUES ({places})",
+        [to_row(entry_id, entry) for entry_id, entry in numbered],
     )
     connection.executemany(
         "INSERT INTO tags (entry_id, position, tag) VALUES (?, ?, ?)",
@@ -68,17 +69,35 @@ def insert(
         [(i, key, value) for i, entry in numbered for key, value in entry.metadata.items()],
     )
     connection.executemany(
-        "INSERT INTO thumbnails (entry_id, jpeg) VALUES (?, ?)",
-        [(i, bytes(entry.thumbnail)) for i, entry in numbered if entry.thumbnail],
-    )
-    connection.executemany(
-        "INSERT INTO embeddings (entry_id, scene, instruction, checksum) VALUES (?, ?, ?, ?)",
+        "INSERT INTO thumbnails (entry_id, jpeg, checksum) VALUES (?, ?, ?)",
         [
-            _to_embedding_row(i, scene, instruction)
-            for (i, _), scene, instruction in zip(numbered, scenes, instructions, strict=True)
+            (i, bytes(entry.thumbnail), zlib.crc32(entry.thumbnail))
+            for i, entry in numbered
+            if entry.thumbnail
         ],
     )
-    return [entry_id for entry_id, _ in numbered]
+    ids = [entry_id for entry_id, _ in numbered]
+    write_embeddings(connection, ids, scenes, instructions)
+    return ids
+
+
+def write_embeddings(
+    connection: sqlite3.Connection,
+    entry_ids: Sequence[int],
+    scenes: Embeddings,
+    instructions: Embeddings,
+) -> None:
+    """Write the embeddings of entries, shape ``(n, dim)`` each, in place of any they have."""
+    blobs = (
+        (i, scene.astype(_FLOAT32).tobytes(), instruction.astype(_FLOAT32).tobytes())
+        for i, scene, instruction in zip(entry_ids, scenes, instructions, strict=True)
+    )
+    connection.executemany(
+        "INSERT OR REPLACE INTO embeddings"
+        " (entry_id, scene, scene_checksum, instruction_checksum, instruction)"
+        " VALUES (?, ?, ?, ?, ?)",
+        ((i, s, zlib.crc32(s), zlib.crc32(t), t) for i, s, t in blobs),
+    )
 
 
 def delete(connection: sqlite3.Connection, entry_ids: Sequence[int]) -> None:
@@ -94,152 +113,183 @@ def delete(connection: sqlite3.Connection, entry_ids: Sequence[int]) -> None:
             i for (i,) in connection.execute(f"SELECT entry_id FROM entries {where}", some)
         )
         connection.execute(f"DELETE FROM entries {where}", some)  # the rest cascades
-    _check_found(entry_ids, found)
+    check_found(entry_ids, found)
 
 
 def read(
-    connection: sqlite3.Connection, entry_ids: Sequence[int], *, thumbnails: bool
+    connection: sqlite3.Connection, entry_ids: Sequence[int], *, thumbnails: bool, path: Path
 ) -> list[Entry]:
     """Return entries in the order of their ids.
 
     Raises:
         EntryNotFoundError: If one does not exist; it names all that do not.
+        MemoryFormatError: If one differs from its checksum.
     """
-    rows: dict[int, tuple[Any, ...]] = {}
-    tags: dict[int, list[str]] = {}
-    metadata: dict[int, dict[str, str]] = {}
-    jpegs: dict[int, bytes] = {}
+    found: dict[int, Entry] = {}
     for some, places in _in_groups(entry_ids):
-        where = f"WHERE entry_id IN ({places})"
-        for row in connection.execute(f"SELECT {_COLUMNS} FROM entries {where}", some):
-            rows[row[0]] = row
-        for i, tag in connection.execute(
-            f"SELECT entry_id, tag FROM tags {where} ORDER BY entry_id, position", some
-        ):
-            tags.setdefault(i, []).append(tag)
-        for i, key, value in connection.execute(
-            f"SELECT entry_id, key, value FROM metadata {where} ORDER BY entry_id, key", some
-        ):
-            metadata.setdefault(i, {})[key] = value
-        if thumbnails:
-            jpegs.update(connection.execute(f"SELECT entry_id, jpeg FROM thumbnails {where}", some))
-    _check_found(entry_ids, rows.keys())
-    return [
-        _to_entry(rows[i], tuple(tags.get(i, ())), metadata.get(i, {}), jpegs.get(i, b""))
-        for i in map(int, entry_ids)
-    ]
+        found.update(_read_where(connection, f"entry_id IN ({places})", some, path))
+    check_found(entry_ids, found.keys())
+    if thumbnails:
+        for entry_id, jpeg in read_thumbnails(connection, entry_ids, path):
+            found[entry_id] = dataclasses.replace(found[entry_id], thumbnail=jpeg)
+    return [found[i] for i in map(int, entry_ids)]
+
+
+def read_thumbnails(
+    connection: sqlite3.Connection, entry_ids: Sequence[int], path: Path
+) -> Iterator[tuple[int, bytes]]:
+    """Yield the thumbnails of those entries that have one, with their ids.
+
+    Raises:
+        MemoryFormatError: If one differs from its checksum.
+    """
+    for some, places in _in_groups(entry_ids):
+        query = f"SELECT entry_id, jpeg, checksum FROM thumbnails WHERE entry_id IN ({places})"
+        for entry_id, jpeg, checksum in connection.execute(query, some):
+            if zlib.crc32(jpeg) != checksum:
+                raise damaged(path, f"entry {entry_id}: its thumbnail differs from its checksum")
+            yield entry_id, jpeg
 
 
 def read_embeddings(
-    connection: sqlite3.Connection, entry_id: int, dim: int, path: Path
-) -> tuple[Embeddings, Embeddings]:
-    """Return an entry's scene and instruction embedding, shape ``(dim,)`` each.
+    connection: sqlite3.Connection,
+    entry_ids: Sequence[int],
+    modality: Modality,
+    dim: int,
+    path: Path,
+) -> tuple[NDArray[np.int64], Embeddings]:
+    """Return one half of the embeddings of those entries that exist.
+
+    Returns:
+        Their ids, ascending, shape ``(n,)``, and shape ``(n, dim)``.
 
     Raises:
-        EntryNotFoundError: If it does not exist.
         MemoryFormatError: If the stored bytes are damaged.
     """
-    rows: list[tuple[Any, ...]] = []
-    for some, _ in _in_groups([entry_id]):
-        query = "SELECT entry_id, scene, instruction, checksum FROM embeddings WHERE entry_id = ?"
-        rows = connection.execute(query, some).fetchall()
-    _check_found([entry_id], {row[0] for row in rows})
-    found = _from_embedding_rows(rows, dim, path)
-    return found.scenes[0], found.instructions[0]
+    half = modality.value
+    rows: list[tuple[int, bytes, int]] = []
+    for some, places in _in_groups(entry_ids):
+        query = f"SELECT entry_id, {half}, {half}_checksum FROM embeddings"
+        rows += connection.execute(f"{query} WHERE entry_id IN ({places})", some)
+    rows.sort()
+    return np.array([row[0] for row in rows], dtype=np.int64), _to_vectors(rows, half, dim, path)
 
 
-def read_all_embeddings(
-    connection: sqlite3.Connection, dim: int, path: Path
-) -> Iterator[EmbeddedRows]:
-    """Yield all embeddings in portions, ascending by id.
+def read_portions(
+    connection: sqlite3.Connection, dim: int, path: Path, after: int = 0
+) -> Iterator[Portion]:
+    """Yield all entries above an id with their embeddings, ascending.
 
     Raises:
-        MemoryFormatError: If the stored bytes are damaged, or do not belong to the entries.
+        MemoryFormatError: If the stored bytes are damaged, or embeddings do not belong to entries.
     """
-    cursor = connection.execute(
-        "SELECT entry_id, scene, instruction, checksum FROM embeddings ORDER BY entry_id"
+    while True:
+        ids = connection.execute(
+            "SELECT entry_id FROM entries WHERE entry_id > ? ORDER BY entry_id LIMIT ?",
+            (after, _ROWS_AT_ONCE),
+        ).fetchall()
+        if not ids:
+            break
+        first, after = ids[0][0], ids[-1][0]
+        between = "entry_id BETWEEN ? AND ?"
+        found = _read_where(connection, between, (first, after), path)
+        rows = connection.execute(
+            "SELECT entry_id, scene, scene_checksum, instruction, instruction_checksum"
+            f" FROM embeddings WHERE {between} ORDER BY entry_id", (first, after),
+        ).fetchall()  # fmt: skip
+        if [row[0] for row in rows] != list(found):
+            unmatched = sorted({row[0] for row in rows} ^ set(found))
+            raise damaged(path, f"entries without embeddings, or the reverse: {unmatched[:20]}")
+        scenes = _to_vectors([row[:3] for row in rows], "scene", dim, path)
+        texts = _to_vectors([(row[0], *row[3:]) for row in rows], "instruction", dim, path)
+        yield Portion(list(found.values()), scenes, texts)
+
+
+def all_ids(connection: sqlite3.Connection) -> NDArray[np.int64]:
+    """Return the id of every entry, ascending."""
+    # One text with all ids leaves SQLite several times faster than one row per id.
+    query = "SELECT group_concat(entry_id) FROM (SELECT entry_id FROM entries ORDER BY entry_id)"
+    text = connection.execute(query).fetchone()[0]
+    return np.fromstring(text or "", dtype=np.int64, sep=",")
+
+
+def count(connection: sqlite3.Connection) -> int:
+    """Return the number of entries."""
+    return int(connection.execute("SELECT count(*) FROM entries").fetchone()[0])
+
+
+def pin(connection: sqlite3.Connection, entry_ids: Sequence[int], *, pinned: bool) -> None:
+    """Say whether entries may be evicted.
+
+    Raises:
+        EntryNotFoundError: If one does not exist; then the caller must roll back.
+    """
+    found: set[int] = set()
+    for some, places in _in_groups(entry_ids):
+        query = f"UPDATE entries SET pinned = ? WHERE entry_id IN ({places}) RETURNING entry_id"
+        found.update(i for (i,) in connection.execute(query, [int(pinned), *some]))
+    check_found(entry_ids, found)
+
+
+def pinned_ids(connection: sqlite3.Connection) -> NDArray[np.int64]:
+    """Return the ids of pinned entries, ascending."""
+    rows = connection.execute("SELECT entry_id FROM entries WHERE pinned ORDER BY entry_id")
+    return np.array([i for (i,) in rows], dtype=np.int64)
+
+
+def count_merged(connection: sqlite3.Connection, entry_id: int) -> None:
+    """Count one near-duplicate that an entry stands for."""
+    connection.execute("UPDATE entries SET merged = merged + 1 WHERE entry_id = ?", (entry_id,))
+
+
+def read_uses(connection: sqlite3.Connection) -> list[tuple[int, int]]:
+    """Return how often entries were matched, by id; those that never were are left out."""
+    return connection.execute("SELECT entry_id, uses FROM usage").fetchall()
+
+
+def add_uses(connection: sqlite3.Connection, uses: Mapping[int, int]) -> None:
+    """Count matches of entries; those that were removed since are left out."""
+    connection.executemany(
+        "INSERT INTO usage SELECT entry_id, ? FROM entries WHERE entry_id = ?"
+        " ON CONFLICT (entry_id) DO UPDATE SET uses = uses + excluded.uses",
+        [(count, entry_id) for entry_id, count in uses.items()],
     )
-    while rows := cursor.fetchmany(_ROWS_AT_ONCE):
-        yield _from_embedding_rows(rows, dim, path)
-    unmatched = connection.execute(
-        "SELECT (SELECT count(*) FROM entries WHERE entry_id NOT IN"
-        " (SELECT entry_id FROM embeddings)) + (SELECT count(*) FROM embeddings WHERE entry_id"
-        " NOT IN (SELECT entry_id FROM entries))"
-    ).fetchone()[0]
-    if unmatched:
-        raise damaged(path, f"{unmatched} entries without embeddings, or the reverse")
 
 
-def count_and_stamps(connection: sqlite3.Connection) -> tuple[int, int | None, int | None]:
-    """Return the number of entries, the earliest and the latest stamp."""
-    # One subquery each: SQLite answers min and max from the index only when asked alone.
-    count, oldest, newest = connection.execute(
-        "SELECT (SELECT count(*) FROM entries), (SELECT min(stamp_ns) FROM entries),"
-        " (SELECT max(stamp_ns) FROM entries)"
-    ).fetchone()
-    return count, oldest, newest
-
-
-def _to_row(entry_id: int, entry: NewEntry) -> tuple[Any, ...]:
-    action: tuple[Any, ...] = (None, None, None)
-    if entry.action is not None:
-        values = np.ascontiguousarray(entry.action.values, dtype=_FLOAT32).tobytes()
-        action = (entry.action.space, json.dumps([int(n) for n in entry.action.shape]), values)
-    pose: tuple[Any, ...] = (None,) * 9
-    if entry.camera_pose is not None:
-        at = entry.camera_pose
-        numbers = (float(v) for v in (*at.position, *at.orientation))
-        pose = (at.frame_id, int(at.stamp_ns), *numbers)
-    return (
-        entry_id, entry.instruction, int(entry.stamp_ns), entry.frame_id, entry.episode_id,
-        int(entry.outcome), *action, *pose,
-    )  # fmt: skip
-
-
-def _to_entry(
-    row: tuple[Any, ...], tags: tuple[str, ...], metadata: dict[str, str], thumbnail: bytes
-) -> Entry:
-    entry_id, instruction, stamp_ns, frame_id, episode_id, outcome, space, shape, values = row[:9]
-    action = pose = None
-    if space is not None:
-        numbers = np.frombuffer(values, dtype=_FLOAT32).astype(np.float32)
-        action = Action(space, tuple(json.loads(shape)), numbers)
-    if row[9] is not None:
-        x, y, z, qx, qy, qz, qw = row[11:]
-        pose = CameraPose(row[9], row[10], (x, y, z), (qx, qy, qz, qw))
-    return Entry(
-        instruction=instruction, stamp_ns=stamp_ns, frame_id=frame_id, episode_id=episode_id,
-        outcome=Outcome(outcome), action=action, camera_pose=pose, tags=tags, metadata=metadata,
-        thumbnail=thumbnail, entry_id=entry_id,
-    )  # fmt: skip
-
-
-def _to_embedding_row(
-    entry_id: int, scene: Embeddings, instruction: Embeddings
-) -> tuple[int, bytes, bytes, int]:
-    blobs = scene.astype(_FLOAT32).tobytes(), instruction.astype(_FLOAT32).tobytes()
-    return entry_id, *blobs, _checksum(*blobs)
-
-
-def _from_embedding_rows(rows: Sequence[tuple[Any, ...]], dim: int, path: Path) -> EmbeddedRows:
-    size = dim * _FLOAT32.itemsize
-    for entry_id, scene, instruction, checksum in rows:
-        if len(scene) != size or len(instruction) != size:
-            raise damaged(path, f"entry {entry_id}: embeddings are not of {dim} dimensions")
-        if _checksum(scene, instruction) != checksum:
-            raise damaged(path, f"entry {entry_id}: embeddings differ from their checksum")
-    ids = np.array([row[0] for row in rows], dtype=np.int64)
-    scenes, instructions = (
-        np.frombuffer(b"".join(row[half] for row in rows), dtype=_FLOAT32)
-        .astype(np.float32)
-        .reshape(len(rows), dim)
-        for half in (1, 2)
+def _read_where(
+    connection: sqlite3.Connection, where: str, values: Sequence[int], path: Path
+) -> dict[int, Entry]:
+    """Return entries by id, ascending, without thumbnails."""
+    tags: dict[int, list[str]] = {}
+    metadata: dict[int, dict[str, str]] = {}
+    for i, tag in connection.execute(
+        f"SELECT entry_id, tag FROM tags WHERE {where} ORDER BY entry_id, position", values
+    ):
+        tags.setdefault(i, []).append(tag)
+    for i, key, value in connection.execute(
+        f"SELECT entry_id, key, value FROM metadata WHERE {where} ORDER BY entry_id, key", values
+    ):
+        metadata.setdefault(i, {})[key] = value
+    rows = connection.execute(
+        f"SELECT {COLUMNS} FROM entries WHERE {where} ORDER BY entry_id", values
     )
-    return EmbeddedRows(ids, scenes, instructions)
+    return {
+        row[0]: to_entry(row, tuple(tags.get(row[0], ())), metadata.get(row[0], {}), path)
+        for row in rows
+    }
 
 
-def _checksum(scene: bytes, instruction: bytes) -> int:
-    return zlib.crc32(instruction, zlib.crc32(scene))
+def _to_vectors(
+    rows: Sequence[tuple[int, bytes, int]], half: str, dim: int, path: Path
+) -> Embeddings:
+    """Return embeddings, shape ``(n, dim)``, from their ids, bytes and checksums."""
+    for entry_id, content, checksum in rows:
+        if len(content) != dim * _FLOAT32.itemsize:
+            raise damaged(path, f"entry {entry_id}: its {half} embedding is not of {dim} numbers")
+        if zlib.crc32(content) != checksum:
+            raise damaged(path, f"entry {entry_id}: its {half} embedding differs from its checksum")
+    joined = np.frombuffer(b"".join(row[1] for row in rows), dtype=_FLOAT32)
+    return joined.astype(np.float32).reshape(len(rows), dim)
 
 
 def _in_groups(entry_ids: Sequence[int]) -> Iterator[tuple[list[int], str]]:
@@ -250,7 +300,12 @@ def _in_groups(entry_ids: Sequence[int]) -> Iterator[tuple[list[int], str]]:
         yield some, ", ".join("?" * len(some))
 
 
-def _check_found(entry_ids: Sequence[int], found: Any) -> None:
+def check_found(entry_ids: Sequence[int], found: Iterable[int]) -> None:
+    """Check that every id was found.
+
+    Raises:
+        EntryNotFoundError: If not; it names all that were not.
+    """
     unknown = sorted({int(i) for i in entry_ids} - set(found))
     if unknown:
         shown = ", ".join(map(str, unknown[:20])) + (", ..." if len(unknown) > 20 else "")

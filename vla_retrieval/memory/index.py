@@ -1,24 +1,30 @@
-"""The exact index: FAISS over both halves of the entries, in RAM, derived from the database.
+"""The index: both halves of the entries and their filter columns, in RAM, derived from SQLite.
 
-It is rebuilt at every open, so it cannot be stale or damaged. Rows are kept in ascending order
-of entry_id, which makes the way from an id to its row a binary search and lets a plain flat
-index do without FAISS's id map.
+There are three kinds. ``EXACT`` compares a query with every row. ``IVF`` lets short codes propose
+rows and compares those. ``IVF_SQ8`` is the same with 8 bits per number in RAM; the few rows that
+remain are compared with their embeddings on disk. In each kind the scores that come out are
+computed in float64 from the embeddings as they were stored.
 
-Not safe for concurrent use: the memory holds its index lock around every call.
+Not safe for concurrent use: the memory holds its lock around every call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+import enum
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_retrieval.memory.flat import FlatHalf, Rows
+from vla_retrieval.memory import kernels
+from vla_retrieval.memory.codes import Codes, Effort, Selection
+from vla_retrieval.memory.columns import Columns, Mask, Rows
 from vla_retrieval.memory.similarity import Tolerance, prepared, similarities
-from vla_retrieval.types import Embeddings, Modality, Probe, Similarity
+from vla_retrieval.memory.vectors import Vectors, WholeVectors
+from vla_retrieval.types import Embeddings, Modality, NewEntry, Probe, Similarity
 
 _SCORED_DIRECTLY = 256
 """Up to this many eligible rows are scored in float64 at once: about 0.2 ms at 512 dimensions."""
@@ -26,20 +32,39 @@ _SCORED_DIRECTLY = 256
 _WORTH_RANKING = 1 / 8
 """FAISS picks up to this share of the rows; from there on numpy's partition is no slower."""
 
+_MORE_THAN_ASKED = 16
+"""Fetched beyond k, so that seldom a second pass is needed for those that tie with the k-th."""
 
-class _Scan(NamedTuple):
-    """One pass of FAISS over a half.
+_COMPARED_WHOLE, _COMPARED_BYTES = 8192, 2048
+"""Up to this many eligible rows are all compared, exactly, where codes would propose some."""
+
+_UNSEEN = Effort(probes=64, depth=512)
+"""For a direction that was not tuned."""
+
+Originals = Callable[[Modality, Rows], tuple[Rows, Embeddings]]
+"""Reads stored embeddings of rows: those rows that are still there, and shape ``(n, dim)``."""
+
+
+class IndexKind(enum.Enum):
+    """How the index finds entries."""
+
+    EXACT = "exact"
+    IVF = "ivf"
+    IVF_SQ8 = "ivf_sq8"
+
+
+class Direction(NamedTuple):
+    """Who asks for what; effort is tuned for each.
 
     Attributes:
-        query: Shape ``(dim,)``.
-        length: At least its length; not needed for distances.
-        weight: Of its scores in the sum.
+        source: What the query's vector was made from.
+        target: The half that it is compared with.
+        pair: Whether the other half is compared as well.
     """
 
-    modality: Modality
-    query: Embeddings
-    length: float
-    weight: float
+    source: Modality
+    target: Modality
+    pair: bool
 
 
 class Scores(NamedTuple):
@@ -50,145 +75,347 @@ class Scores(NamedTuple):
         scores: The weighted sum over the probes.
         scene_scores: Similarity of the scenes, NaN if no probe asked for it.
         instruction_scores: The same of the instructions.
+        exact: Whether no entry that is missing would rank among the best.
     """
 
     entry_ids: NDArray[np.int64]
     scores: NDArray[np.float64]
     scene_scores: NDArray[np.float64]
     instruction_scores: NDArray[np.float64]
+    exact: bool
 
 
-def rows_of(all_ids: NDArray[np.int64], entry_ids: NDArray[np.int64]) -> Rows:
-    """Return at which rows of ``all_ids``, which ascends, some ids are; the others are left out."""
-    rows = np.searchsorted(all_ids, entry_ids)
-    inside = rows < len(all_ids)
-    rows, wanted = rows[inside], entry_ids[inside]
-    found: Rows = np.unique(rows[all_ids[rows] == wanted]).astype(np.int64)
-    return found
+@dataclass
+class Half:
+    """The scenes or the instructions.
 
-
-class ExactIndex:
-    """Finds the best entries for any probes, exactly.
-
-    Args:
-        dim: Length of an embedding.
-        similarity: How embeddings are compared.
+    Attributes:
+        vectors: As they are compared.
+        codes: To propose rows, or None to compare all.
+        longest: Length of the longest vector that was ever added.
     """
 
-    def __init__(self, dim: int, similarity: Similarity) -> None:
-        """Start empty."""
-        self._dim = dim
-        self._similarity = similarity
-        self._ids: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-        self._halves = {modality: FlatHalf(dim, similarity) for modality in Modality}
+    vectors: Vectors
+    codes: Codes | None = None
+    longest: float = 0.0
+
+    def append(self, vectors: Embeddings) -> None:
+        """Append prepared vectors of shape ``(n, dim)``."""
+        if len(vectors):
+            lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
+            self.longest = max(self.longest, float(lengths.max()))
+            self.vectors.append(vectors)
+            if self.codes is not None:
+                self.codes.append(vectors)
+
+    @property
+    def size_bytes(self) -> int:
+        """About how much RAM it takes."""
+        codes = 0 if self.codes is None else self.codes.size_bytes
+        return len(self.vectors) * self.vectors.bytes_per_row + codes
+
+
+class _Scan(NamedTuple):
+    """One query vector against one half.
+
+    Attributes:
+        query: Shape ``(dim,)``.
+        length: At least its length; not needed for distances.
+        weight: Of its scores in the sum.
+        sources: What it was made from.
+    """
+
+    modality: Modality
+    query: Embeddings
+    length: float
+    weight: float
+    sources: frozenset[Modality | None]
+
+
+@dataclass
+class Index:
+    """Finds the best entries for any probes.
+
+    Attributes:
+        dim: Length of an embedding.
+        similarity: How embeddings are compared.
+        kind: How entries are found.
+        halves: Their vectors.
+        columns: Their entries.
+        efforts: How hard each direction searches; without codes, none.
+        recalls: What share of the ten best it found when that was tuned.
+        threads: Of FAISS, in a search.
+        built_rows: Rows there were when the codes were fitted.
+    """
+
+    dim: int
+    similarity: Similarity
+    kind: IndexKind
+    halves: dict[Modality, Half]
+    columns: Columns = field(default_factory=Columns)
+    efforts: dict[Direction, Effort] = field(default_factory=dict)
+    recalls: dict[Direction, float] = field(default_factory=dict)
+    threads: int = 1
+    built_rows: int = 0
+
+    @classmethod
+    def exact(cls, dim: int, similarity: Similarity, threads: int = 1) -> Index:
+        """Return an empty index that compares everything."""
+        squares = similarity is Similarity.NEGATIVE_L2
+        halves = {m: Half(WholeVectors(dim, squares=squares)) for m in Modality}
+        return cls(dim, similarity, IndexKind.EXACT, halves, threads=threads)
 
     def __len__(self) -> int:
         """Return the number of entries."""
-        return len(self._ids)
+        return self.columns.rows - self.columns.dead
 
     @property
-    def entry_ids(self) -> NDArray[np.int64]:
-        """The entry of each row, ascending; never changed in place."""
-        return self._ids
+    def size_bytes(self) -> int:
+        """About how much RAM it takes."""
+        return self.columns.size_bytes + sum(half.size_bytes for half in self.halves.values())
 
     def add(
-        self, entry_ids: NDArray[np.int64], scenes: Embeddings, instructions: Embeddings
+        self,
+        entry_ids: Sequence[int],
+        entries: Sequence[NewEntry],
+        scenes: Embeddings,
+        instructions: Embeddings,
     ) -> None:
         """Append entries.
 
         Args:
             entry_ids: Ascending, all above those already there.
+            entries: Theirs.
             scenes: Shape ``(n, dim)``, as the encoder made them.
             instructions: Shape ``(n, dim)``, as the encoder made them.
         """
-        self._halves[Modality.SCENE].add(prepared(self._similarity, scenes))
-        self._halves[Modality.INSTRUCTION].add(prepared(self._similarity, instructions))
-        self._ids = np.concatenate([self._ids, entry_ids])
+        with kernels.threads(self.threads):
+            self.halves[Modality.SCENE].append(prepared(self.similarity, scenes))
+            self.halves[Modality.INSTRUCTION].append(prepared(self.similarity, instructions))
+        self.columns.append(entry_ids, entries)
 
-    def remove(self, entry_ids: NDArray[np.int64]) -> None:
+    def remove(self, entry_ids: Sequence[int]) -> None:
         """Remove the entries that are there; the others are no error."""
-        rows = rows_of(self._ids, entry_ids)
-        for half in self._halves.values():
-            half.remove(rows)
-        self._ids = np.delete(self._ids, rows)
+        self.columns.bury(self.columns.rows_of(np.array(entry_ids, dtype=np.int64)))
 
-    def search(self, probes: Sequence[Probe], k: int, eligible: Rows | None) -> Scores:
-        """Return the ``k`` best eligible entries, and more, with exact scores.
+    def search(
+        self, probes: Sequence[Probe], k: int, mask: Mask | None, originals: Originals
+    ) -> Scores:
+        """Return the ``k`` best entries, and more, with exact scores.
 
-        No entry that is left out would rank among the ``k`` best, ties included, so that
-        ranking what comes back gives what ranking all entries would give.
+        Where it says ``exact``, no entry that is left out would rank among the ``k`` best, ties
+        included, so that ranking what comes back gives what ranking all entries would give.
 
         Args:
             probes: Vectors of shape ``(dim,)``, as the encoder made them.
             k: From 1 on.
-            eligible: Rows that may be found; None is all.
+            mask: Rows that may be found; None is all, when none is dead.
+            originals: Where vectors are not whole in RAM.
         """
-        ready = [replace(p, vector=prepared(self._similarity, p.vector)) for p in probes]
-        return self._score(ready, self._contenders(ready, k, eligible))
+        ready = [replace(p, vector=prepared(self.similarity, p.vector)) for p in probes]
+        with kernels.threads(self.threads):
+            rows, exact = self._choose(ready, k, mask)
+            return self._score(ready, rows, exact, originals)
 
-    def _contenders(self, probes: Sequence[Probe], k: int, eligible: Rows | None) -> Rows:
-        """Return rows that hold the k best and all that tie with the k-th, by FAISS.
+    def _choose(self, probes: Sequence[Probe], k: int, mask: Mask | None) -> tuple[Rows, bool]:
+        """Return rows to score, and whether the best are surely among them."""
+        count = self.columns.rows if mask is None else int(np.count_nonzero(mask))
+        scans = list(self._scans([probe for probe in probes if probe.weight > 0]))
+        if scans and self._proposing(scans, k, count):
+            return self.cut(scans, self.propose(scans, k, mask, count), k)[0], False
+        eligible = None if mask is None else np.flatnonzero(mask).astype(np.int64)
+        if not scans or count <= max(k, _SCORED_DIRECTLY):
+            rows = np.arange(count, dtype=np.int64) if eligible is None else eligible
+            return (rows if scans else rows[:k]), True
+        if self._alone_and_few(scans, k, count) and eligible is None:
+            nearest = self._nearest(scans[0], k)
+            if nearest is not None:
+                return nearest, True
+        return self.cut(scans, eligible, k)
 
-        A pair takes one pass over each half, which scores everything. Fagin's threshold
-        algorithm (Fagin, Lotem, Naor, Optimal Aggregation Algorithms for Middleware, 2003) is
-        for lists that are cheaper to read in part: it goes about sqrt(n k) deep where the
-        halves disagree, and each step deeper is another pass over a flat index.
+    def _proposing(self, scans: Sequence[_Scan], k: int, count: int) -> bool:
+        halves = [self.halves[scan.modality] for scan in scans]
+        compared = _COMPARED_WHOLE if halves[0].vectors.whole else _COMPARED_BYTES
+        return (
+            all(half.codes is not None for half in halves)
+            and count > max(compared, k, _SCORED_DIRECTLY)
+            and k <= count * _WORTH_RANKING
+        )
+
+    def _alone_and_few(self, scans: Sequence[_Scan], k: int, count: int) -> bool:
+        return len(scans) == 1 and k <= count * _WORTH_RANKING
+
+    def propose(
+        self,
+        scans: Sequence[_Scan],
+        k: int,
+        mask: Mask | None,
+        count: int,
+        effort: Effort | None = None,
+    ) -> Rows:
+        """Return rows that the codes find promising, ascending, at least ``min(k, count)``.
+
+        Args:
+            scans: What to compare.
+            k: How many are wanted in the end.
+            mask: Rows that may be proposed.
+            count: How many those are.
+            effort: How hard to look; None is what each direction was tuned to.
         """
-        count = len(self) if eligible is None else len(eligible)
-        active = [probe for probe in probes if probe.weight > 0]
-        if not active or count <= max(k, _SCORED_DIRECTLY):
-            everything = np.arange(len(self), dtype=np.int64) if eligible is None else eligible
-            return everything if active else everything[:k]
-        scans = list(self._scans(active))
-        if len(scans) == 1 and k <= count * _WORTH_RANKING:
-            (scan,) = scans
-            half = self._halves[scan.modality]
-            return half.contenders(scan.query, k, half.tolerance(scan.length), eligible)
+        selection = None if mask is None else Selection(mask)
+        share = count / self.columns.rows
+        found: list[NDArray[np.int64]] = []
+        for scan in scans:
+            codes = self.halves[scan.modality].codes
+            assert codes is not None
+            tuned = effort or self._effort(scan, pair=len({s.modality for s in scans}) > 1)
+            # Where few pass, as many of them are looked at as of all otherwise.
+            wanted = Effort(math.ceil(tuned.probes / share), max(tuned.depth, 4 * k))
+            rows = codes.propose(scan.query, wanted, selection)
+            if len(rows) < k:
+                rows = codes.propose(scan.query, Effort(codes.lists, wanted.depth), selection)
+            found.append(rows)
+        ascending: Rows = np.unique(np.concatenate(found))
+        return ascending
+
+    def try_out(
+        self, probes: Sequence[Probe], k: int, effort: Effort, without: int
+    ) -> NDArray[np.float32]:
+        """Return the scores, in float32, of what an effort finds; for tuning.
+
+        Args:
+            probes: Prepared.
+            k: How many are wanted.
+            effort: How hard to look.
+            without: A row that is left out.
+        """
+        with kernels.threads(self.threads):
+            scans = list(self._scans(probes))
+            mask = self.columns.alive if self.columns.dead else None
+            rows = self.propose(scans, k, mask, len(self), effort)
+            rows, _ = self.cut(scans, rows[rows != without], k)
+            scores = np.zeros(len(rows), dtype=np.float32)
+            for scan in scans:
+                values = self.halves[scan.modality].vectors.values(scan.query, rows)
+                scores += np.float32(scan.weight) * self._to_scores(values)
+            largest = max(probe.weight for probe in probes)
+            return scores * np.float32(largest)
+
+    def _effort(self, scan: _Scan, *, pair: bool) -> Effort:
+        sources = set(scan.sources)
+        known: set[Modality] = {s for s in sources if s is not None}
+        if None in sources:
+            known = set(Modality)
+        tuned = [
+            self.efforts.get(Direction(source, scan.modality, pair), _UNSEEN) for source in known
+        ]
+        return Effort(max(e.probes for e in tuned), max(e.depth for e in tuned))
+
+    def _nearest(self, scan: _Scan, k: int) -> Rows | None:
+        """Return all rows whose exact score may be among the k best, or None if that may be many.
+
+        One pass in which FAISS keeps the best itself.
+        """
+        half = self.halves[scan.modality]
+        if not isinstance(half.vectors, WholeVectors):
+            return None
+        depth = min(k + _MORE_THAN_ASKED, len(half.vectors))
+        values, rows = half.vectors.nearest(scan.query, depth)
+        scores = self._to_scores(values)
+        tolerance = self._tolerance(scan)
+        lowest = tolerance.lowest(float(np.partition(scores, -k)[-k]))
+        # Each block gave its best; one whose worst still reaches the limit may hold more.
+        beyond = np.partition(scores, -depth)[-depth] >= lowest and depth < len(half.vectors)
+        return None if beyond else np.sort(rows[scores >= lowest])
+
+    def cut(self, scans: Sequence[_Scan], rows: Rows | None, k: int) -> tuple[Rows, bool]:
+        """Return those rows whose exact score may be among the k best of them, ascending.
+
+        Args:
+            scans: What to compare.
+            rows: Ascending, more than k; None is all.
+            k: How many are wanted.
+
+        Returns:
+            The rows, and whether they are surely all: not where vectors are not whole.
+        """
+        count = self.columns.rows if rows is None else len(rows)
         scores = np.zeros(count, dtype=np.float32)
         relative = absolute = 0.0
         for scan in scans:
-            half = self._halves[scan.modality]
-            scores += np.float32(scan.weight) * half.scores(scan.query, eligible)
-            tolerance = half.tolerance(scan.length)
+            values = self.halves[scan.modality].vectors.values(scan.query, rows)
+            scores += np.float32(scan.weight) * self._to_scores(values)
+            tolerance = self._tolerance(scan)
             relative = tolerance.relative
             absolute += scan.weight * tolerance.absolute
-        kth_best = float(np.partition(scores, -k)[-k])
-        rows = np.flatnonzero(scores >= Tolerance(relative, absolute).lowest(kth_best))
-        return rows if eligible is None else eligible[rows]
+        whole = all(self.halves[scan.modality].vectors.whole for scan in scans)
+        if count <= k:
+            kept = np.arange(count)
+        elif whole:
+            kth_best = float(np.partition(scores, -k)[-k])
+            kept = np.flatnonzero(scores >= Tolerance(relative, absolute).lowest(kth_best))
+        else:
+            most = min(2 * k + _MORE_THAN_ASKED, count)
+            kept = np.sort(np.argpartition(scores, count - most)[count - most :])
+        return (kept if rows is None else rows[kept]), whole
+
+    def _to_scores(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self.similarity is Similarity.NEGATIVE_L2:
+            scores: NDArray[np.float32] = -np.sqrt(np.maximum(values, 0))
+            return scores
+        return values
+
+    def _tolerance(self, scan: _Scan) -> Tolerance:
+        if self.similarity is Similarity.NEGATIVE_L2:
+            return Tolerance.of_distances(self.dim)
+        return Tolerance.of_dots(self.dim, scan.length * self.halves[scan.modality].longest)
 
     def _scans(self, active: Sequence[Probe]) -> Iterator[_Scan]:
-        """Yield what FAISS is asked.
+        """Yield what is compared.
 
         Dot products are linear in the query, so the probes of one half become one. Weights are
         taken relative to the largest, which keeps their products in the range of float32.
         """
-        largest = max(probe.weight for probe in active)
-        if self._similarity is Similarity.NEGATIVE_L2:
-            for probe in active:
-                yield _Scan(probe.modality, probe.vector, 0.0, probe.weight / largest)
+        largest = max((probe.weight for probe in active), default=1.0)
+        if self.similarity is Similarity.NEGATIVE_L2:
+            for p in active:
+                yield _Scan(
+                    p.modality, p.vector, 0.0, p.weight / largest, frozenset({p.source})
+                )  # fmt: skip
             return
         for modality in Modality:
-            parts = [
-                (probe.weight / largest) * probe.vector.astype(np.float64)
-                for probe in active
-                if probe.modality is modality
-            ]
+            of_half = [probe for probe in active if probe.modality is modality]
+            parts = [(p.weight / largest) * p.vector.astype(np.float64) for p in of_half]
             if parts:
                 length = sum(float(np.linalg.norm(part)) for part in parts)
-                yield _Scan(modality, np.sum(parts, axis=0).astype(np.float32), length, 1.0)
+                sources = frozenset(probe.source for probe in of_half)
+                query = np.sum(parts, axis=0).astype(np.float32)
+                yield _Scan(modality, query, length, 1.0, sources)
 
-    def _score(self, probes: Sequence[Probe], rows: Rows) -> Scores:
+    def _score(
+        self, probes: Sequence[Probe], rows: Rows, exact: bool, originals: Originals
+    ) -> Scores:
         """Score rows exactly."""
+        vectors: dict[Modality, Embeddings] = {}
+        for modality in {probe.modality for probe in probes}:
+            rows, vectors[modality] = self._vectors(modality, rows, originals)
         total = np.zeros(len(rows))
         halves = []
         for modality in Modality:
             parts = [probe for probe in probes if probe.modality is modality]
-            vectors = self._halves[modality].vectors(rows if parts else rows[:0])
-            found = [similarities(self._similarity, p.vector, vectors) for p in parts]
+            found = [similarities(self.similarity, p.vector, vectors[modality]) for p in parts]
             weighted = sum(
                 (p.weight * f for p, f in zip(parts, found, strict=True)), np.zeros(len(rows))
             )
             total = total + weighted
             none = np.full(len(rows), np.nan)
             halves.append(none if not found else found[0] if len(found) == 1 else weighted)
-        return Scores(self._ids[rows], total, halves[0], halves[1])
+        return Scores(self.columns.entry_ids[rows], total, halves[0], halves[1], exact)
+
+    def _vectors(
+        self, modality: Modality, rows: Rows, originals: Originals
+    ) -> tuple[Rows, Embeddings]:
+        vectors = self.halves[modality].vectors
+        if vectors.whole:
+            return rows, vectors.take(rows)
+        return originals(modality, rows)

@@ -24,19 +24,28 @@ class DirectoryLock:
     under one name. The file's text says who holds it; it is read only to name the holder.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, shared: bool = False) -> None:
         """Take the lock.
+
+        Args:
+            directory: To be held.
+            shared: Whether others may hold it too, to read; then nothing is written.
 
         Raises:
             MemoryLockedError: If it is held; the message names the holder.
             StorageError: If the lock file cannot be written.
         """
         path = directory / LOCK_NAME
+        self._file, self._shared = -1, shared
+        if shared and not path.exists():
+            return  # nobody ever wrote here, so nobody writes now
+        how = os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT
         with storage_errors("lock", directory):
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._file = os.open(path, how | os.O_CLOEXEC, 0o644)
             try:
-                _lock(self._file, directory)
-                _write_holder(self._file)
+                _lock(self._file, directory, shared=shared)
+                if not shared:
+                    _write_holder(self._file)
             except BaseException:
                 os.close(self._file)
                 raise
@@ -45,14 +54,15 @@ class DirectoryLock:
         """Free it. Safe to call twice."""
         if self._file >= 0:
             with contextlib.suppress(OSError):  # a full disk must not keep the lock held
-                os.ftruncate(self._file, 0)
+                if not self._shared:
+                    os.ftruncate(self._file, 0)
             os.close(self._file)
             self._file = -1
 
 
-def _lock(file: int, directory: Path) -> None:
+def _lock(file: int, directory: Path, *, shared: bool) -> None:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         raise MemoryLockedError(
             f"{directory} is in use by {_holder(file)}. One process at a time may open a memory:"

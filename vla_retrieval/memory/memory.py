@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vla_retrieval import ranking
 from vla_retrieval.errors import InvalidInputError, StorageError
+from vla_retrieval.memory import counters
 from vla_retrieval.memory import entries as store
+from vla_retrieval.memory.bounds import make_room
 from vla_retrieval.memory.checks import (
     check_embeddings,
     check_entries,
@@ -22,24 +24,33 @@ from vla_retrieval.memory.checks import (
     check_probes,
 )
 from vla_retrieval.memory.database import DATABASE_NAME, Database
-from vla_retrieval.memory.directory import prepare_directory
-from vla_retrieval.memory.filters import eligible_rows
-from vla_retrieval.memory.index import ExactIndex
+from vla_retrieval.memory.directory import prepare_directory, size_bytes
+from vla_retrieval.memory.eviction import Standing
+from vla_retrieval.memory.index import Index
+from vla_retrieval.memory.live import LiveIndex
 from vla_retrieval.memory.lock import DirectoryLock
-from vla_retrieval.memory.results import MemoryStats, SearchResult
-from vla_retrieval.memory.sharing import SharedLock
+from vla_retrieval.memory.maintenance import Maintenance
+from vla_retrieval.memory.merging import Sorted, sort_out
+from vla_retrieval.memory.opening import Opened, open_index
+from vla_retrieval.memory.options import MemoryOptions
+from vla_retrieval.memory.reading import Neighbourhood, ranked
+from vla_retrieval.memory.results import (
+    Added,
+    DirectionStats,
+    IndexStats,
+    MemoryStats,
+    SearchResult,
+)
 from vla_retrieval.types import (
-    Candidate,
     Embeddings,
     Entry,
     Filter,
     Fingerprint,
+    Modality,
     NewEntry,
     Probe,
     Similarity,
 )
-
-_CLOSED = "this memory was closed"
 
 
 class Memory:
@@ -48,6 +59,7 @@ class Memory:
     Every method may be called from any thread. Writers take turns; readers run beside them and
     beside each other, and wait for a writer only while it changes the index in RAM, never
     while it waits for the disk. A search sees all of an ``add`` or ``remove``, or nothing.
+    A thread of the memory's own builds a better index and writes snapshots of it beside all that.
 
     Made by ``Memory.open``.
     """
@@ -56,24 +68,29 @@ class Memory:
         self,
         directory: Path,
         fingerprint: Fingerprint,
-        similarity: Similarity,
+        options: MemoryOptions,
         lock: DirectoryLock,
         database: Database,
-        index: ExactIndex,
+        opened: Opened,
+        standing: Standing,
+        *,
+        read_only: bool,
     ) -> None:
         """Use ``Memory.open``."""
         self._directory = directory
         self._fingerprint = fingerprint
-        self._similarity = similarity
+        self._options = options
         self._directory_lock = lock
         self._database = database
-        self._index = index
-        # Held by the one writer over its commit and its change of the index, so that both see
-        # the changes in the same order. Taken before _state.
-        self._writing = threading.Lock()
-        # Protects _index and _unusable: shared while they are read, alone while they change.
-        self._state = SharedLock()
-        self._unusable = ""
+        self._read_only = read_only
+        self._standing = standing
+        self._live = LiveIndex(directory, database, opened)
+        self._maintenance: Maintenance | None = None
+        if not read_only:
+            self._maintenance = Maintenance(
+                directory, database, self._live, standing, fingerprint, options
+            )
+            self._maintenance.after_change()
 
     @classmethod
     def open(
@@ -84,11 +101,13 @@ class Memory:
         *,
         durable: bool = True,
         create: bool = True,
+        read_only: bool = False,
+        options: MemoryOptions = MemoryOptions(),  # noqa: B008  (immutable)
     ) -> Memory:
         """Open a memory, or start an empty one.
 
-        The index is rebuilt from the database each time, and the checksum of every embedding
-        is compared on the way.
+        The index comes from its snapshot and is caught up with the database; where there is no
+        sound snapshot it is built from the database. Every checksum is compared on the way.
 
         Args:
             directory: Where it is kept. It may not exist yet.
@@ -98,6 +117,9 @@ class Memory:
             durable: Whether an acknowledged entry survives power loss, at the price of an fsync
                 per commit. It survives the death of the process either way.
             create: Whether to start an empty memory where there is none.
+            read_only: Whether it is only to be searched and read; then nothing is written to
+                the directory, others may read it too, and nobody may write it meanwhile.
+            options: How it is searched and bounded.
 
         Raises:
             MemoryLockedError: If another process has it open, or this one already.
@@ -107,25 +129,30 @@ class Memory:
             StorageError: If it cannot be read or written.
         """
         directory = Path(directory)
-        create = create and fingerprint is not None
+        create = create and fingerprint is not None and not read_only
         prepare_directory(directory, create=create, durable=durable)
         with ExitStack() as undo:
-            lock = DirectoryLock(directory)
+            lock = DirectoryLock(directory, shared=read_only)
             undo.callback(lock.release)
-            database = Database(directory / DATABASE_NAME, durable=durable)
+            database = Database(directory / DATABASE_NAME, durable=durable, read_only=read_only)
             undo.callback(database.close)
             settled = database.settle_format(fingerprint, create=create)
-            index = ExactIndex(settled.dim, similarity)
+            opened = open_index(directory, database, settled, similarity, options)
             with database.reading() as connection:
-                for part in store.read_all_embeddings(connection, settled.dim, database.path):
-                    index.add(part.entry_ids, part.scenes, part.instructions)
+                standing = Standing(
+                    store.read_uses(connection), store.pinned_ids(connection).tolist()
+                )
             undo.pop_all()
-        return cls(directory, settled, similarity, lock, database, index)
+        return cls(
+            directory, settled, options, lock, database, opened, standing, read_only=read_only
+        )
 
     def add(
         self, entries: Sequence[NewEntry], scenes: Embeddings, instructions: Embeddings
     ) -> list[int]:
         """Store entries: all of them, committed when this returns, or none.
+
+        ``add_with_report`` says more.
 
         Args:
             entries: What to store.
@@ -134,24 +161,51 @@ class Memory:
             instructions: Their instruction embeddings, in the same shape.
 
         Returns:
-            Their new ids, ascending from 1 on, never given out before.
+            Their new ids, ascending from 1 on, never given out before. Where near-duplicates
+            are merged, the id of the stored entry instead.
 
         Raises:
             InvalidInputError: If embeddings or entries are out of range.
+            MemoryFullError: If a bound is reached and all that could go are pinned.
             StorageError: If the disk refuses, for example because it is full.
         """
+        return list(self.add_with_report(entries, scenes, instructions).entry_ids)
+
+    def add_with_report(
+        self, entries: Sequence[NewEntry], scenes: Embeddings, instructions: Embeddings
+    ) -> Added:
+        """Store entries as ``add`` does, and say which were merged and which others went."""
         shape = (len(entries), self._fingerprint.dim)
         check_embeddings("scenes", scenes, shape, self._fingerprint)
         check_embeddings("instructions", instructions, shape, self._fingerprint)
         check_entries(entries)
         if not entries:
-            return []
-        with self._turn_to_write():
+            return Added((), (), ())
+        self._check_writable()
+        with self._live.writing() as index:
+            sorted_out = self._sort_out(index, entries, scenes, instructions)
+            new = sorted_out.new
+            kept = [entries[i] for i in new], scenes[new], instructions[new]
             with self._database.writing() as connection:
-                entry_ids = store.insert(connection, entries, scenes, instructions)
-            with self._state.alone():
-                self._index.add(np.array(entry_ids, dtype=np.int64), scenes, instructions)
-        return entry_ids
+                ids = store.insert(connection, *kept)
+                report = _report(sorted_out, ids)
+                for entry_id, merged in zip(report.entry_ids, report.merged, strict=True):
+                    if merged:
+                        store.count_merged(connection, entry_id)
+                counters.increase(connection, counters.MERGED, sum(report.merged))
+                evicted = make_room(
+                    connection, self._database, index, self._standing, self._options, len(ids)
+                )
+                sequence = counters.increase(connection, counters.SEQUENCE)
+            with self._live.changing(sequence, len(ids) + len(evicted)):
+                index.add(ids, *kept)
+                index.remove(evicted)
+            self._standing.forget(evicted)
+            self._standing.pin(
+                [i for i, entry in zip(ids, kept[0], strict=True) if entry.pinned], pinned=True
+            )
+        self._after_change()
+        return replace(report, evicted=tuple(evicted))
 
     def remove(self, entry_ids: Sequence[int]) -> None:
         """Forget entries, with their embeddings and thumbnails: all of them or none.
@@ -160,17 +214,43 @@ class Memory:
             EntryNotFoundError: If an id is unknown; it names all that are.
             StorageError: If the disk refuses.
         """
-        with self._turn_to_write():
+        self._check_writable()
+        with self._live.writing() as index:
             with self._database.writing() as connection:
                 store.delete(connection, entry_ids)
-            with self._state.alone():
-                self._index.remove(np.array(entry_ids, dtype=np.int64))
+                sequence = counters.increase(connection, counters.SEQUENCE)
+            with self._live.changing(sequence, len(entry_ids)):
+                index.remove(entry_ids)
+            self._standing.forget(entry_ids)
+        self._after_change()
+
+    def pin(self, entry_ids: Sequence[int], *, pinned: bool = True) -> None:
+        """Say that entries never go to make room, or that they may again.
+
+        Raises:
+            EntryNotFoundError: If an id is unknown; it names all that are.
+            StorageError: If the disk refuses.
+        """
+        self._check_writable()
+        with self._live.writing():
+            with self._database.writing() as connection:
+                store.pin(connection, entry_ids, pinned=pinned)
+            self._standing.pin(entry_ids, pinned=pinned)
+
+    def note_use(self, entry_ids: Sequence[int]) -> None:
+        """Count that entries were matches, for evicting the least used.
+
+        Counts reach the disk now and then and when the memory is closed; a killed process takes
+        the last ones with it.
+        """
+        self._standing.use(entry_ids)
 
     def get(self, entry_id: int, *, thumbnail: bool = False) -> Entry:
         """Return an entry, with its thumbnail if asked for, else with an empty one.
 
         Raises:
             EntryNotFoundError: If the id is unknown.
+            MemoryFormatError: If it differs from its checksum.
             StorageError: If it cannot be read.
         """
         return self.get_many([entry_id], thumbnails=thumbnail)[0]
@@ -183,12 +263,18 @@ class Memory:
 
         Raises:
             EntryNotFoundError: If an id is unknown; it names all that are.
+            MemoryFormatError: If one differs from its checksum.
             StorageError: If they cannot be read.
         """
-        with self._state.shared():
-            self._check_usable()
-            with self._database.reading() as connection:
-                return store.read(connection, entry_ids, thumbnails=thumbnails)
+        with self._live.reading(), self._database.reading() as connection:
+            path = self._database.path
+            return store.read(connection, entry_ids, thumbnails=thumbnails, path=path)
+
+    def entry_ids(self) -> list[int]:
+        """Return the id of every entry, ascending."""
+        with self._live.reading() as index:
+            ids: list[int] = index.columns.entry_ids[index.columns.alive].tolist()
+            return ids
 
     def embeddings(self, entry_id: int) -> tuple[Embeddings, Embeddings]:
         """Return an entry's scene and instruction embedding as they were given to ``add``.
@@ -200,12 +286,30 @@ class Memory:
             EntryNotFoundError: If the id is unknown.
             StorageError: If they cannot be read.
         """
-        with self._state.shared():
-            self._check_usable()
-            with self._database.reading() as connection:
-                return store.read_embeddings(
-                    connection, entry_id, self._fingerprint.dim, self._database.path
-                )
+        scenes, instructions = (self.embeddings_of([entry_id], m) for m in Modality)
+        return scenes[0], instructions[0]
+
+    def embeddings_of(self, entry_ids: Sequence[int], modality: Modality) -> Embeddings:
+        """Return one half of entries' embeddings as they were given to ``add``.
+
+        Args:
+            entry_ids: In the order wanted.
+            modality: Which half.
+
+        Returns:
+            Shape ``(len(entry_ids), dim)``.
+
+        Raises:
+            EntryNotFoundError: If an id is unknown; it names all that are.
+            StorageError: If they cannot be read.
+        """
+        with self._live.reading() as index, self._database.reading() as connection:
+            path = self._database.path
+            found, vectors = store.read_embeddings(connection, entry_ids, modality, index.dim, path)
+        store.check_found(entry_ids, found.tolist())
+        wanted = np.array([int(i) for i in entry_ids], dtype=np.int64)
+        ordered: Embeddings = vectors[np.searchsorted(found, wanted)]
+        return ordered
 
     def search(
         self,
@@ -215,12 +319,13 @@ class Memory:
         filter: Filter = Filter(),  # noqa: B008  (immutable)
         min_score: float = -math.inf,
     ) -> SearchResult:
-        """Find the entries that fit best, exactly.
+        """Find the entries that fit best.
 
         The score is the sum over the probes of weight times similarity. A candidate's
         ``scene_score`` is the similarity with its scene if one probe asks for scenes, the
         weighted sum if several do, and NaN if none does; likewise ``instruction_score``.
-        Scores are computed in float64 and do not depend on what else is stored.
+        Scores are computed in float64 and do not depend on what else is stored. An exact index
+        finds the best; an approximate one may miss some, and ``SearchResult.exact`` says so.
 
         Args:
             probes: What to compare with, at least one.
@@ -230,33 +335,22 @@ class Memory:
 
         Raises:
             InvalidInputError: If an argument is out of its range.
-            StorageError: If the filter cannot be read from the database.
+            StorageError: If embeddings cannot be read from the database.
         """
         check_probes(probes, self._fingerprint)
         check_filter(filter)
         if k < 1:
             raise InvalidInputError("k", "a whole number from 1 on", str(k))
-        with self._state.shared():
-            self._check_usable()
+        with self._live.reading() as index:
             started = time.perf_counter()
-            eligible = None
-            if not filter.passes_all:
-                with self._database.reading() as connection:
-                    eligible = eligible_rows(connection, filter, self._index.entry_ids)
+            mask = index.columns.passing(filter)
+            memory_size = len(index)
+            eligible_size = memory_size if mask is None else int(np.count_nonzero(mask))
             filtered = time.perf_counter()
-            found = self._index.search(probes, k, eligible)
-            memory_size = len(self._index)
-        best = [
-            Candidate(
-                int(found.entry_ids[i]), float(found.scores[i]),
-                float(found.scene_scores[i]), float(found.instruction_scores[i]),
-            )
-            for i in ranking.order(found.scores, found.entry_ids, k, min_score)
-        ]  # fmt: skip
-        eligible_size = memory_size if eligible is None else len(eligible)
-        ranked = time.perf_counter()
+            best, exact = ranked(index, self._database, probes, k, mask, min_score)
+        searched = time.perf_counter()
         return SearchResult(
-            tuple(best), memory_size, eligible_size, filtered - started, ranked - filtered
+            tuple(best), memory_size, eligible_size, exact, filtered - started, searched - filtered
         )
 
     def stats(self) -> MemoryStats:
@@ -265,20 +359,56 @@ class Memory:
         Raises:
             StorageError: If it cannot be read.
         """
-        with self._state.shared():
-            self._check_usable()
+        with self._live.reading() as index:
+            stamps = index.columns.stamps[index.columns.alive]
+            entries, of_index = len(index), self._index_stats(index)
             with self._database.reading() as connection:
-                count, oldest, newest = store.count_and_stamps(connection)
-                size_bytes = self._database.size_bytes()
+                merged = counters.read(connection, counters.MERGED)
+                evicted = counters.read(connection, counters.EVICTED)
         return MemoryStats(
-            count, size_bytes, oldest, newest, self._similarity, self._fingerprint, self._directory
-        )
+            entries, size_bytes(self._directory), *_ends(stamps), merged, evicted,
+            index.similarity, self._fingerprint, self._directory, of_index,
+        )  # fmt: skip
+
+    def wait_until_idle(self, timeout_sec: float | None = None) -> bool:
+        """Wait until the index is as it should be and its snapshot is as fresh as it need be.
+
+        Returns:
+            Whether that was so within the time given.
+        """
+        return self._maintenance is None or self._maintenance.keeper.wait_until_idle(timeout_sec)
+
+    def write_snapshot(self) -> None:
+        """Write the index to disk now, so that the next open has nothing to catch up with.
+
+        Raises:
+            StorageError: If the disk refuses; the old snapshot stays.
+        """
+        self._writable_maintenance().write_snapshot()
+
+    def compact(self) -> None:
+        """Build the index anew, free the disk space of removed entries, write a snapshot.
+
+        Queries go on meanwhile. Writers wait while the database is written anew, which needs
+        as much free disk as it has bytes.
+
+        Raises:
+            StorageError: If the disk refuses; nothing is lost.
+        """
+        maintenance = self._writable_maintenance()
+        maintenance.rebuild("it is to be compacted")
+        with self._live.writing():
+            self._database.vacuum()
+        maintenance.write_snapshot()
 
     def close(self) -> None:
         """Wait for readers and the writer, then give the directory free. Safe to call twice."""
-        with self._writing, self._state.alone():
-            if self._unusable != _CLOSED:
-                self._unusable = _CLOSED
+        maintenance, self._maintenance = self._maintenance, None
+        try:
+            if maintenance is not None:
+                maintenance.close()
+        finally:
+            if self._live.close():
                 try:
                     self._database.close()
                 finally:
@@ -297,33 +427,59 @@ class Memory:
         """Close it."""
         self.close()
 
-    @contextmanager
-    def _turn_to_write(self) -> Iterator[None]:
-        """Let one writer at a time commit a change and repeat it in the index.
+    def _sort_out(
+        self,
+        index: Index,
+        entries: Sequence[NewEntry],
+        scenes: Embeddings,
+        instructions: Embeddings,
+    ) -> Sorted:
+        if not self._options.merges:
+            nothing: list[int | None] = [None] * len(entries)
+            return Sorted(list(range(len(entries))), nothing, nothing)
+        around = Neighbourhood(index, self._database)
+        return sort_out(
+            entries, scenes, instructions, self._options, around.neighbours, around.entries
+        )
 
-        Should it be cut off between the two, by want of RAM or by Ctrl-C, the index is behind
-        for good and perhaps torn: then it is not searched again.
-        """
-        with self._writing:
-            self._check_usable()
-            try:
-                yield
-            except BaseException as error:
-                if self._index_is_behind():
-                    with self._state.alone():
-                        self._unusable = f"its index could not follow the database ({error!r})"
-                    raise StorageError(
-                        f"{self._directory}: the change is stored, but {self._unusable}."
-                        " Close the memory and open it again."
-                    ) from error
-                raise
+    def _after_change(self) -> None:
+        maintenance = self._maintenance
+        if maintenance is not None:
+            maintenance.after_change()
 
-    def _index_is_behind(self) -> bool:
-        """Return whether the last change, which adds or removes entries, is in one place only."""
-        with self._database.reading() as connection:
-            stored, _, _ = store.count_and_stamps(connection)
-        return stored != len(self._index)
+    def _index_stats(self, index: Index) -> IndexStats:
+        directions = tuple(
+            DirectionStats(d.source.value, d.target.value, d.pair, *effort, index.recalls[d])
+            for d, effort in index.efforts.items()
+        )
+        keeper = self._maintenance.keeper if self._maintenance else None
+        return IndexStats(
+            index.kind.value, index.columns.rows, index.columns.dead, index.size_bytes, directions,
+            self._live.source, self._live.behind, keeper.last_error if keeper else "",
+        )  # fmt: skip
 
-    def _check_usable(self) -> None:
-        if self._unusable:
-            raise StorageError(f"{self._directory}: {self._unusable}. Open the memory again.")
+    def _check_writable(self) -> None:
+        if self._read_only:
+            raise StorageError(f"{self._directory}: this memory was opened to be read only.")
+
+    def _writable_maintenance(self) -> Maintenance:
+        self._check_writable()
+        if self._maintenance is None:
+            raise StorageError(f"{self._directory}: this memory was closed.")
+        return self._maintenance
+
+
+def _report(sorted_out: Sorted, ids: Sequence[int]) -> Added:
+    """Return the id of each entry of a batch, and whether it was merged."""
+    given = dict(zip(sorted_out.new, ids, strict=True))
+    entry_ids: list[int] = []
+    for i, (stored, repeats) in enumerate(
+        zip(sorted_out.stored_id, sorted_out.repeats, strict=True)
+    ):
+        entry_ids.append(stored or given[i if repeats is None else repeats])
+    merged = tuple(i not in given for i in range(len(entry_ids)))
+    return Added(tuple(entry_ids), merged, ())
+
+
+def _ends(stamps: NDArray[np.int64]) -> tuple[int | None, int | None]:
+    return (int(stamps.min()), int(stamps.max())) if len(stamps) else (None, None)

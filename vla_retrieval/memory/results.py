@@ -16,6 +16,7 @@ class SearchResult:
         candidates: Ranked, best first.
         memory_size: Entries in the memory when it was searched.
         eligible_size: How many of them passed the filter.
+        exact: Whether no other entry would rank among these; an approximate index may miss some.
         filter_sec: Seconds spent on the filter.
         search_sec: Seconds spent on comparing and ranking.
     """
@@ -23,8 +24,70 @@ class SearchResult:
     candidates: tuple[Candidate, ...]
     memory_size: int
     eligible_size: int
+    exact: bool
     filter_sec: float
     search_sec: float
+
+
+@dataclass(frozen=True)
+class Added:
+    """What became of a batch of entries.
+
+    Attributes:
+        entry_ids: One per entry given: its own, or that of the stored entry that it repeats.
+        merged: Whether each was a near-duplicate, which is counted and not stored.
+        evicted: Ids of entries that went to make room.
+    """
+
+    entry_ids: tuple[int, ...]
+    merged: tuple[bool, ...]
+    evicted: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class DirectionStats:
+    """How one direction is searched.
+
+    Attributes:
+        source: Modality of the query, ``scene`` or ``instruction``.
+        target: Half that it is compared with.
+        pair: Whether both halves are compared.
+        probes: Lists that are looked into.
+        depth: Rows that are compared.
+        recall: Share of the ten best found when that was tuned, on stored embeddings.
+    """
+
+    source: str
+    target: str
+    pair: bool
+    probes: int
+    depth: int
+    recall: float
+
+
+@dataclass(frozen=True)
+class IndexStats:
+    """How the memory is searched.
+
+    Attributes:
+        kind: ``exact``, ``ivf`` or ``ivf_sq8``.
+        rows: Of the index, those of removed entries included.
+        dead_rows: Of removed entries.
+        ram_bytes: About what it takes.
+        directions: How hard each direction searches; none for an exact index.
+        opened_from: Where it came from when the memory was opened, for people.
+        snapshot_behind: Changed entries that the snapshot on disk does not have.
+        last_error: What went wrong when it was last kept in order, or empty.
+    """
+
+    kind: str
+    rows: int
+    dead_rows: int
+    ram_bytes: int
+    directions: tuple[DirectionStats, ...]
+    opened_from: str
+    snapshot_behind: int
+    last_error: str
 
 
 @dataclass(frozen=True)
@@ -36,15 +99,21 @@ class MemoryStats:
         size_bytes: Of all files of the memory on disk.
         oldest_stamp_ns: Earliest stamp of a scene, or None without entries.
         newest_stamp_ns: Latest stamp of a scene, or None without entries.
+        merged: Near-duplicates that were counted and not stored, ever.
+        evicted: Entries that went to keep within bounds, ever.
         similarity: How it was opened to be searched.
         fingerprint: What its embeddings were made with.
         directory: Where it is.
+        index: How it is searched.
     """
 
     entries: int
     size_bytes: int
     oldest_stamp_ns: int | None
     newest_stamp_ns: int | None
+    merged: int
+    evicted: int
     similarity: Similarity
     fingerprint: Fingerprint
     directory: Path
+    index: IndexStats

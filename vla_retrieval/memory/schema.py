@@ -11,14 +11,20 @@ from vla_retrieval.errors import MemoryFormatError, MemoryMismatchError
 from vla_retrieval.types import Fingerprint
 
 APPLICATION_ID = 0x564C4152  # "VLAR"
-FORMAT = 1
+FORMAT = 2
 
-# Embeddings and thumbnails have tables of their own, so that a filter that reads `entries` does
-# not read past them. AUTOINCREMENT keeps SQLite from giving a removed entry's id out again.
+# Embeddings and thumbnails have tables of their own, so that reading entries does not read past
+# them. AUTOINCREMENT keeps SQLite from giving a removed entry's id out again. There is no index on
+# what filters ask: that is answered in RAM (columns.py), and each one would slow every commit down.
+# The checksums are CRC-32; that of an entry covers its row up to the pose, its tags and metadata.
 _TABLES = """
 CREATE TABLE fingerprint (
     value TEXT NOT NULL
 ) STRICT;
+CREATE TABLE counters (
+    name TEXT PRIMARY KEY,
+    value INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 CREATE TABLE entries (
     entry_id INTEGER PRIMARY KEY AUTOINCREMENT,
     instruction TEXT NOT NULL,
@@ -32,35 +38,38 @@ CREATE TABLE entries (
     pose_frame_id TEXT,
     pose_stamp_ns INTEGER,
     pose_x REAL, pose_y REAL, pose_z REAL,
-    pose_qx REAL, pose_qy REAL, pose_qz REAL, pose_qw REAL
+    pose_qx REAL, pose_qy REAL, pose_qz REAL, pose_qw REAL,
+    checksum INTEGER NOT NULL,
+    pinned INTEGER NOT NULL,
+    merged INTEGER NOT NULL
 ) STRICT;
-CREATE INDEX entries_by_stamp ON entries (stamp_ns);
-CREATE INDEX entries_by_episode ON entries (episode_id);
-CREATE INDEX entries_by_frame ON entries (frame_id);
-CREATE INDEX entries_by_outcome ON entries (outcome);
 CREATE TABLE tags (
-    tag TEXT NOT NULL,
     entry_id INTEGER NOT NULL REFERENCES entries ON DELETE CASCADE,
     position INTEGER NOT NULL,
-    PRIMARY KEY (tag, entry_id)
+    tag TEXT NOT NULL,
+    PRIMARY KEY (entry_id, position)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX tags_by_entry ON tags (entry_id);
 CREATE TABLE metadata (
+    entry_id INTEGER NOT NULL REFERENCES entries ON DELETE CASCADE,
     key TEXT NOT NULL,
     value TEXT NOT NULL,
-    entry_id INTEGER NOT NULL REFERENCES entries ON DELETE CASCADE,
-    PRIMARY KEY (key, value, entry_id)
+    PRIMARY KEY (entry_id, key)
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX metadata_by_entry ON metadata (entry_id);
 CREATE TABLE embeddings (
     entry_id INTEGER PRIMARY KEY REFERENCES entries ON DELETE CASCADE,
     scene BLOB NOT NULL,
-    instruction BLOB NOT NULL,
-    checksum INTEGER NOT NULL
+    scene_checksum INTEGER NOT NULL,
+    instruction_checksum INTEGER NOT NULL,
+    instruction BLOB NOT NULL
 ) STRICT;
 CREATE TABLE thumbnails (
     entry_id INTEGER PRIMARY KEY REFERENCES entries ON DELETE CASCADE,
-    jpeg BLOB NOT NULL
+    jpeg BLOB NOT NULL,
+    checksum INTEGER NOT NULL
+) STRICT;
+CREATE TABLE usage (
+    entry_id INTEGER PRIMARY KEY REFERENCES entries ON DELETE CASCADE,
+    uses INTEGER NOT NULL
 ) STRICT;
 """
 
@@ -83,10 +92,9 @@ def create(connection: sqlite3.Connection, fingerprint: Fingerprint) -> None:
 
 
 def check(connection: sqlite3.Connection, path: Path) -> None:
-    """Check that the database is ours, readable by this version, and sound.
+    """Check that the database is ours and readable by this version.
 
-    ``quick_check`` reads the small tables only. Embeddings are read whole at open and have
-    checksums; thumbnails are not checked here.
+    What it holds is checked when it is read, by checksums, and whole by ``memory check``.
 
     Raises:
         MemoryFormatError: If it is not.
@@ -103,10 +111,6 @@ def check(connection: sqlite3.Connection, path: Path) -> None:
             f"{path}: expected format {FORMAT}, got format {version}."
             " Open it with the version of vla_retrieval that wrote it."
         )
-    for table in ("fingerprint", "entries", "tags", "metadata"):
-        found = connection.execute(f"PRAGMA quick_check('{table}')").fetchone()[0]
-        if found != "ok":
-            raise damaged(path, f"table {table}: {found}")
 
 
 def stored_fingerprint(connection: sqlite3.Connection, path: Path) -> Fingerprint:
@@ -143,8 +147,8 @@ def check_fingerprint(stored: Fingerprint, given: Fingerprint, path: Path) -> No
 def damaged(path: Path, what: str) -> MemoryFormatError:
     """Return the error for a database that contradicts itself."""
     return MemoryFormatError(
-        f"{path} is damaged: {what}. Restore the directory from a copy, or move it away to"
-        " start empty."
+        f"{path} is damaged: {what}. `memory check` names all that is. Restore the directory from"
+        " a copy, or move it away to start empty."
     )
 
 

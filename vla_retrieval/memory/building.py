@@ -1,0 +1,207 @@
+"""An index from the database: chosen, filled, fitted, and kept up with what is committed."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_retrieval.memory import entries as store
+from vla_retrieval.memory import kernels
+from vla_retrieval.memory.codes import Codes, lists_for, rows_to_train
+from vla_retrieval.memory.index import Half, Index, IndexKind
+from vla_retrieval.memory.options import AUTO, MemoryOptions
+from vla_retrieval.memory.similarity import prepared
+from vla_retrieval.memory.tuning import tune
+from vla_retrieval.memory.vectors import BLOCK_ROWS, ByteVectors, Vectors, WholeVectors
+from vla_retrieval.types import Embeddings, Modality, Similarity
+
+_log = logging.getLogger(__name__)
+
+EXACT_UP_TO = 50_000
+"""Rows up to which everything is compared: below 5 ms a query, and nothing to fit or to tune."""
+
+FEWEST_TO_FIT = 2_000
+"""Rows below which codes are not worth fitting, whatever was chosen."""
+
+_COLUMN_BYTES = 100  # of an entry with a few tags (columns.py)
+_CODE_BYTES_PER_NUMBER = 1 / 8
+_DEAD_WORTH_REMOVING = 1 / 4
+_GROWN = 2  # times the rows that the codes were fitted to
+_PAUSE_SEC = 0.0005  # lets queries at the interpreter between two portions
+
+GiveUp = Callable[[], bool]
+
+
+class GivenUpError(Exception):
+    """The memory is closing: what was begun is dropped. It never leaves the memory."""
+
+
+def choose(options: MemoryOptions, rows: int, dim: int) -> IndexKind:
+    """Return the kind of index for so many rows.
+
+    ``auto`` compares everything while that is quick and fits into ``index_bytes``; then codes
+    propose, beside whole vectors while those fit, else beside 8 bits per number.
+    """
+    if rows < FEWEST_TO_FIT:
+        return IndexKind.EXACT
+    if options.index != AUTO:
+        return IndexKind(options.index)
+    whole = rows * (2 * 4 * dim + _COLUMN_BYTES)
+    if rows <= EXACT_UP_TO and whole <= options.index_bytes:
+        return IndexKind.EXACT
+    coded = whole + rows * 2 * (dim * _CODE_BYTES_PER_NUMBER + 8)
+    return IndexKind.IVF if coded <= options.index_bytes else IndexKind.IVF_SQ8
+
+
+def outgrown(index: Index, options: MemoryOptions) -> str:
+    """Return why an index should be built anew, or ''."""
+    rows = len(index)
+    wanted = choose(options, rows, index.dim)
+    # Going back from codes to comparing all needs a clear reason, or it would flap at the limit.
+    if wanted is not index.kind and (
+        wanted is not IndexKind.EXACT or options.index != AUTO or rows < EXACT_UP_TO // 2
+    ):
+        return f"{rows} entries are for {wanted.value}, not {index.kind.value}"
+    if index.kind is not IndexKind.EXACT and rows >= _GROWN * index.built_rows:
+        return f"it was fitted to {index.built_rows} entries and there are {rows}"
+    if index.columns.dead > max(1_000, _DEAD_WORTH_REMOVING * index.columns.rows):
+        return f"{index.columns.dead} of its {index.columns.rows} rows are of removed entries"
+    return ""
+
+
+def build(
+    connection: sqlite3.Connection,
+    path: Path,
+    dim: int,
+    similarity: Similarity,
+    options: MemoryOptions,
+    *,
+    give_up: GiveUp = lambda: False,
+    exact: bool = False,
+) -> Index:
+    """Return an index over all entries that a transaction sees.
+
+    Args:
+        connection: In a transaction.
+        path: Of the database, for messages.
+        dim: Length of an embedding.
+        similarity: How embeddings are compared.
+        options: Which kind, and how fast and sure it must be.
+        give_up: Asked now and then.
+        exact: Whether to build an exact one whatever the options say.
+
+    Raises:
+        GivenUpError: If ``give_up`` said yes.
+        MemoryFormatError: If an entry is damaged.
+    """
+    ids = store.all_ids(connection)
+    kind = IndexKind.EXACT if exact else choose(options, len(ids), dim)
+    if kind is IndexKind.EXACT:
+        index = Index.exact(dim, similarity, options.search_threads)
+        add_after(index, connection, path, give_up)
+        return index
+    started = time.perf_counter()
+    with kernels.threads(options.build_threads):
+        halves = {
+            m: _fitted(connection, path, m, ids, kind, dim, similarity, give_up) for m in Modality
+        }
+    index = Index(dim, similarity, kind, halves, threads=options.build_threads)
+    add_after(index, connection, path, give_up)
+    index.built_rows = len(index)
+    filled = time.perf_counter()
+    tune(index, options.recall_target)
+    index.threads = options.search_threads
+    _log.info(
+        "built index %s over %d entries: %.1f s to fit and fill, %.1f s to tune",
+        kind.value, len(index), filled - started, time.perf_counter() - filled,
+    )  # fmt: skip
+    return index
+
+
+def add_after(
+    index: Index, connection: sqlite3.Connection, path: Path, give_up: GiveUp = lambda: False
+) -> None:
+    """Add the entries that come after the last one of an index which nobody else uses yet.
+
+    Raises:
+        GivenUpError: If ``give_up`` said yes.
+        MemoryFormatError: If an entry is damaged.
+    """
+    last = int(index.columns.entry_ids[-1]) if index.columns.rows else 0
+    for part in store.read_portions(connection, index.dim, path, last):
+        if give_up():
+            raise GivenUpError
+        index.add(part.entry_ids, part.entries, part.scenes, part.instructions)
+        time.sleep(_PAUSE_SEC)
+
+
+def catch_up(index: Index, connection: sqlite3.Connection, path: Path) -> None:
+    """Make an index that nobody else uses yet hold what a transaction sees.
+
+    Raises:
+        MemoryFormatError: If an entry is damaged.
+    """
+    add_after(index, connection, path)
+    stored = store.all_ids(connection)
+    held = index.columns.entry_ids[index.columns.alive]
+    index.remove(np.setdiff1d(held, stored, assume_unique=True).tolist())
+
+
+def without_dead_rows(index: Index) -> Index:
+    """Return a copy of an exact index without the rows of removed entries."""
+    rows = np.flatnonzero(index.columns.alive).astype(np.int64)
+    copy = Index.exact(index.dim, index.similarity, index.threads)
+    copy.columns = index.columns.only(rows)
+    for modality, half in copy.halves.items():
+        old = index.halves[modality]
+        for start in range(0, len(rows), BLOCK_ROWS):
+            half.vectors.append(old.vectors.take(rows[start : start + BLOCK_ROWS]))
+        half.longest = old.longest
+    return copy
+
+
+def _fitted(
+    connection: sqlite3.Connection,
+    path: Path,
+    modality: Modality,
+    ids: NDArray[np.int64],
+    kind: IndexKind,
+    dim: int,
+    similarity: Similarity,
+    give_up: GiveUp,
+) -> Half:
+    """Return an empty half whose codes are fitted to a sample of the stored embeddings."""
+    if give_up():
+        raise GivenUpError
+    squares = similarity is Similarity.NEGATIVE_L2
+    lists = lists_for(len(ids))
+    sample = _sample(connection, path, modality, ids, dim, rows_to_train(lists))
+    sample = prepared(similarity, sample)
+    vectors: Vectors = WholeVectors(dim, squares=squares)
+    if kind is IndexKind.IVF_SQ8:
+        vectors = ByteVectors.fitted(sample, squares=squares)
+    return Half(vectors, Codes.trained(sample, lists, squares=squares))
+
+
+def _sample(
+    connection: sqlite3.Connection,
+    path: Path,
+    modality: Modality,
+    ids: NDArray[np.int64],
+    dim: int,
+    rows: int,
+) -> Embeddings:
+    rng = np.random.default_rng(len(ids))
+    chosen = np.sort(rng.choice(ids, min(rows, len(ids)), replace=False))
+    parts = []
+    for start in range(0, len(chosen), 256):
+        some = chosen[start : start + 256].tolist()
+        parts.append(store.read_embeddings(connection, some, modality, dim, path)[1])
+        time.sleep(_PAUSE_SEC)
+    return np.concatenate(parts)

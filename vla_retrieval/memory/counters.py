@@ -1,0 +1,39 @@
+"""Numbers that the memory keeps about itself, in the database."""
+
+from __future__ import annotations
+
+import sqlite3
+
+SEQUENCE = "sequence"
+"""Commits that changed which entries there are; a snapshot of the index names the one it shows."""
+
+MERGED = "merged"
+"""Near-duplicates that were counted and not stored."""
+
+EVICTED = "evicted"
+"""Entries that were removed to keep within bounds."""
+
+SNAPSHOT, SNAPSHOT_BEFORE = "snapshot", "snapshot_before"
+"""The random marks of the newest snapshot and of the one before it. A snapshot with another mark is
+of another history: somebody put an older copy of the database back beside it."""
+
+
+def increase(connection: sqlite3.Connection, name: str, by: int = 1) -> int:
+    """Add to a counter, which starts at 0, and return what it is then."""
+    row = connection.execute(
+        "INSERT INTO counters VALUES (?, ?)"
+        " ON CONFLICT (name) DO UPDATE SET value = value + excluded.value RETURNING value",
+        (name, by),
+    ).fetchone()
+    return int(row[0])
+
+
+def put(connection: sqlite3.Connection, name: str, value: int) -> None:
+    """Set a counter."""
+    connection.execute("INSERT OR REPLACE INTO counters VALUES (?, ?)", (name, value))
+
+
+def read(connection: sqlite3.Connection, name: str) -> int:
+    """Return a counter."""
+    row = connection.execute("SELECT value FROM counters WHERE name = ?", (name,)).fetchone()
+    return int(row[0]) if row else 0

@@ -1,0 +1,174 @@
+"""What is done beside the users: a better index, a new snapshot, counts that are written down."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from pathlib import Path
+
+from vla_retrieval.errors import StorageError
+from vla_retrieval.memory import building, counters, snapshot
+from vla_retrieval.memory import entries as store
+from vla_retrieval.memory.database import Database
+from vla_retrieval.memory.eviction import Standing
+from vla_retrieval.memory.index import Index, IndexKind
+from vla_retrieval.memory.keeper import Keeper
+from vla_retrieval.memory.live import LiveIndex
+from vla_retrieval.memory.options import MemoryOptions
+from vla_retrieval.types import Fingerprint
+
+_log = logging.getLogger(__name__)
+
+_BEHIND_AT_LEAST = 10_000
+"""Changes after which a snapshot is written, or a tenth of the entries where that is more: a few
+seconds to catch up with at the next open, and the disk is written about ten times over in all."""
+
+_BEHIND_AT_CLOSE = 1_000
+"""The same when a memory is closed; fewer are read from the database in no time."""
+
+_CAUGHT_UP = 200  # entries that a writer may wait for
+_USES_AT_ONCE = 1_000
+
+
+class Maintenance:
+    """Keeps the index fit and its snapshot fresh.
+
+    Args:
+        directory: Of the memory.
+        database: Its entries.
+        live: Its index.
+        standing: What eviction knows.
+        fingerprint: Of its embeddings.
+        options: How it is run.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        database: Database,
+        live: LiveIndex,
+        standing: Standing,
+        fingerprint: Fingerprint,
+        options: MemoryOptions,
+    ) -> None:
+        """Start the thread."""
+        self._directory = directory
+        self._database = database
+        self._live = live
+        self._standing = standing
+        self._fingerprint = fingerprint
+        self._options = options
+        # One rebuild or snapshot at a time: by the thread, or by who asks for one.
+        self._busy = threading.Lock()
+        self.keeper = Keeper(self._run, "memory keeper")
+
+    def after_change(self) -> None:
+        """Look whether something is due; called after each commit."""
+        with self._live.reading() as index:
+            due = bool(building.outgrown(index, self._options)) or self._snapshot_due(index)
+        if due or self._standing.unsaved >= _USES_AT_ONCE:
+            self.keeper.wake()
+
+    def close(self) -> None:
+        """Stop the thread; write the snapshot if the database is far ahead of it."""
+        self.keeper.stop()
+        if not self._live.usable:
+            return
+        self._save_uses()
+        with self._live.reading() as index:
+            worth_it = len(index) >= _BEHIND_AT_CLOSE
+        if worth_it and self._live.behind >= _BEHIND_AT_CLOSE:
+            try:
+                self.write_snapshot()
+            except StorageError as error:  # what it holds is in the database
+                _log.warning("no new snapshot, the next open takes longer: %s", error)
+
+    def write_snapshot(self) -> None:
+        """Write the index to disk, as it is now.
+
+        Raises:
+            StorageError: If the disk refuses; the old snapshot stays.
+        """
+        with self._busy:
+            self._write_snapshot()
+
+    def rebuild(self, reason: str) -> None:
+        """Build the index anew from the database, and use it from then on.
+
+        Queries are answered with the old one meanwhile, and entries may come and go.
+
+        Raises:
+            MemoryFormatError: If an entry is damaged.
+            StorageError: If the database cannot be read.
+        """
+        with self._busy:
+            self._rebuild(reason)
+
+    def _run(self) -> None:
+        with self._busy:
+            if self._standing.unsaved:
+                self._save_uses()
+            with self._live.reading() as index:
+                reason = building.outgrown(index, self._options)
+            if reason:
+                try:
+                    self._rebuild(reason)
+                except building.GivenUpError:
+                    return
+                self._write_snapshot()
+            with self._live.reading() as index:
+                due = self._snapshot_due(index)
+            if due:
+                self._write_snapshot()
+
+    def _snapshot_due(self, index: Index) -> bool:
+        return self._live.behind >= max(_BEHIND_AT_LEAST, len(index) // 10)
+
+    def _rebuild(self, reason: str) -> None:
+        _log.info("building the index anew: %s", reason)
+        with self._live.reading() as index:
+            wanted = building.choose(self._options, len(index), index.dim)
+            only_dead = index.kind is wanted is IndexKind.EXACT
+        if only_dead:  # then all that is needed is in RAM
+            with self._live.writing() as index:
+                self._live.replace(building.without_dead_rows(index))
+            return
+        with self._database.reading() as connection:
+            built = building.build(
+                connection, self._database.path, index.dim, index.similarity, self._options,
+                give_up=lambda: self.keeper.stopping,
+            )  # fmt: skip
+        self._catch_up(built)
+        with self._live.writing(), self._database.reading() as connection:
+            building.catch_up(built, connection, self._database.path)
+            self._live.replace(built)
+
+    def _catch_up(self, built: Index) -> None:
+        """Add what was committed meanwhile, until so little is left that the writer may wait."""
+        while True:
+            before = built.columns.rows
+            with self._database.reading() as connection:
+                building.catch_up(built, connection, self._database.path)
+            if built.columns.rows - before <= _CAUGHT_UP:
+                return
+
+    def _write_snapshot(self) -> None:
+        mark = secrets.randbits(62)
+        with self._live.writing() as index:
+            frozen = snapshot.Frozen(index, self._live.sequence, mark, self._fingerprint)
+            behind = self._live.behind
+            with self._database.writing() as connection:
+                # Both, because until the new one has its name the old one is the one on disk.
+                counters.put(connection, counters.SNAPSHOT_BEFORE, self._live.mark)
+                counters.put(connection, counters.SNAPSHOT, mark)
+        frozen.write(self._directory)
+        with self._live.writing():
+            self._live.behind -= behind
+            self._live.mark = mark
+
+    def _save_uses(self) -> None:
+        uses = self._standing.unsaved_uses()
+        if uses:
+            with self._live.writing(), self._database.writing() as connection:
+                store.add_uses(connection, uses)

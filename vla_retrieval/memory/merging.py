@@ -1,0 +1,145 @@
+"""Which new entries are near-duplicates of one that is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from vla_retrieval.memory.options import MemoryOptions
+from vla_retrieval.types import Action, Embeddings, Entry, NewEntry
+
+_LOOKED_AT = 8
+
+
+class Neighbour(NamedTuple):
+    """An entry that may be a near-duplicate.
+
+    Attributes:
+        entry_id: Its id.
+        scene: Cosine of the scenes.
+        instruction: Cosine of the instructions.
+    """
+
+    entry_id: int
+    scene: float
+    instruction: float
+
+
+Neighbours = Callable[[Embeddings, Embeddings, int, int, int], Sequence[Neighbour]]
+"""Finds the nearest by scene, instruction, earliest and latest stamp, and how many."""
+
+Read = Callable[[Sequence[int]], Sequence[Entry]]
+
+
+def find_duplicate(
+    entry: NewEntry,
+    scene: Embeddings,
+    instruction: Embeddings,
+    options: MemoryOptions,
+    neighbours: Neighbours,
+    read: Read,
+) -> int | None:
+    """Return the id of a stored entry that a new one repeats, or None.
+
+    Both halves have to be alike enough and the stamps close enough; and the new entry must say
+    nothing that the stored one does not: outcome, action, episode, tags and metadata. What is
+    merged loses its own stamp, picture and pose, nothing else.
+    """
+    within_ns = round(options.merge_within_sec * 1e9)
+    first, last = 0, 2**63 - 1
+    if within_ns:
+        first, last = max(0, entry.stamp_ns - within_ns), min(last, entry.stamp_ns + within_ns)
+    near = [
+        neighbour.entry_id
+        for neighbour in neighbours(scene, instruction, first, last, _LOOKED_AT)
+        if neighbour.scene >= options.merge_scene
+        and neighbour.instruction >= options.merge_instruction
+    ]
+    for stored in read(near):
+        if says_nothing_new(entry, stored):
+            return stored.entry_id
+    return None
+
+
+class Sorted(NamedTuple):
+    """What becomes of a batch of new entries.
+
+    Attributes:
+        new: Positions in the batch of those to store.
+        stored_id: For each entry, the stored entry that it repeats, or None.
+        repeats: For each entry, the position of an earlier one of the batch that it repeats.
+    """
+
+    new: list[int]
+    stored_id: list[int | None]
+    repeats: list[int | None]
+
+
+def sort_out(
+    entries: Sequence[NewEntry],
+    scenes: Embeddings,
+    instructions: Embeddings,
+    options: MemoryOptions,
+    neighbours: Neighbours,
+    read: Read,
+) -> Sorted:
+    """Return which of a batch are new, and what the others repeat."""
+    found = Sorted([], [None] * len(entries), [None] * len(entries))
+    for i, entry in enumerate(entries):
+        found.stored_id[i] = find_duplicate(
+            entry, scenes[i], instructions[i], options, neighbours, read
+        )
+        if found.stored_id[i] is not None:
+            continue
+        for j in found.new:
+            if (
+                cosine(scenes[i], scenes[j]) >= options.merge_scene
+                and cosine(instructions[i], instructions[j]) >= options.merge_instruction
+                and _close(entry, entries[j], options)
+                and says_nothing_new(entry, entries[j])
+            ):
+                found.repeats[i] = j
+                break
+        else:
+            found.new.append(i)
+    return found
+
+
+def cosine(one: Embeddings, other: Embeddings) -> float:
+    """Return the cosine of two vectors, shape ``(dim,)``."""
+    a, b = one.astype(np.float64), other.astype(np.float64)
+    return float((a * b).sum() / np.sqrt((a * a).sum() * (b * b).sum()))
+
+
+def _close(entry: NewEntry, other: NewEntry, options: MemoryOptions) -> bool:
+    within_ns = round(options.merge_within_sec * 1e9)
+    return not within_ns or abs(entry.stamp_ns - other.stamp_ns) <= within_ns
+
+
+def says_nothing_new(entry: NewEntry, stored: NewEntry) -> bool:
+    """Return whether all that an entry says, its scene and stamp aside, is stored already."""
+    return (
+        entry.episode_id == stored.episode_id
+        and entry.frame_id == stored.frame_id
+        and entry.outcome == stored.outcome
+        and entry.pinned <= stored.pinned
+        and _same_action(entry.action, stored.action)
+        and set(entry.tags) <= set(stored.tags)
+        and _within(entry.metadata, stored.metadata)
+    )
+
+
+def _same_action(one: Action | None, other: Action | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return (
+        one.space == other.space
+        and one.shape == other.shape
+        and np.array_equal(one.values, other.values)
+    )
+
+
+def _within(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    return all(other.get(key) == value for key, value in one.items())

@@ -1,0 +1,82 @@
+"""From a directory to an index that holds what is committed."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from vla_retrieval.memory import building, counters, snapshot
+from vla_retrieval.memory import entries as store
+from vla_retrieval.memory.database import Database
+from vla_retrieval.memory.index import Index, IndexKind
+from vla_retrieval.memory.options import MemoryOptions
+from vla_retrieval.types import Fingerprint, Similarity
+
+_log = logging.getLogger(__name__)
+
+_WORTH_A_WARNING = 1_000  # entries: below, building anew takes no time that anybody notices
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An index and where it stands.
+
+    Attributes:
+        index: Holds what is committed.
+        sequence: The last commit.
+        behind: Changed entries that the snapshot does not have.
+        mark: Of the snapshot on disk, or 0.
+        source: Where it came from, for people.
+    """
+
+    index: Index
+    sequence: int
+    behind: int
+    mark: int
+    source: str
+
+
+def open_index(
+    directory: Path,
+    database: Database,
+    fingerprint: Fingerprint,
+    similarity: Similarity,
+    options: MemoryOptions,
+) -> Opened:
+    """Read the snapshot and catch up, or build the index from the database.
+
+    Raises:
+        MemoryFormatError: If an entry that has to be read is damaged.
+        StorageError: If the database cannot be read.
+    """
+    started = time.perf_counter()
+    with database.reading() as connection:
+        sequence = counters.read(connection, counters.SEQUENCE)
+        try:
+            restored = snapshot.read(directory, fingerprint, similarity)
+            index, shown, mark = restored.index, restored.sequence, restored.mark
+            names = counters.SNAPSHOT, counters.SNAPSHOT_BEFORE
+            if shown > sequence or mark not in [counters.read(connection, n) for n in names]:
+                raise snapshot.SnapshotError("it is of another history than the database")
+        except snapshot.SnapshotError as error:
+            count = store.count(connection)
+            say = _log.warning if count > _WORTH_A_WARNING else _log.debug
+            say("building the index from the database, because of the snapshot: %s", error)
+            exact = building.choose(options, count, fingerprint.dim) is not IndexKind.IVF_SQ8
+            index = building.build(
+                connection, database.path, fingerprint.dim, similarity, options, exact=exact
+            )
+            return Opened(
+                index, sequence, count, 0, f"the database, because of the snapshot: {error}"
+            )
+        index.threads = options.search_threads
+        behind = 0
+        if shown != sequence:
+            before = index.columns.rows, index.columns.dead
+            building.catch_up(index, connection, database.path)
+            behind = index.columns.rows - before[0] + index.columns.dead - before[1]
+    seconds = time.perf_counter() - started
+    source = f"the snapshot, {behind} changes behind, in {seconds:.2f} s"
+    return Opened(index, sequence, behind, mark, source)

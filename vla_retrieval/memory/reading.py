@@ -1,0 +1,121 @@
+"""Searching an index and reading what lies behind it on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from vla_retrieval import ranking
+from vla_retrieval.memory import entries as store
+from vla_retrieval.memory.columns import Mask, Rows
+from vla_retrieval.memory.database import Database
+from vla_retrieval.memory.index import Index, IndexKind, Originals
+from vla_retrieval.memory.merging import Neighbour, cosine
+from vla_retrieval.memory.similarity import prepared
+from vla_retrieval.types import Candidate, Embeddings, Entry, Filter, Modality, Probe
+
+
+def ranked(
+    index: Index,
+    database: Database,
+    probes: Sequence[Probe],
+    k: int,
+    mask: Mask | None,
+    min_score: float,
+) -> tuple[list[Candidate], bool]:
+    """Return the k best rows that a mask lets pass, and whether they surely are.
+
+    Raises:
+        StorageError: If embeddings cannot be read from the database.
+    """
+    with _originals(index, database) as originals:
+        found = index.search(probes, k, mask, originals)
+    best = [
+        Candidate(
+            int(found.entry_ids[i]), float(found.scores[i]),
+            float(found.scene_scores[i]), float(found.instruction_scores[i]),
+        )
+        for i in ranking.order(found.scores, found.entry_ids, k, min_score)
+    ]  # fmt: skip
+    return best, found.exact
+
+
+class Neighbourhood:
+    """Finds what resembles an entry, for the writer.
+
+    Args:
+        index: As it is in the writer's turn.
+        database: Behind it.
+    """
+
+    def __init__(self, index: Index, database: Database) -> None:
+        """Look from the writer's turn."""
+        self._index = index
+        self._database = database
+
+    def neighbours(
+        self, scene: Embeddings, instruction: Embeddings, first_ns: int, last_ns: int, k: int
+    ) -> list[Neighbour]:
+        """Return the nearest entries of a time range; see ``merging.Neighbours``."""
+        return self._near(
+            scene, instruction, Filter(stamp_from_ns=first_ns, stamp_to_ns=last_ns), k
+        )
+
+    def entries(self, entry_ids: Sequence[int]) -> list[Entry]:
+        """Return entries without thumbnails."""
+        with self._database.reading() as connection:
+            return store.read(connection, entry_ids, thumbnails=False, path=self._database.path)
+
+    def redundancy(self, entry_id: int, without: Sequence[int]) -> float:
+        """Return the mean cosine of both halves with the entry that is most alike."""
+        halves = {m: self._embeddings([entry_id], m)[0] for m in Modality}
+        others = Filter(exclude_ids=(entry_id, *without))
+        near = self._near(halves[Modality.SCENE], halves[Modality.INSTRUCTION], others, 1)
+        return max(((n.scene + n.instruction) / 2 for n in near), default=-1.0)
+
+    def _near(
+        self, scene: Embeddings, instruction: Embeddings, wanted: Filter, k: int
+    ) -> list[Neighbour]:
+        probes = [
+            Probe(Modality.SCENE, scene, 0.5, Modality.SCENE),
+            Probe(Modality.INSTRUCTION, instruction, 0.5, Modality.INSTRUCTION),
+        ]
+        mask = self._index.columns.passing(wanted)
+        found, _ = ranked(self._index, self._database, probes, k, mask, -np.inf)
+        ids = sorted(candidate.entry_id for candidate in found)
+        scenes = self._embeddings(ids, Modality.SCENE)
+        instructions = self._embeddings(ids, Modality.INSTRUCTION)
+        return [
+            Neighbour(entry_id, cosine(scene, s), cosine(instruction, i))
+            for entry_id, s, i in zip(ids, scenes, instructions, strict=True)
+        ]
+
+    def _embeddings(self, entry_ids: Sequence[int], modality: Modality) -> Embeddings:
+        path, dim = self._database.path, self._index.dim
+        with self._database.reading() as connection:
+            return store.read_embeddings(connection, entry_ids, modality, dim, path)[1]
+
+
+@contextmanager
+def _originals(index: Index, database: Database) -> Iterator[Originals]:
+    """Lend a reader of stored embeddings, all of one committed state."""
+    if index.kind is not IndexKind.IVF_SQ8:
+        yield _not_needed
+        return
+    with database.reading() as connection:
+
+        def read(modality: Modality, rows: Rows) -> tuple[Rows, Embeddings]:
+            ids = index.columns.entry_ids[rows]
+            found, vectors = store.read_embeddings(
+                connection, ids.tolist(), modality, index.dim, database.path
+            )
+            # The database may be ahead: what was removed from it is no longer found.
+            return rows[np.isin(ids, found)], prepared(index.similarity, vectors)
+
+        yield read
+
+
+def _not_needed(modality: Modality, rows: Rows) -> tuple[Rows, Embeddings]:
+    raise AssertionError(f"{modality}: the vectors of {len(rows)} rows are in RAM")

@@ -1,0 +1,83 @@
+"""One entry as a row of SQLite, with the checksum that tells when it is no longer the same."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vla_retrieval.memory.schema import damaged
+from vla_retrieval.types import Action, CameraPose, Entry, NewEntry, Outcome
+
+_CONTENT = (
+    "instruction, stamp_ns, frame_id, episode_id, outcome,"
+    " action_space, action_shape, action_values, pose_frame_id, pose_stamp_ns,"
+    " pose_x, pose_y, pose_z, pose_qx, pose_qy, pose_qz, pose_qw"
+)
+COLUMNS = f"entry_id, {_CONTENT}, checksum, pinned, merged"
+"""Of the table ``entries``, in the order of a row."""
+
+_FLOAT32 = np.dtype("<f4")
+
+
+def to_row(entry_id: int, entry: NewEntry) -> tuple[Any, ...]:
+    """Return the values of ``COLUMNS``."""
+    action: tuple[Any, ...] = (None, None, None)
+    if entry.action is not None:
+        values = np.ascontiguousarray(entry.action.values, dtype=_FLOAT32).tobytes()
+        action = (entry.action.space, json.dumps([int(n) for n in entry.action.shape]), values)
+    pose: tuple[Any, ...] = (None,) * 9
+    if entry.camera_pose is not None:
+        at = entry.camera_pose
+        # SQLite gives -0.0 back as 0.0, which the checksum would not forgive.
+        numbers = (float(v) + 0.0 for v in (*at.position, *at.orientation))
+        pose = (at.frame_id, int(at.stamp_ns), *numbers)
+    content = (
+        entry.instruction, int(entry.stamp_ns), entry.frame_id, entry.episode_id,
+        int(entry.outcome), *action, *pose,
+    )  # fmt: skip
+    checksum = _checksum(content, entry.tags, entry.metadata)
+    return entry_id, *content, checksum, int(entry.pinned), 0
+
+
+def to_entry(
+    row: tuple[Any, ...], tags: tuple[str, ...], metadata: Mapping[str, str], path: Path
+) -> Entry:
+    """Return the entry of a row, without its thumbnail.
+
+    Args:
+        row: The values of ``COLUMNS``.
+        tags: From their own table, in their order.
+        metadata: From its own table.
+        path: Of the database.
+
+    Raises:
+        MemoryFormatError: If it differs from its checksum.
+    """
+    entry_id, *content, checksum, pinned, merged = row
+    if _checksum(content, tags, metadata) != checksum:
+        raise damaged(path, f"entry {entry_id} differs from its checksum")
+    instruction, stamp_ns, frame_id, episode_id, outcome, space, shape, values = content[:8]
+    action = pose = None
+    if space is not None:
+        numbers = np.frombuffer(values, dtype=_FLOAT32).astype(np.float32)
+        action = Action(space, tuple(json.loads(shape)), numbers)
+    if content[8] is not None:
+        x, y, z, qx, qy, qz, qw = content[10:]
+        pose = CameraPose(content[8], content[9], (x, y, z), (qx, qy, qz, qw))
+    return Entry(
+        instruction=instruction, stamp_ns=stamp_ns, frame_id=frame_id, episode_id=episode_id,
+        outcome=Outcome(outcome), action=action, camera_pose=pose, tags=tags, metadata=metadata,
+        pinned=bool(pinned), entry_id=entry_id, merged=merged,
+    )  # fmt: skip
+
+
+def _checksum(content: Sequence[Any], tags: Sequence[str], metadata: Mapping[str, str]) -> int:
+    """Return the CRC-32 of a form that is the same in every Python."""
+    plain = [value.hex() if isinstance(value, bytes) else value for value in content]
+    form = [plain, list(tags), sorted(metadata.items())]
+    return zlib.crc32(json.dumps(form, ensure_ascii=True, separators=(",", ":")).encode())

@@ -1,0 +1,278 @@
+"""A copy of the index on disk, so that opening a memory need not read every embedding.
+
+One file: the arrays one after the other, then a table of contents with the checksum of each,
+then a tail of fixed size that says where the table is. It is written beside the old one, fsynced
+and renamed, so there is always one whole snapshot or none. It names the commit that it shows.
+Whatever is wrong with it, the memory is opened without it, from the database, which is the truth.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_retrieval.memory.codes import Codes, Effort
+from vla_retrieval.memory.columns import Columns, ColumnState
+from vla_retrieval.memory.directory import sync
+from vla_retrieval.memory.failures import storage_errors
+from vla_retrieval.memory.index import Direction, Half, Index, IndexKind
+from vla_retrieval.memory.vectors import BLOCK_ROWS, ByteVectors, Vectors, WholeVectors
+from vla_retrieval.types import Fingerprint, Modality, Similarity
+
+SNAPSHOT_NAME = "index.snapshot"
+TEMPORARY_NAME = "index.snapshot.new"
+FORMAT = 1
+
+_MAGIC = b"VLARSNAP"
+_TAIL = struct.Struct("<8sQII")  # magic, where the table starts, its size, its checksum
+
+Array = NDArray[Any]
+
+
+class SnapshotError(Exception):
+    """A snapshot cannot be used; the text says why. It never leaves the memory."""
+
+
+class Frozen:
+    """What of an index goes into a snapshot, taken while nobody changes it.
+
+    The vectors are not copied: rows that are there do not change or move. The rest is small.
+
+    Args:
+        index: To be kept.
+        sequence: The commit that it shows.
+        mark: Random; the database names it too (``counters.SNAPSHOT``).
+        fingerprint: Of the embeddings.
+    """
+
+    def __init__(self, index: Index, sequence: int, mark: int, fingerprint: Fingerprint) -> None:
+        """Copy what may change."""
+        columns = index.columns.state()
+        self._rows = index.columns.rows
+        self._vectors = {m: half.vectors for m, half in index.halves.items()}
+        self._codes = {
+            m: half.codes.to_bytes() for m, half in index.halves.items() if half.codes is not None
+        }
+        self._columns = {
+            name: value
+            for name, value in columns._asdict().items()
+            if isinstance(value, np.ndarray)
+        }
+        self.sequence = sequence
+        self._header: dict[str, Any] = {
+            "format": FORMAT,
+            "sequence": sequence,
+            "mark": mark,
+            "fingerprint": asdict(fingerprint),
+            "similarity": index.similarity.value,
+            "kind": index.kind.value,
+            "dim": index.dim,
+            "rows": self._rows,
+            "built_rows": index.built_rows,
+            "key": columns.key.hex(),
+            "longest": {m.value: half.longest for m, half in index.halves.items()},
+            "efforts": [
+                [d.source.value, d.target.value, d.pair, *effort, index.recalls.get(d)]
+                for d, effort in index.efforts.items()
+            ],
+        }
+
+    def write(self, directory: Path) -> None:
+        """Write it in place of the old one, durably.
+
+        Args:
+            directory: Of the memory.
+
+        Raises:
+            StorageError: If the disk refuses; then the old one stays.
+        """
+        temporary = directory / TEMPORARY_NAME
+        with storage_errors("write", temporary):
+            try:
+                with temporary.open("wb") as file:
+                    self._write(file)
+                    file.flush()
+                    # Protects the content: after a power loss the new name must not show a
+                    # file whose bytes never reached the disk.
+                    os.fsync(file.fileno())
+                temporary.replace(directory / SNAPSHOT_NAME)
+                sync(directory)  # protects the rename
+            finally:
+                temporary.unlink(missing_ok=True)
+
+    def _write(self, file: IO[bytes]) -> None:
+        table = []
+        for name, shape, dtype, parts in self._sections():
+            start, checksum = file.tell(), 0
+            for part in parts:
+                if not part.size:
+                    continue
+                content = _bytes_of(np.ascontiguousarray(part))
+                checksum = zlib.crc32(content, checksum)
+                file.write(content)
+            table.append([name, dtype, list(shape), start, checksum])
+        contents = json.dumps({**self._header, "sections": table}).encode()
+        start = file.tell()
+        file.write(contents)
+        file.write(_TAIL.pack(_MAGIC, start, len(contents), zlib.crc32(contents)))
+
+    def _sections(self) -> Iterator[tuple[str, tuple[int, ...], str, Iterable[Array]]]:
+        for name, array in self._columns.items():
+            yield name, array.shape, array.dtype.str, [array]
+        for modality, vectors in self._vectors.items():
+            half = modality.value
+            if isinstance(vectors, ByteVectors):
+                yield f"{half}.low", vectors.low.shape, "<f4", [vectors.low]
+                yield f"{half}.step", vectors.step.shape, "<f4", [vectors.step]
+            dim = int(self._header["dim"])
+            dtype = "<f4" if vectors.whole else "|u1"
+            yield f"{half}.vectors", (self._rows, dim), dtype, vectors.blocks(self._rows)
+        for modality, content in self._codes.items():
+            yield f"{modality.value}.codes", content.shape, "|u1", [content]
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a snapshot holds.
+
+    Attributes:
+        index: As it was.
+        sequence: The commit that it shows.
+        mark: Its own.
+    """
+
+    index: Index
+    sequence: int
+    mark: int
+
+
+def read(directory: Path, fingerprint: Fingerprint, similarity: Similarity) -> Restored:
+    """Return what the snapshot of a memory holds.
+
+    Raises:
+        SnapshotError: If there is none, or it is damaged, or of other embeddings.
+    """
+    path = directory / SNAPSHOT_NAME
+    try:
+        with path.open("rb") as file:
+            reader = _Reader(file)
+            expected = {
+                "format": FORMAT, "fingerprint": asdict(fingerprint),
+                "similarity": similarity.value, "dim": fingerprint.dim,
+            }  # fmt: skip
+            for name, value in expected.items():
+                if reader.header.get(name) != value:
+                    got = reader.header.get(name)
+                    raise SnapshotError(f"{path}: expected {name} {value!r}, got {got!r}")
+            return Restored(
+                reader.index(), int(reader.header["sequence"]), int(reader.header["mark"])
+            )
+    except FileNotFoundError:
+        raise SnapshotError(f"{path}: there is none") from None
+    except SnapshotError:
+        raise
+    # Its checksums hold, so this is a file of another make, or a disk that fails.
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise SnapshotError(f"{path}: {error!r}") from error
+
+
+class _Reader:
+    """Reads a snapshot and compares every checksum."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        size = os.fstat(file.fileno()).st_size
+        if size < _TAIL.size:
+            raise SnapshotError(f"{file.name}: is cut off")
+        file.seek(size - _TAIL.size)
+        magic, start, length, checksum = _TAIL.unpack(file.read(_TAIL.size))
+        if magic != _MAGIC or start + length != size - _TAIL.size:
+            raise SnapshotError(f"{file.name}: is cut off, or is no snapshot")
+        file.seek(start)
+        content = file.read(length)
+        if zlib.crc32(content) != checksum:
+            raise SnapshotError(f"{file.name}: its table of contents differs from its checksum")
+        self.header: dict[str, Any] = json.loads(content)
+        self._sections = {name: rest for name, *rest in self.header["sections"]}
+
+    def index(self) -> Index:
+        header = self.header
+        state = {name: self._array(name) for name in ColumnState._fields if name != "key"}
+        index = Index(
+            header["dim"], Similarity(header["similarity"]), IndexKind(header["kind"]),
+            {m: self._half(m) for m in Modality},
+            Columns.restored(ColumnState(**state, key=bytes.fromhex(header["key"]))),
+            built_rows=header["built_rows"],
+        )  # fmt: skip
+        for source, target, pair, probes, depth, recall in header["efforts"]:
+            direction = Direction(Modality(source), Modality(target), pair)
+            index.efforts[direction] = Effort(probes, depth)
+            index.recalls[direction] = recall
+        for half in index.halves.values():
+            sizes = {
+                len(half.vectors),
+                len(half.vectors if half.codes is None else half.codes),
+                header["rows"],
+            }
+            if sizes != {index.columns.rows}:
+                raise SnapshotError(f"{self._file.name}: its parts differ in length: {sizes}")
+        return index
+
+    def _half(self, modality: Modality) -> Half:
+        half = modality.value
+        squares = self.header["similarity"] == Similarity.NEGATIVE_L2.value
+        kind = IndexKind(self.header["kind"])
+        vectors: Vectors
+        if kind is IndexKind.IVF_SQ8:
+            bytewise = ByteVectors(
+                self._array(f"{half}.low"), self._array(f"{half}.step"), squares=squares
+            )
+            for block in self._blocks(f"{half}.vectors"):
+                bytewise.append_codes(block)
+            vectors = bytewise
+        else:
+            vectors = WholeVectors(self.header["dim"], squares=squares)
+            for block in self._blocks(f"{half}.vectors"):
+                vectors.append(block)
+        codes = None
+        if kind is not IndexKind.EXACT:
+            codes = Codes.from_bytes(self._array(f"{half}.codes"))
+        return Half(vectors, codes, float(self.header["longest"][half]))
+
+    def _array(self, name: str) -> Array:
+        blocks = list(self._blocks(name))
+        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+
+    def _blocks(self, name: str) -> Iterator[Array]:
+        """Yield an array in parts, and compare its checksum at the end."""
+        dtype, shape, start, expected = self._sections[name]
+        self._file.seek(start)
+        left, checksum = int(shape[0]), 0
+        while True:
+            block: Array = np.empty(
+                (min(left, BLOCK_ROWS if shape[1:] else left), *shape[1:]), dtype
+            )
+            content = _bytes_of(block)
+            if block.size and self._file.readinto(content) != block.nbytes:  # type: ignore[attr-defined]
+                raise SnapshotError(f"{self._file.name}: {name} is cut off")
+            checksum = zlib.crc32(content, checksum) if block.size else checksum
+            left -= len(block)
+            yield block
+            if left <= 0:
+                break
+        if checksum != expected:
+            raise SnapshotError(f"{self._file.name}: {name} differs from its checksum")
+
+
+def _bytes_of(array: Array) -> memoryview:
+    """Return the memory of a contiguous array; an empty one has none that can be seen."""
+    return memoryview(array.view(np.uint8).reshape(-1) if array.size else b"")  # type: ignore[arg-type]

@@ -1,0 +1,96 @@
+"""Which rows have a term: the equality parts of a filter, in RAM.
+
+A term is a field with its value, for example a tag or an episode. SQLite needs 35 ms to name the
+half of 100 000 entries that have a tag, three times as long as searching all of them; here it
+takes a fraction of a millisecond, and 12 bytes per row and term however many values there are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_retrieval.memory.growing import Growing
+
+KEY_BYTES = 16
+_SMALLEST_MERGE = 4096
+
+Hashes = NDArray[np.uint64]
+
+
+class TermIndex:
+    """Rows by the 64-bit keyed hash of a term.
+
+    The key is random, so that nobody can choose two terms that collide; by chance two of a
+    million terms do with a probability of 3e-8.
+
+    Args:
+        key: Of the hash, or None for a new one.
+    """
+
+    def __init__(self, key: bytes | None = None) -> None:
+        """Start empty."""
+        self.key = key or os.urandom(KEY_BYTES)
+        # Sorted by hash, then row; and what came since, in the order of rows.
+        self._sorted: Hashes = np.empty(0, dtype=np.uint64)
+        self._sorted_rows: NDArray[np.uint32] = np.empty(0, dtype=np.uint32)
+        self._recent: Growing[np.uint64] = Growing(np.uint64)
+        self._recent_rows: Growing[np.uint32] = Growing(np.uint32)
+
+    def __len__(self) -> int:
+        """Return the number of pairs of a term and a row."""
+        return len(self._sorted) + len(self._recent)
+
+    def hash(self, field: str, *values: str) -> int:
+        """Return the hash of a term."""
+        digest = hashlib.blake2b(digest_size=8, key=self.key)
+        for text in (field, *values):
+            content = text.encode()
+            digest.update(len(content).to_bytes(4, "little") + content)
+        return int.from_bytes(digest.digest(), "little")
+
+    def append(self, hashes: Sequence[int], rows: Sequence[int]) -> None:
+        """Say that rows have terms.
+
+        Args:
+            hashes: Of the terms.
+            rows: One for each hash, ascending, none below those already there.
+        """
+        self._recent.append(np.array(hashes, dtype=np.uint64))
+        self._recent_rows.append(np.array(rows, dtype=np.uint32))
+        if len(self._recent) > max(_SMALLEST_MERGE, len(self._sorted) // 8):
+            self._merge()
+
+    def rows(self, hashes: Iterable[int]) -> NDArray[np.uint32]:
+        """Return the rows that have any of some terms, in no order, one once per term."""
+        wanted: Hashes = np.unique(np.fromiter(hashes, dtype=np.uint64))
+        starts = np.searchsorted(self._sorted, wanted, "left")
+        ends = np.searchsorted(self._sorted, wanted, "right")
+        found = [self._sorted_rows[s:e] for s, e in zip(starts, ends, strict=True) if e > s]
+        found.append(self._recent_rows.view[np.isin(self._recent.view, wanted)])
+        return np.concatenate(found)
+
+    def state(self) -> tuple[Hashes, NDArray[np.uint32]]:
+        """Return all pairs, sorted by hash, then row: arrays that are never changed."""
+        # Inserting into what is sorted is linear; sorting all of it again is not.
+        order = np.argsort(self._recent.view, kind="stable")
+        hashes = self._recent.view[order]
+        places = np.searchsorted(self._sorted, hashes, "right")
+        rows = np.insert(self._sorted_rows, places, self._recent_rows.view[order])
+        return np.insert(self._sorted, places, hashes), rows
+
+    @classmethod
+    def restored(cls, key: bytes, hashes: Hashes, rows: NDArray[np.uint32]) -> TermIndex:
+        """Return one from its key and its ``state``."""
+        terms = cls(key)
+        terms._sorted, terms._sorted_rows = hashes, rows
+        return terms
+
+    def _merge(self) -> None:
+        self._sorted, self._sorted_rows = self.state()
+        self._recent.clear()
+        self._recent_rows.clear()

@@ -1,0 +1,176 @@
+"""How hard an approximate index has to search, measured on queries of the modality that will ask.
+
+Settings that find everything for scenes asked by scenes lose many points for scenes asked by
+instructions: the two modalities lie in different cones, and the best rows for the other cone's
+queries are spread over more lists. The memory holds both halves of every pair, so each direction
+is tuned with embeddings of its own kind.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_retrieval.memory.codes import Effort
+from vla_retrieval.memory.columns import Rows
+from vla_retrieval.memory.index import Direction, Index
+from vla_retrieval.types import Embeddings, Modality, Probe, Similarity
+
+_log = logging.getLogger(__name__)
+
+_QUERIES = 96
+_K = 10
+_DEPTHS = (64, 128, 256, 512, 1024)
+_ENOUGH = 1e-6  # scores of copies differ by the rounding of float32
+
+DIRECTIONS = (
+    *(Direction(source, target, False) for source in Modality for target in Modality),
+    *(Direction(modality, modality, True) for modality in Modality),
+)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One query, and what it should find.
+
+    Attributes:
+        probes: The query.
+        row: The entry that it was taken from, which does not count.
+        least: Score of the k-th best of the others.
+    """
+
+    probes: tuple[Probe, ...]
+    row: int
+    least: float
+
+
+def tune(index: Index, recall_target: float) -> None:
+    """Set an index's efforts to the cheapest that reach a recall, and its recalls to theirs.
+
+    Recall is the share of the ten best that is found, ties counted as found; it has to reach the
+    target by one standard error of the mean over the queries. Where nothing does, the hardest
+    setting is taken and a warning says so.
+
+    Args:
+        index: With codes; nobody else uses it yet.
+        recall_target: In [0, 1].
+    """
+    rng = np.random.default_rng(0)
+    rows = np.sort(rng.choice(index.columns.rows, min(_QUERIES, index.columns.rows), replace=False))
+    rows = rows[index.columns.alive[rows]].astype(np.int64)
+    vectors = {m: index.halves[m].vectors.take(rows) for m in Modality}
+    for group in _groups():
+        trials = _trials(index, group, rows, vectors)
+        effort, recall = _cheapest(index, trials, recall_target)
+        for direction in group:
+            index.efforts[direction] = effort
+            index.recalls[direction] = recall
+            if recall < recall_target:
+                _log.warning(
+                    "%s to %s%s finds %.4f of the ten best at its hardest, less than the target"
+                    " %.4f: use index exact, or a lower target",
+                    direction.source.value, direction.target.value,
+                    " in a pair" if direction.pair else "", recall, recall_target,
+                )  # fmt: skip
+
+
+def _groups() -> list[tuple[Direction, ...]]:
+    """Return the directions that are tuned together: both halves of a pair."""
+    alone = [(direction,) for direction in DIRECTIONS if not direction.pair]
+    return [*alone, tuple(direction for direction in DIRECTIONS if direction.pair)]
+
+
+def _trials(
+    index: Index,
+    group: Sequence[Direction],
+    rows: Rows,
+    vectors: dict[Modality, Embeddings],
+) -> list[_Trial]:
+    weight = 1.0 / len(group)
+    queries = {d.target: vectors[d.source] for d in group}
+    least = _kth_best(index, queries, weight, rows)
+    return [
+        _Trial(
+            tuple(Probe(d.target, vectors[d.source][i], weight, d.source) for d in group),
+            int(row), float(least[i]),
+        )
+        for i, row in enumerate(rows)
+    ]  # fmt: skip
+
+
+def _kth_best(
+    index: Index, queries: dict[Modality, Embeddings], weight: float, rows: Rows
+) -> NDArray[np.float32]:
+    """Return each query's k-th best score over all entries but its own, block by block."""
+    best = np.full((len(rows), _K), -np.inf, dtype=np.float32)
+    halves = [index.halves[modality].vectors for modality in queries]
+    step = 16_384
+    for start in range(0, index.columns.rows, step):
+        here = np.arange(start, min(start + step, index.columns.rows), dtype=np.int64)
+        scores = np.zeros((len(rows), len(here)), dtype=np.float32)
+        for asked, vectors in zip(queries.values(), halves, strict=True):
+            scores += weight * _matrix(index.similarity, asked, vectors.take(here))
+        scores[:, ~index.columns.alive[here]] = -np.inf
+        own = np.flatnonzero((rows >= start) & (rows < start + len(here)))
+        scores[own, rows[own] - start] = -np.inf
+        merged = np.concatenate([best, scores], axis=1)
+        best = -np.partition(-merged, _K - 1, axis=1)[:, :_K]
+    return best.min(axis=1)
+
+
+def _matrix(
+    similarity: Similarity, queries: Embeddings, vectors: Embeddings
+) -> NDArray[np.float32]:
+    dots = queries @ vectors.T
+    if similarity is not Similarity.NEGATIVE_L2:
+        return dots
+    squares = (
+        np.square(queries).sum(axis=1)[:, None] + np.square(vectors).sum(axis=1)[None] - 2 * dots
+    )
+    found: NDArray[np.float32] = -np.sqrt(np.maximum(squares, 0))
+    return found
+
+
+def _cheapest(index: Index, trials: Sequence[_Trial], recall_target: float) -> tuple[Effort, float]:
+    """Return the fastest effort whose recall is good enough, else the best one."""
+    codes = index.halves[Modality.SCENE].codes
+    lists = codes.lists if codes is not None else 1
+    probes = [*itertools.takewhile(lambda n: n < lists, (2**i for i in range(2, 20))), lists]
+    good: list[tuple[float, Effort, float]] = []
+    best = (0.0, Effort(lists, _DEPTHS[-1]))
+    for depth in _DEPTHS:
+        low, high = 0, len(probes) - 1
+        while low <= high:  # recall grows with the probes
+            middle = (low + high) // 2
+            effort = Effort(probes[middle], depth)
+            recall, error, seconds = _measure(index, trials, effort)
+            best = max(best, (recall, effort))
+            if recall - error >= recall_target:
+                good.append((seconds, effort, recall))
+                high = middle - 1
+            else:
+                low = middle + 1
+    if not good:
+        return best[1], best[0]
+    _, effort, recall = min(good)
+    return effort, recall
+
+
+def _measure(index: Index, trials: Sequence[_Trial], effort: Effort) -> tuple[float, float, float]:
+    """Return mean recall, its standard error, and the median seconds of a search."""
+    recalls, seconds = [], []
+    for trial in trials:
+        started = time.perf_counter()
+        scores = index.try_out(trial.probes, _K + 1, effort, trial.row)
+        seconds.append(time.perf_counter() - started)
+        best = np.sort(scores)[::-1][:_K]
+        slack = _ENOUGH * max(1.0, abs(trial.least))
+        recalls.append(float((best >= trial.least - slack).mean()) if len(best) else 0.0)
+    error = float(np.std(recalls)) / max(1, len(recalls)) ** 0.5
+    return float(np.mean(recalls)), error, float(np.median(seconds))

@@ -1,0 +1,219 @@
+"""The vectors of one half in RAM: whole, or in 8 bits per number.
+
+They lie in blocks that are appended to and never moved: a snapshot reads them while rows are
+added, and growing copies nothing. Room that is not filled yet takes no RAM, because the kernel
+backs pages when they are first written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_retrieval.memory import kernels
+from vla_retrieval.memory.columns import Rows
+from vla_retrieval.types import Embeddings
+
+BLOCK_ROWS = 32_768  # 64 MB at 512 dimensions
+
+
+class Vectors(Protocol):
+    """The vectors of one half, by row.
+
+    Attributes:
+        whole: Whether vectors come back as they were added.
+        bytes_per_row: RAM per vector.
+    """
+
+    whole: bool
+    bytes_per_row: int
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+
+    def append(self, vectors: Embeddings) -> None:
+        """Append vectors of shape ``(n, dim)``."""
+
+    def take(self, rows: Rows) -> Embeddings:
+        """Return a copy of some vectors, shape ``(n, dim)``."""
+
+    def values(self, query: Embeddings, rows: Rows | None) -> NDArray[np.float32]:
+        """Return the dot product, or squared distance, of some rows (None: all) with a query."""
+
+    def blocks(self, rows: int) -> Iterator[NDArray[Any]]:
+        """Yield the first rows as they are stored; they never change."""
+
+
+class _Blocks:
+    """Rows of one dtype in blocks that never move."""
+
+    def __init__(self, dim: int, dtype: type[np.generic]) -> None:
+        self._dim = dim
+        self._dtype = dtype
+        self._all: list[NDArray[Any]] = []
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def append(self, rows: NDArray[Any]) -> None:
+        taken = 0
+        while taken < len(rows):
+            inside = self._size % BLOCK_ROWS
+            if inside == 0:
+                self._all.append(np.empty((BLOCK_ROWS, self._dim), dtype=self._dtype))
+            some = rows[taken : taken + BLOCK_ROWS - inside]
+            self._all[-1][inside : inside + len(some)] = some
+            taken += len(some)
+            self._size += len(some)
+
+    def filled(self, rows: int) -> Iterator[NDArray[Any]]:
+        for number, block in enumerate(self._all):
+            inside = min(rows - number * BLOCK_ROWS, BLOCK_ROWS)
+            if inside > 0:
+                yield block[:inside]
+
+    def parts(self, rows: Rows) -> Iterator[tuple[NDArray[Any], Rows, slice]]:
+        """Yield each block that holds some of the rows, those rows in it, and their places."""
+        if len(self._all) == 1:
+            yield self._all[0][: self._size], rows, slice(0, len(rows))
+            return
+        cuts = np.searchsorted(rows, np.arange(len(self._all) + 1) * BLOCK_ROWS)
+        for number, block in enumerate(self.filled(self._size)):
+            here = slice(int(cuts[number]), int(cuts[number + 1]))
+            if here.start < here.stop:
+                yield block, rows[here] - number * BLOCK_ROWS, here
+
+
+class WholeVectors:
+    """Float32, as they were added.
+
+    Args:
+        dim: Length of a vector.
+        squares: Whether ``values`` are squared distances.
+    """
+
+    whole = True
+
+    def __init__(self, dim: int, *, squares: bool) -> None:
+        """Start empty."""
+        self.bytes_per_row = 4 * dim
+        self._dim = dim
+        self._squares = squares
+        self._blocks = _Blocks(dim, np.float32)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._blocks)
+
+    def append(self, vectors: Embeddings) -> None:
+        """Append vectors of shape ``(n, dim)``."""
+        self._blocks.append(vectors)
+
+    def take(self, rows: Rows) -> Embeddings:
+        """Return a copy of some vectors, shape ``(n, dim)``."""
+        found: Embeddings = np.empty((len(rows), self._dim), dtype=np.float32)
+        for block, inside, here in self._blocks.parts(rows):
+            found[here] = block[inside]
+        return found
+
+    def values(self, query: Embeddings, rows: Rows | None) -> NDArray[np.float32]:
+        """Return the dot product, or squared distance, of some rows (None: all) with a query."""
+        squares = self._squares
+        found = np.empty(len(self) if rows is None else len(rows), dtype=np.float32)
+        if rows is None:
+            for number, block in enumerate(self.blocks(len(self))):
+                start = number * BLOCK_ROWS
+                scored = kernels.values(query, block, None, squares=squares)
+                found[start : start + len(block)] = scored
+            return found
+        for block, inside, here in self._blocks.parts(rows):
+            found[here] = kernels.values(query, block, inside, squares=squares)
+        return found
+
+    def nearest(self, query: Embeddings, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return the k best values and their rows, at least; some more when there are blocks."""
+        values, rows = [], []
+        for number, block in enumerate(self.blocks(len(self))):
+            best, inside = kernels.nearest(query, block, min(k, len(block)), squares=self._squares)
+            values.append(best)
+            rows.append(inside + number * BLOCK_ROWS)
+        return np.concatenate(values), np.concatenate(rows)
+
+    def blocks(self, rows: int) -> Iterator[Embeddings]:
+        """Yield the first rows as they are stored; they never change."""
+        return self._blocks.filled(rows)
+
+
+class ByteVectors:
+    """Each number in 8 bits, between the least and the greatest of its dimension.
+
+    Good for choosing whom to compare exactly, not for a score that leaves the memory.
+
+    Args:
+        low: Value of code 0 in each dimension, shape ``(dim,)``.
+        step: Between two codes, shape ``(dim,)``, above 0.
+        squares: Whether ``values`` are squared distances.
+    """
+
+    whole = False
+
+    def __init__(self, low: Embeddings, step: Embeddings, *, squares: bool) -> None:
+        """Start empty."""
+        self.low = low
+        self.step = step
+        self.bytes_per_row = len(low)
+        self._squares = squares
+        self._blocks = _Blocks(len(low), np.uint8)
+
+    @classmethod
+    def fitted(cls, sample: Embeddings, *, squares: bool) -> ByteVectors:
+        """Return an empty one whose range is that of a sample, shape ``(n, dim)``, and 10% more.
+
+        What lies beyond is clipped, so a sample that misses a few extremes costs little.
+        """
+        low, high = sample.min(axis=0), sample.max(axis=0)
+        margin = 0.05 * (high - low)
+        step = np.maximum((high - low + 2 * margin) / 255, np.float32(1e-12))
+        return cls((low - margin).astype(np.float32), step.astype(np.float32), squares=squares)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._blocks)
+
+    def append(self, vectors: Embeddings) -> None:
+        """Append vectors of shape ``(n, dim)``, rounded to the nearest code."""
+        codes = np.rint((vectors - self.low) / self.step)
+        self._blocks.append(np.clip(codes, 0, 255).astype(np.uint8))
+
+    def append_codes(self, codes: NDArray[np.uint8]) -> None:
+        """Append what ``blocks`` gave."""
+        self._blocks.append(codes)
+
+    def take(self, rows: Rows) -> Embeddings:
+        """Return what is left of some vectors, shape ``(n, dim)``."""
+        codes = np.empty((len(rows), len(self.low)), dtype=np.float32)
+        for block, inside, here in self._blocks.parts(rows):
+            codes[here] = block[inside]
+        vectors: Embeddings = codes * self.step + self.low
+        return vectors
+
+    def values(self, query: Embeddings, rows: Rows | None) -> NDArray[np.float32]:
+        """Return about the dot product, or squared distance, of some rows (None: all)."""
+        if rows is None:
+            rows = np.arange(len(self), dtype=np.int64)
+        found = np.empty(len(rows), dtype=np.float32)
+        for start in range(0, len(rows), BLOCK_ROWS):  # bounds the RAM of what is unpacked
+            some = self.take(rows[start : start + BLOCK_ROWS])
+            here = slice(start, start + len(some))
+            found[here] = (
+                np.square(some - query).sum(axis=1) if self._squares else some @ query
+            )  # fmt: skip
+        return found
+
+    def blocks(self, rows: int) -> Iterator[NDArray[np.uint8]]:
+        """Yield the first rows as they are stored; they never change."""
+        return self._blocks.filled(rows)
