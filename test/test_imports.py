@@ -18,7 +18,7 @@ PACKAGE = "vla_retrieval"
 # own, never one of its own row.
 ROWS: tuple[frozenset[str], ...] = (
     frozenset({"types", "errors"}),
-    frozenset({"ranking", "deadline", "thumbnails", "shipped", "transport"}),
+    frozenset({"ranking", "diversity", "deadline", "thumbnails", "shipped", "transport"}),
     frozenset({"encoders", "heads", "memory", "evaluation"}),
     frozenset({"retriever", "training", "contact_sheet"}),
     frozenset({"ros"}),
