@@ -15,9 +15,19 @@ from vla_retrieval.deadline import Deadline
 from vla_retrieval.encoders import DoubleEncoder
 from vla_retrieval.errors import DeadlineExceededError
 from vla_retrieval.memory import Memory
+from vla_retrieval.memory.options import MemoryOptions
 from vla_retrieval.retriever import Retriever, make_probes
 from vla_retrieval.thumbnails import read_thumbnail
-from vla_retrieval.types import Filter, Modality, NewEntry, Query, RgbImage, StageTimes, Target
+from vla_retrieval.types import (
+    Filter,
+    Modality,
+    NewEntry,
+    Query,
+    Remembered,
+    RgbImage,
+    StageTimes,
+    Target,
+)
 
 TEXTS = ("pick up the red cup", "open the drawer", "拿起桌子上的杯子", "pick up the cup")
 
@@ -37,7 +47,7 @@ def retriever(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Retriever]:
         retriever = Retriever(encoder, memory)
         for number, text in enumerate(TEXTS):
             entry = NewEntry(instruction=text, stamp_ns=number, episode_id=f"e{number}")
-            assert retriever.remember(picture(number), entry) == number + 1
+            assert retriever.remember(picture(number), entry).entry_id == number + 1
         yield retriever
 
 
@@ -101,6 +111,29 @@ def test_a_filter_leaves_k_matches_whenever_k_entries_pass(retriever: Retriever)
     found = retriever.retrieve(query)
     assert sorted(m.entry.entry_id for m in found.matches) == [2, 3]
     assert (found.eligible_size, found.memory_size) == (2, 4)
+
+
+def test_every_match_counts_as_a_use_of_its_entry(
+    retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+    monkeypatch.setattr(retriever.memory, "note_use", used.extend)
+    found = retriever.retrieve(Query(instruction="cup", k=3))
+    assert used == [match.entry.entry_id for match in found.matches]
+    assert found.exact
+
+
+def test_a_repeated_pair_is_counted_at_the_first_and_the_oldest_makes_room(tmp_path: Path) -> None:
+    encoder = DoubleEncoder()
+    options = MemoryOptions(max_entries=2, merge_scene=0.999)
+    with Memory.open(tmp_path / "memory", encoder.fingerprint, options=options) as memory:
+        retriever = Retriever(encoder, memory)
+        pairs = [NewEntry(instruction="same", stamp_ns=number) for number in range(4)]
+        assert retriever.remember(picture(0), pairs[0]) == Remembered(1, False, ())
+        assert retriever.remember(picture(0), pairs[1]) == Remembered(1, True, ())
+        second = retriever.remember(picture(1), pairs[2])
+        assert (second.merged, second.evicted_ids) == (False, ())
+        assert retriever.remember(picture(2), pairs[3]).evicted_ids == (1,)
 
 
 def test_thumbnails_come_only_when_asked_for(retriever: Retriever) -> None:

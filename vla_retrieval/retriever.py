@@ -20,6 +20,7 @@ from vla_retrieval.types import (
     NewEntry,
     Probe,
     Query,
+    Remembered,
     Retrieval,
     RgbImage,
     StageTimes,
@@ -47,8 +48,8 @@ class Retriever:
 
     def remember(
         self, image: RgbImage, entry: NewEntry, scene: Embeddings | None = None
-    ) -> int:  # fmt: skip
-        """Store one pair and return its ``entry_id``, once it is committed.
+    ) -> Remembered:  # fmt: skip
+        """Store one pair and say what became of it, once that is committed.
 
         Args:
             image: The scene.
@@ -57,6 +58,7 @@ class Retriever:
 
         Raises:
             InvalidInputError: If the image cannot be encoded.
+            MemoryFullError: If a bound is reached and all that could go are pinned.
             StorageError: If the memory cannot be written; nothing is stored then.
         """
         if not entry.thumbnail and self._thumbnail_px:
@@ -64,7 +66,8 @@ class Retriever:
             entry = dataclasses.replace(entry, thumbnail=thumbnail)
         scenes = self.encoder.encode_images([image]) if scene is None else scene[None]
         instructions = self.encoder.encode_instructions([entry.instruction])
-        return self.memory.add([entry], scenes, instructions)[0]
+        added = self.memory.add_with_report([entry], scenes, instructions)
+        return Remembered(added.entry_ids[0], added.merged[0], added.evicted)
 
     def retrieve(
         self,
@@ -75,7 +78,7 @@ class Retriever:
         deadline: Deadline | None = None,
         times: StageTimes | None = None,
     ) -> Retrieval:
-        """Return the best matches of a query, ranked.
+        """Return the best matches of a query, ranked. Each match counts as a use of its entry.
 
         Args:
             query: What is asked.
@@ -99,8 +102,9 @@ class Retriever:
             Match(entry, rank, c.score, c.scene_score, c.instruction_score)
             for rank, (c, entry) in enumerate(zip(found.candidates, entries, strict=True), start=1)
         )
+        self.memory.note_use([match.entry.entry_id for match in matches])
         times.total_sec += time.perf_counter() - start
-        return Retrieval(matches, found.memory_size, found.eligible_size, times)
+        return Retrieval(matches, found.memory_size, found.eligible_size, found.exact, times)
 
     def _search(
         self, query: Query, probes: Sequence[Probe], thumbnails: bool, deadline: Deadline

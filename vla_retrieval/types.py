@@ -198,6 +198,21 @@ class Entry(NewEntry):
 
 
 @dataclass(frozen=True)
+class Remembered:
+    """What became of one pair.
+
+    Attributes:
+        entry_id: Its own, or that of the stored entry that it repeats.
+        merged: Whether it was a near-duplicate, which is counted there and not stored.
+        evicted_ids: Entries that went to make room.
+    """
+
+    entry_id: int
+    merged: bool
+    evicted_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Nearby:
     """A ball around a position.
 
@@ -374,11 +389,13 @@ class Retrieval:
         matches: Best first.
         memory_size: Entries in the memory when it was searched.
         eligible_size: How many of them passed the filter.
+        exact: Whether no other entry would rank among these; an approximate index may miss some.
     """
 
     matches: tuple[Match, ...]
     memory_size: int
     eligible_size: int
+    exact: bool
     times: StageTimes
 
 

@@ -63,9 +63,8 @@ def test_a_filter_that_was_understood_is_repeated_in_the_answer(
         tuple(excluded),
     )  # fmt: skip
     query = Query(instruction="x", filter=given_filter)
-    answer = conversions.to_match_array(
-        query, Retrieval((), 0, 0, StageTimes()), Header(), Similarity.COSINE, "model"
-    )
+    nothing = Retrieval((), 0, 0, exact=True, times=StageTimes())
+    answer = conversions.to_match_array(query, nothing, Header(), Similarity.COSINE, "model")
     assert conversions.to_filter(answer.query.filter) == given_filter
 
 
@@ -123,7 +122,7 @@ def test_an_answer_carries_query_scores_sizes_and_times() -> None:
         scene_weight=0.25, k=9, min_score=0.125,
     )  # fmt: skip
     times = StageTimes(search_sec=0.5, total_sec=2.0)
-    retrieval = Retrieval((Match(entry, 1, 0.5, 0.25, math.nan),), 8, 4, times)
+    retrieval = Retrieval((Match(entry, 1, 0.5, 0.25, math.nan),), 8, 4, exact=True, times=times)
     answer = conversions.to_match_array(query, retrieval, Header(), Similarity.DOT, "ViT-B-32")
     assert answer.query.target == messages.Query.TARGET_PAIR
     assert (answer.query.has_image, answer.query.instruction) == (True, "x")
@@ -139,7 +138,7 @@ def test_an_answer_carries_query_scores_sizes_and_times() -> None:
 
 def test_a_query_that_lets_every_score_pass_fits_into_a_message() -> None:
     query = Query(instruction="x")
-    retrieval = Retrieval((), 0, 0, StageTimes())
+    retrieval = Retrieval((), 0, 0, exact=True, times=StageTimes())
     answer = conversions.to_match_array(query, retrieval, Header(), Similarity.COSINE, "m")
     assert math.isfinite(answer.query.min_score)
 

@@ -192,7 +192,7 @@ class Services:
             header = Header(stamp=self._node.get_clock().now().to_msg(), frame_id=header.frame_id)
         entry = conversions.to_new_entry(request, header)
         scene = session.reader.scene(frame) if frame is not None else None
-        response.entry_id = session.retriever.remember(image, entry, scene)
+        response.entry_id = session.retriever.remember(image, entry, scene).entry_id
         self._node.counters.add("entries_remembered")
 
     def _forget(
