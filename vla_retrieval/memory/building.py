@@ -18,7 +18,7 @@ from vla_retrieval.memory.index import Half, Index, IndexKind
 from vla_retrieval.memory.options import AUTO, MemoryOptions
 from vla_retrieval.memory.similarity import prepared
 from vla_retrieval.memory.tuning import tune
-from vla_retrieval.memory.vectors import BLOCK_ROWS, ByteVectors, Vectors, WholeVectors
+from vla_retrieval.memory.vectors import ByteVectors, Vectors, WholeVectors
 from vla_retrieval.types import Embeddings, Modality, Similarity
 
 _log = logging.getLogger(__name__)
@@ -33,6 +33,7 @@ _COLUMN_BYTES = 100  # of an entry with a few tags (columns.py)
 _CODE_BYTES_PER_NUMBER = 1 / 8
 _DEAD_WORTH_REMOVING = 1 / 4
 _GROWN = 2  # times the rows that the codes were fitted to
+_ROWS_COPIED = 8_192
 _PAUSE_SEC = 0.0005  # lets queries at the interpreter between two portions
 
 GiveUp = Callable[[], bool]
@@ -160,8 +161,8 @@ def without_dead_rows(index: Index) -> Index:
     copy.columns = index.columns.only(rows)
     for modality, half in copy.halves.items():
         old = index.halves[modality]
-        for start in range(0, len(rows), BLOCK_ROWS):
-            half.vectors.append(old.vectors.take(rows[start : start + BLOCK_ROWS]))
+        for start in range(0, len(rows), _ROWS_COPIED):
+            half.vectors.append(old.vectors.take(rows[start : start + _ROWS_COPIED]))
         half.longest = old.longest
     return copy
 

@@ -275,7 +275,7 @@ class Index:
             if len(rows) < k:
                 rows = codes.propose(scan.query, Effort(codes.lists, wanted.depth), selection)
             found.append(rows)
-        ascending: Rows = np.unique(np.concatenate(found))
+        ascending: Rows = np.sort(found[0]) if len(found) == 1 else np.unique(np.concatenate(found))
         return ascending
 
     def try_out(

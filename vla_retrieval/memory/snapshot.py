@@ -25,13 +25,14 @@ from vla_retrieval.memory.columns import Columns, ColumnState
 from vla_retrieval.memory.directory import sync
 from vla_retrieval.memory.failures import storage_errors
 from vla_retrieval.memory.index import Direction, Half, Index, IndexKind
-from vla_retrieval.memory.vectors import BLOCK_ROWS, ByteVectors, Vectors, WholeVectors
+from vla_retrieval.memory.vectors import ByteVectors, Vectors, WholeVectors
 from vla_retrieval.types import Fingerprint, Modality, Similarity
 
 SNAPSHOT_NAME = "index.snapshot"
 TEMPORARY_NAME = "index.snapshot.new"
 FORMAT = 1
 
+_ROWS_AT_ONCE = 8_192  # 16 MB of embeddings at 512 dimensions
 _MAGIC = b"VLARSNAP"
 _TAIL = struct.Struct("<8sQII")  # magic, where the table starts, its size, its checksum
 
@@ -259,7 +260,7 @@ class _Reader:
         left, checksum = int(shape[0]), 0
         while True:
             block: Array = np.empty(
-                (min(left, BLOCK_ROWS if shape[1:] else left), *shape[1:]), dtype
+                (min(left, _ROWS_AT_ONCE if shape[1:] else left), *shape[1:]), dtype
             )
             content = _bytes_of(block)
             if block.size and self._file.readinto(content) != block.nbytes:  # type: ignore[attr-defined]

@@ -17,7 +17,8 @@ from vla_retrieval.memory import kernels
 from vla_retrieval.memory.columns import Rows
 from vla_retrieval.types import Embeddings
 
-BLOCK_ROWS = 32_768  # 64 MB at 512 dimensions
+BLOCK_ROWS = 131_072  # 256 MB of address space at 512 dimensions; RAM only as far as filled
+_ROWS_UNPACKED = 16_384  # at once, 32 MB
 
 
 class Vectors(Protocol):
@@ -206,8 +207,8 @@ class ByteVectors:
         if rows is None:
             rows = np.arange(len(self), dtype=np.int64)
         found = np.empty(len(rows), dtype=np.float32)
-        for start in range(0, len(rows), BLOCK_ROWS):  # bounds the RAM of what is unpacked
-            some = self.take(rows[start : start + BLOCK_ROWS])
+        for start in range(0, len(rows), _ROWS_UNPACKED):
+            some = self.take(rows[start : start + _ROWS_UNPACKED])
             here = slice(start, start + len(some))
             found[here] = (
                 np.square(some - query).sum(axis=1) if self._squares else some @ query
