@@ -185,3 +185,31 @@ def test_a_match_forgotten_while_it_is_read_is_replaced_by_the_next_best(
         found = retriever.retrieve(Query(instruction="same", k=1))
         assert [m.entry.entry_id for m in found.matches] == [2]
         assert found.memory_size == 1
+
+
+def test_diversity_shows_different_scenes_before_copies_of_one(tmp_path: Path) -> None:
+    encoder = DoubleEncoder()
+    with Memory.open(tmp_path / "memory", encoder.fingerprint) as memory:
+        retriever = Retriever(encoder, memory, thumbnail_px=0)
+        for number in (0, 0, 0, 1, 2):
+            retriever.remember(picture(number), NewEntry("pick up the cup", number))
+        alike = retriever.retrieve(Query(image=picture(0), k=3))
+        different = retriever.retrieve(Query(image=picture(0), k=3, diversity=0.9))
+    assert [m.entry.entry_id for m in alike.matches] == [1, 2, 3]
+    assert different.matches[0].entry.entry_id == 1
+    assert {m.entry.entry_id for m in different.matches[1:]} == {4, 5}
+    assert [m.rank for m in different.matches] == [1, 2, 3]
+
+
+def test_diversity_keeps_the_scores_of_the_query(retriever: Retriever) -> None:
+    plain = retriever.retrieve(Query(instruction="pick up the cup", k=4))
+    scores = {m.entry.entry_id: m.score for m in plain.matches}
+    spread = retriever.retrieve(Query(instruction="pick up the cup", k=4, diversity=0.5))
+    assert {m.entry.entry_id: m.score for m in spread.matches} == scores
+
+
+def test_diversity_on_an_empty_memory_finds_nothing(tmp_path: Path) -> None:
+    encoder = DoubleEncoder()
+    with Memory.open(tmp_path / "memory", encoder.fingerprint) as memory:
+        found = Retriever(encoder, memory).retrieve(Query(instruction="a cup", diversity=0.5))
+    assert found.matches == ()

@@ -6,6 +6,9 @@ import dataclasses
 import time
 from collections.abc import Sequence
 
+import numpy as np
+
+from vla_retrieval import diversity
 from vla_retrieval.deadline import Deadline
 from vla_retrieval.encoders import Encoder
 from vla_retrieval.errors import EntryNotFoundError
@@ -112,17 +115,38 @@ class Retriever:
         """Return the candidates, their entries in the same order, and the seconds for reading."""
         while True:
             deadline.check("the search")
+            wanted = query.k * diversity.POOL if query.diversity else query.k
             found = self.memory.search(
-                probes, query.k, filter=query.filter, min_score=query.min_score
+                probes, wanted, filter=query.filter, min_score=query.min_score
             )
             deadline.check("reading the matched entries")
             start = time.perf_counter()
-            ids = [candidate.entry_id for candidate in found.candidates]
             try:
+                if query.diversity:
+                    found = self._diverse(query, probes, found)
+                ids = [candidate.entry_id for candidate in found.candidates]
                 entries = self.memory.get_many(ids, thumbnails=thumbnails)
             except EntryNotFoundError:
                 continue  # forgotten since the search, which finds others in its place
             return found, entries, time.perf_counter() - start
+
+    def _diverse(self, query: Query, probes: Sequence[Probe], found: SearchResult) -> SearchResult:
+        """Return the candidates that differ, in the order in which they are chosen.
+
+        Two of them are alike as far as the halves are that the query is compared with.
+        """
+        ids = [candidate.entry_id for candidate in found.candidates]
+        scores = np.array([candidate.score for candidate in found.candidates], dtype=np.float64)
+        likeness = np.zeros((len(ids), len(ids)))
+        total = sum(probe.weight for probe in probes) or 1.0
+        for modality in Modality:
+            weight = sum(probe.weight for probe in probes if probe.modality is modality) / total
+            if weight and ids:
+                vectors = self.memory.embeddings_of(ids, modality)
+                likeness += weight * diversity.cosines(vectors)
+        chosen = diversity.choose(scores, likeness, query.k, query.diversity)
+        candidates = tuple(found.candidates[i] for i in chosen)
+        return dataclasses.replace(found, candidates=candidates)
 
     def _encode(
         self, query: Query, scene: Embeddings | None, deadline: Deadline, times: StageTimes
