@@ -30,7 +30,7 @@ FEWEST_TO_FIT = 2_000
 """Rows below which codes are not worth fitting, whatever was chosen."""
 
 _COLUMN_BYTES = 100  # of an entry with a few tags (columns.py)
-_CODE_BYTES_PER_NUMBER = 1 / 8
+_CODE_BYTES_PER_NUMBER = 1 / 4
 _DEAD_WORTH_REMOVING = 1 / 4
 _GROWN = 2  # times the rows that the codes were fitted to
 _ROWS_COPIED = 8_192

@@ -1,8 +1,9 @@
 """Short codes of one half's vectors, in inverted lists: which rows are worth comparing.
 
-FAISS's IVF with product quantisation, 128 parts of 4 bits, searched with SIMD tables
-("fast scan"; Andre, Kermarrec, Le Scouarnec, Cache locality is not enough, 2015). 64 bytes and
+FAISS's IVF with product quantisation, 256 parts of 4 bits, searched with SIMD tables
+("fast scan"; Andre, Kermarrec, Le Scouarnec, Cache locality is not enough, 2015). 128 bytes and
 an id per row at 512 dimensions. It only proposes: what it finds is compared with the vectors.
+``tools/benchmarks/kinds.py`` compares it with other kinds.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from vla_retrieval.types import Embeddings
 
 faiss: Any = _typed_faiss  # its types leave out what is used here
 
-_NUMBERS_PER_PART = 4  # 128 parts at 512 dimensions; 64 parts lose five points of recall on text
+_NUMBERS_PER_PART = 2  # with 4, twice as many rows have to be compared for queries by text
 _BITS = 4  # what fast scan takes
 _ROUNDS = 8  # of k-means; more change little
 _ROWS_PER_LIST = 48
@@ -87,6 +88,9 @@ class Codes:
         index = faiss.IndexIVFPQFastScan(coarse, dim, lists, parts, _BITS, metric)
         coarse.this.disown()
         index.own_fields = True
+        # What is left of a vector beside its list's centre is shorter, so its code is finer. With
+        # distances that would take tables of their own for every list.
+        index.by_residual = not squares
         index.cp.niter = _ROUNDS
         index.cp.min_points_per_centroid = 1  # else FAISS prints a warning
         index.cp.max_points_per_centroid = _MOST_TRAINED_PER_LIST
@@ -118,6 +122,12 @@ class Codes:
         """About how much RAM it takes: codes and ids, and the lists' centres."""
         index = self._index
         return len(self) * (index.code_size + 8) + self.lists * index.d * 4
+
+    def crowd(self, vectors: Embeddings) -> NDArray[np.int64]:
+        """Return how many rows are in the list of each vector, shape ``(n,)``."""
+        _, lists = self._index.quantizer.search(np.ascontiguousarray(vectors), 1)
+        sizes = self._index.invlists.list_size
+        return np.array([sizes(int(number)) for number in lists[:, 0]], dtype=np.int64)
 
     def append(self, vectors: Embeddings) -> None:
         """Append vectors of shape ``(n, dim)`` as the next rows."""

@@ -192,7 +192,8 @@ class Memory:
                 for entry_id, merged in zip(report.entry_ids, report.merged, strict=True):
                     if merged:
                         store.count_merged(connection, entry_id)
-                counters.increase(connection, counters.MERGED, sum(report.merged))
+                if any(report.merged):
+                    counters.increase(connection, counters.MERGED, sum(report.merged))
                 evicted = make_room(
                     connection, self._database, index, self._standing, self._options, len(ids)
                 )

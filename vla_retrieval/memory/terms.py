@@ -18,6 +18,7 @@ from vla_retrieval.memory.growing import Growing
 
 KEY_BYTES = 16
 _SMALLEST_MERGE = 4096
+_MOST_KNOWN = 4096  # terms repeat; the hash of one takes 3 us
 
 Hashes = NDArray[np.uint64]
 
@@ -35,6 +36,7 @@ class TermIndex:
     def __init__(self, key: bytes | None = None) -> None:
         """Start empty."""
         self.key = key or os.urandom(KEY_BYTES)
+        self._known: dict[tuple[str, ...], int] = {}
         # Sorted by hash, then row; and what came since, in the order of rows.
         self._sorted: Hashes = np.empty(0, dtype=np.uint64)
         self._sorted_rows: NDArray[np.uint32] = np.empty(0, dtype=np.uint32)
@@ -45,13 +47,19 @@ class TermIndex:
         """Return the number of pairs of a term and a row."""
         return len(self._sorted) + len(self._recent)
 
-    def hash(self, field: str, *values: str) -> int:
-        """Return the hash of a term."""
-        digest = hashlib.blake2b(digest_size=8, key=self.key)
-        for text in (field, *values):
-            content = text.encode()
-            digest.update(len(content).to_bytes(4, "little") + content)
-        return int.from_bytes(digest.digest(), "little")
+    def hash(self, *term: str) -> int:
+        """Return the hash of a term: a field and its value, or its key and value."""
+        known = self._known.get(term)
+        if known is None:
+            digest = hashlib.blake2b(digest_size=8, key=self.key)
+            for text in term:
+                content = text.encode()
+                digest.update(len(content).to_bytes(4, "little") + content)
+            known = int.from_bytes(digest.digest(), "little")
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[term] = known
+        return known
 
     def append(self, hashes: Sequence[int], rows: Sequence[int]) -> None:
         """Say that rows have terms.
