@@ -21,6 +21,7 @@ faiss: Any = _typed_faiss  # its types leave out what is used here
 
 _NUMBERS_PER_PART = 2  # with 4, twice as many rows have to be compared for queries by text
 _BITS = 4  # what fast scan takes
+_BY_LIST = 11  # FAISS's way through the lists that is the fastest for one query
 _ROUNDS = 8  # of k-means; more change little
 _ROWS_PER_LIST = 48
 _ROWS_TO_TRAIN_PER_LIST = 24
@@ -71,6 +72,9 @@ class Codes:
     def __init__(self, index: Any) -> None:
         """Use ``Codes.trained``."""
         self._index = index
+        index.implem = _BY_LIST
+        # Making one takes as long as looking into several lists.
+        self._parameters: dict[int, Any] = {}
 
     @classmethod
     def trained(cls, sample: Embeddings, lists: int, *, squares: bool) -> Codes:
@@ -144,10 +148,13 @@ class Codes:
             effort: How hard to look.
             selection: Rows that may be proposed; None is all.
         """
-        parameters = faiss.SearchParametersIVF(
-            nprobe=min(effort.probes, self.lists),
-            sel=None if selection is None else selection.selector,
-        )
+        probes = min(effort.probes, self.lists)
+        if selection is None:
+            if probes not in self._parameters:
+                self._parameters[probes] = faiss.SearchParametersIVF(nprobe=probes)
+            parameters = self._parameters[probes]
+        else:
+            parameters = faiss.SearchParametersIVF(nprobe=probes, sel=selection.selector)
         depth = max(1, min(effort.depth, len(self)))
         _, rows = self._index.search(query[np.newaxis], depth, params=parameters)
         found: NDArray[np.int64] = rows[0][rows[0] >= 0]

@@ -38,6 +38,8 @@ _MORE_THAN_ASKED = 16
 _COMPARED_WHOLE, _COMPARED_BYTES = 8192, 2048
 """Up to this many eligible rows are all compared, exactly, where codes would propose some."""
 
+_ROUNDED_UP = 1.0001  # a length in float32 is off by less
+
 _UNSEEN = Effort(probes=64, depth=512)
 """For a direction that was not tuned."""
 
@@ -385,6 +387,11 @@ class Index:
             return
         for modality in Modality:
             of_half = [probe for probe in active if probe.modality is modality]
+            if len(of_half) == 1 and of_half[0].weight == largest:
+                (only,) = of_half
+                length = math.sqrt(float(only.vector @ only.vector)) * _ROUNDED_UP
+                yield _Scan(modality, only.vector, length, 1.0, frozenset({only.source}))
+                continue
             parts = [(p.weight / largest) * p.vector.astype(np.float64) for p in of_half]
             if parts:
                 length = sum(float(np.linalg.norm(part)) for part in parts)
