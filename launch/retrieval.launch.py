@@ -19,6 +19,8 @@ from vla_retrieval.transport import large_image_environment
 # Parameters that a user changes first, with their types; config/retrieval.yaml describes them.
 PARAMETERS = {
     "memory_dir": (str, "directory that holds everything the node keeps"),
+    "max_entries": (int, "most entries that are kept; 0: no bound"),
+    "max_memory_mb": (int, "most disk that entries may fill, in MB; 0: no bound"),
     "model": (str, "open_clip model, e.g. ViT-B-32/laion2b_s34b_b79k"),
     "pretrained": (str, "open_clip pretrained tag, where model does not name it"),
     "checkpoint": (str, "weights file instead of a pretrained tag"),

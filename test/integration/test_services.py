@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import KeyValue
-from geometry_msgs.msg import Point, Pose, PoseStamped, Quaternion
+from geometry_msgs.msg import Point, PointStamped, Pose, PoseStamped, Quaternion
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
@@ -165,6 +165,66 @@ def test_filters_choose_before_the_search(robot: Robot) -> None:
         assert response.result.query.filter == Filter(**part)
 
 
+def pose_at(x: float, frame_id: str = "map") -> PoseStamped:
+    """Return a pose on the x axis, in metres."""
+    pose = Pose(position=Point(x=x), orientation=Quaternion(w=1.0))
+    return PoseStamped(header=Header(frame_id=frame_id), pose=pose)
+
+
+def near(x: float, radius_m: float) -> Filter:
+    """Return a filter by a ball on the x axis of the map."""
+    point = PointStamped(header=Header(frame_id="map"), point=Point(x=x))
+    return Filter(has_near=True, near=point, near_radius_m=radius_m)
+
+
+def test_only_poses_in_the_ball_and_in_its_frame_are_near(robot: Robot) -> None:
+    """The surface belongs to it; entries without a pose, or with one in another frame, do not."""
+    here, there = (
+        remember(robot, seed, "look", has_camera_pose=True, camera_pose=pose_at(x))
+        for seed, x in ((1, 1.0), (2, 4.0))
+    )
+    remember(robot, 3, "look", has_camera_pose=True, camera_pose=pose_at(1.0, "odom"))
+    remember(robot, 4, "look")
+    for radius_m, expected in ((0.5, [here]), (3.0, [here, there])):
+        response = robot.call("retrieve", instruction="look", filter=near(1.0, radius_m))
+        assert ids_of(response) == expected
+        assert response.result.query.filter == near(1.0, radius_m)
+        assert (response.result.eligible_size, response.result.memory_size) == (len(expected), 4)
+
+
+def test_the_diversity_asked_for_is_repeated_in_the_answer(robot: Robot) -> None:
+    """As it was understood."""
+    best = remember(robot, 1, "look")
+    response = robot.call("retrieve", instruction="look", diversity=0.25)
+    assert ids_of(response) == [best]
+    assert response.result.query.diversity == 0.25
+
+
+def test_pinned_is_what_was_said_last(robot: Robot) -> None:
+    """At remembering, and by the service: for all that are named, or for none."""
+    one, two = remember(robot, 1, "stay"), remember(robot, 2, "stay", pinned=True)
+
+    def pinned() -> list[bool]:
+        return [robot.call("get_entry", entry_id=i).entry.pinned for i in (one, two)]
+
+    assert pinned() == [False, True]
+    assert robot.call("pin", entry_ids=[one, two]).success
+    assert pinned() == [True, True]
+    unknown = robot.call("pin", entry_ids=[one, 2**64 - 1], pinned=False)
+    assert unknown.status.code == Status.NOT_FOUND
+    assert str(2**64 - 1) in unknown.message
+    assert pinned() == [True, True]
+    assert robot.call("pin", entry_ids=[one, two], pinned=False).success
+    assert pinned() == [False, False]
+
+
+def test_pinning_nothing_is_refused(robot: Robot) -> None:
+    """An empty list is a mistake of the caller's."""
+    response = robot.call("pin")
+    assert response.status.code == Status.INVALID_REQUEST
+    assert response.message.startswith("entry_ids: ")
+
+
 def test_matches_below_the_minimum_score_are_left_out(robot: Robot) -> None:
     """An unlike scene is no match at all."""
     like = remember(robot, 1, "first")
@@ -186,6 +246,7 @@ def test_an_empty_memory_answers_with_no_matches(robot: Robot) -> None:
     assert ids_of(response) == []
     assert response.result.known == response.result.KNOWN_NOT_CALIBRATED
     assert math.isnan(response.result.known_confidence)
+    assert response.result.exact
 
 
 def test_compressed_images_are_taken_for_queries_and_for_remembering(robot: Robot) -> None:
@@ -230,6 +291,11 @@ def test_stats_count_what_is_held_and_done(robot: Robot) -> None:
     assert (after.model, after.device, after.precision) == ("double", "cpu", "fp32")
     assert after.embedding_dim > 0
     assert after.size_bytes > 0
+    assert after.index_kind == "exact"
+    assert after.index_rows - after.index_dead_rows == 1
+    assert after.index_ram_bytes > 0
+    assert (after.merged, after.evicted, after.entries_merged) == (0, 0, 0)
+    assert (after.index_directions, after.index_error) == ([], "")
 
 
 def test_many_calls_at_once_are_all_answered(robot: Robot) -> None:
@@ -263,6 +329,10 @@ def _bad(**changes: Any) -> Image:
         ({"instruction": "x", "scene_weight": 1.5}, "scene_weight"),
         ({"instruction": "x", "min_score": math.nan}, "min_score"),
         ({"instruction": "x", "target": 9}, "target"),
+        ({"instruction": "x", "diversity": 2.0}, "diversity"),
+        ({"instruction": "x", "diversity": math.nan}, "diversity"),
+        ({"instruction": "x", "filter": near(0.0, 0.0)}, "filter.near_radius_m"),
+        ({"instruction": "x", "filter": near(math.nan, 1.0)}, "filter.near"),
         ({"instruction": "x", "timeout_sec": -1.0}, "timeout_sec"),
         ({"instruction": "x", "timeout_sec": math.nan}, "timeout_sec"),
         ({"image": _bad(height=0, width=0, step=0, data=b"")}, "image.height"),

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import KeyValue
+from geometry_msgs.msg import PointStamped
 from hypothesis import given
 from hypothesis import strategies as st
 from std_msgs.msg import Header
 
 from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.memory.results import DirectionStats, IndexStats, MemoryStats
 from vla_retrieval.ros import conversions
 from vla_retrieval.types import (
     Action,
     CameraPose,
     Entry,
     Filter,
+    Fingerprint,
     Match,
-    NewEntry,
+    Nearby,
     Outcome,
     Query,
     Retrieval,
@@ -28,10 +32,12 @@ from vla_retrieval.types import (
     Target,
 )
 from vla_retrieval_msgs import msg as messages
-from vla_retrieval_msgs.srv import Remember
+from vla_retrieval_msgs.srv import GetStats, Remember
 
 STAMPS = st.integers(1, 2**31 * 10**9 - 1)
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
+DOUBLES = st.floats(allow_nan=False, allow_infinity=False)
+RADII = st.floats(0, exclude_min=True, allow_nan=False, allow_infinity=False)
 FINITE = st.floats(-1e6, 1e6, width=32)
 
 
@@ -47,6 +53,7 @@ def test_stamps_keep_every_nanosecond(stamp_ns: int) -> None:
     outcomes=st.lists(st.sampled_from(Outcome), max_size=3),
     metadata=st.dictionaries(NAMES, NAMES, max_size=3),
     excluded=st.lists(st.integers(0, 2**64 - 1), max_size=3),
+    near=st.none() | st.builds(Nearby, st.tuples(DOUBLES, DOUBLES, DOUBLES), RADII, NAMES),
 )
 def test_a_filter_that_was_understood_is_repeated_in_the_answer(
     first: int | None,
@@ -55,12 +62,13 @@ def test_a_filter_that_was_understood_is_repeated_in_the_answer(
     outcomes: list[Outcome],
     metadata: dict[str, str],
     excluded: list[int],
+    near: Nearby | None,
 ) -> None:
     if first is not None and last is not None:
         first, last = min(first, last), max(first, last)
     given_filter = Filter(
         first, last, tuple(names), tuple(outcomes), tuple(names), tuple(names), metadata,
-        tuple(excluded),
+        tuple(excluded), near,
     )  # fmt: skip
     query = Query(instruction="x", filter=given_filter)
     nothing = Retrieval((), 0, 0, exact=True, times=StageTimes())
@@ -76,6 +84,8 @@ def test_a_filter_that_was_understood_is_repeated_in_the_answer(
     metadata=st.dictionaries(NAMES.filter(bool), NAMES, max_size=3),
     stamp_ns=STAMPS,
     outcome=st.sampled_from(Outcome),
+    pinned=st.booleans(),
+    merged=st.integers(0, 2**63 - 1),
 )
 def test_a_remembered_entry_is_read_back_as_it_was_sent(
     values: list[float],
@@ -85,6 +95,8 @@ def test_a_remembered_entry_is_read_back_as_it_was_sent(
     metadata: dict[str, str],
     stamp_ns: int,
     outcome: Outcome,
+    pinned: bool,
+    merged: int,
 ) -> None:
     entry = Entry(
         instruction="拿起杯子",
@@ -96,30 +108,29 @@ def test_a_remembered_entry_is_read_back_as_it_was_sent(
         camera_pose=CameraPose("map", stamp_ns, position, orientation),
         tags=tuple(tags),
         metadata=metadata,
+        pinned=pinned,
         entry_id=7,
+        merged=merged,
     )
     sent = conversions.to_entry_message(entry)
     request = Remember.Request(
         instruction=sent.instruction, episode_id=sent.episode_id, outcome=sent.outcome,
         action=sent.action, has_camera_pose=sent.has_camera_pose, camera_pose=sent.camera_pose,
-        tags=sent.tags, metadata=sent.metadata,
+        tags=sent.tags, metadata=sent.metadata, pinned=sent.pinned,
     )  # fmt: skip
     header = Header(stamp=sent.stamp, frame_id=sent.frame_id)
     back = conversions.to_new_entry(request, header)
-    assert conversions.to_entry_message(_numbered(back)) == sent
+    assert conversions.to_entry_message(Entry(**vars(back), entry_id=7, merged=merged)) == sent
+    assert (sent.pinned, sent.merged) == (pinned, merged)
     assert back.camera_pose == entry.camera_pose
     assert back.metadata == metadata
-
-
-def _numbered(entry: NewEntry) -> Entry:
-    return Entry(**{**vars(entry), "entry_id": 7})
 
 
 def test_an_answer_carries_query_scores_sizes_and_times() -> None:
     entry = Entry(instruction="x", stamp_ns=1, entry_id=3)
     query = Query(
         image=np.zeros((2, 2, 3), np.uint8), instruction="x", target=Target.PAIR,
-        scene_weight=0.25, k=9, min_score=0.125,
+        scene_weight=0.25, k=9, min_score=0.125, diversity=0.5,
     )  # fmt: skip
     times = StageTimes(search_sec=0.5, total_sec=2.0)
     retrieval = Retrieval((Match(entry, 1, 0.5, 0.25, math.nan),), 8, 4, exact=True, times=times)
@@ -128,7 +139,8 @@ def test_an_answer_carries_query_scores_sizes_and_times() -> None:
     assert (answer.query.has_image, answer.query.instruction) == (True, "x")
     assert (answer.query.scene_weight, answer.query.k, answer.query.min_score) == (0.25, 9, 0.125)
     assert (answer.query.similarity, answer.query.model) == ("dot", "ViT-B-32")
-    assert (answer.memory_size, answer.eligible_size) == (8, 4)
+    assert answer.query.diversity == 0.5
+    assert (answer.memory_size, answer.eligible_size, answer.exact) == (8, 4, True)
     assert (answer.times.search_sec, answer.times.total_sec) == (0.5, 2.0)
     (match,) = answer.matches
     assert (match.entry_id, match.rank, match.score, match.scene_score) == (3, 1, 0.5, 0.25)
@@ -143,6 +155,52 @@ def test_a_query_that_lets_every_score_pass_fits_into_a_message() -> None:
     assert math.isfinite(answer.query.min_score)
 
 
+def test_an_answer_that_may_have_missed_some_says_so() -> None:
+    retrieval = Retrieval((), 8, 8, exact=False, times=StageTimes())
+    query = Query(instruction="x")
+    answer = conversions.to_match_array(query, retrieval, Header(), Similarity.COSINE, "m")
+    assert not answer.exact
+
+
+def test_a_point_counts_only_where_it_is_said_to() -> None:
+    message = _near(1.0)
+    message.has_near = False
+    assert conversions.to_filter(message).passes_all
+
+
+def test_stats_carry_what_the_index_says() -> None:
+    direction = DirectionStats("scene", "instruction", False, 8, 128, 0.5)
+    index = IndexStats("ivf", 9, 2, 5 << 30, (direction,), "a snapshot", 3, "disk full")
+    stats = MemoryStats(
+        7, 6 << 40, None, 2**40, 5, 4, Similarity.DOT, Fingerprint("m", "w", "p", 8),
+        Path("/memory"), index,
+    )  # fmt: skip
+    response = GetStats.Response()
+    conversions.fill_stats(response, stats)
+    assert (response.memory_dir, response.similarity) == ("/memory", "dot")
+    assert (response.memory_size, response.size_bytes) == (7, 6 << 40)
+    assert (conversions.to_ns(response.oldest_stamp), response.merged, response.evicted) == (
+        0,
+        5,
+        4,
+    )
+    assert conversions.to_ns(response.newest_stamp) == 2**40
+    assert (response.index_kind, response.index_ram_bytes) == ("ivf", 5 << 30)
+    assert (response.index_rows, response.index_dead_rows) == (9, 2)
+    assert response.index_error == "disk full"
+    assert response.index_directions == [
+        messages.IndexDirection(
+            source="scene", target="instruction", pair=False, probes=8, depth=128, recall=0.5
+        )
+    ]
+
+
+def _near(radius_m: float, x: float = 0.0) -> messages.Filter:
+    near = PointStamped(header=Header(frame_id="map"))
+    near.point.x = x
+    return messages.Filter(has_near=True, near=near, near_radius_m=radius_m)
+
+
 @pytest.mark.parametrize(
     ("convert", "field"),
     [
@@ -150,6 +208,11 @@ def test_a_query_that_lets_every_score_pass_fits_into_a_message() -> None:
         (lambda: conversions.to_outcome(3), "outcome"),
         (lambda: conversions.to_metadata([KeyValue(key="a"), KeyValue(key="a")]), "metadata"),
         (lambda: conversions.to_filter(messages.Filter(outcomes=[9])), "filter.outcomes"),
+        (lambda: conversions.to_filter(_near(0.0)), "filter.near_radius_m"),
+        (lambda: conversions.to_filter(_near(-1.0)), "filter.near_radius_m"),
+        (lambda: conversions.to_filter(_near(math.nan)), "filter.near_radius_m"),
+        (lambda: conversions.to_filter(_near(math.inf)), "filter.near_radius_m"),
+        (lambda: conversions.to_filter(_near(1.0, x=math.nan)), "filter.near"),
     ],
 )
 def test_numbers_and_keys_that_mean_nothing_are_refused_by_field(convert, field: str) -> None:

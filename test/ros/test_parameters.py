@@ -11,7 +11,9 @@ import yaml
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
+from vla_retrieval.memory import Eviction, MemoryOptions
 from vla_retrieval.ros.parameters import SPECS, Settings
+from vla_retrieval.ros.session import memory_options
 
 ROOT = Path(__file__).parents[2]
 DEFAULTS = dataclasses.asdict(Settings())
@@ -55,3 +57,36 @@ def test_each_default_is_within_its_own_bounds(name: str) -> None:
         assert default in spec.choices
     elif isinstance(default, (int, float)) and not isinstance(default, bool):
         assert spec.low <= default <= spec.high
+
+
+def test_the_defaults_are_those_of_the_memory() -> None:
+    """A node without a file runs its memory as the library does."""
+    assert memory_options(Settings()) == MemoryOptions()
+
+
+def test_every_parameter_of_the_memory_reaches_it() -> None:
+    """Megabytes become bytes, also where those need more than 32 bits."""
+    most_mb = int(SPECS["max_memory_mb"].high)
+    settings = Settings(
+        index="ivf_sq8", index_memory_mb=5000, recall_target=0.75, search_threads=2,
+        build_threads=3, max_entries=10**9, max_memory_mb=most_mb, eviction="least_used",
+        merge_scene_similarity=0.5, merge_instruction_similarity=0.25, merge_within_sec=60.0,
+    )  # fmt: skip
+    assert memory_options(settings) == MemoryOptions(
+        index="ivf_sq8", index_bytes=5000 * 2**20, recall_target=0.75, search_threads=2,
+        build_threads=3, max_entries=10**9, max_bytes=most_mb * 2**20,
+        eviction=Eviction.LEAST_USED, merge_scene=0.5, merge_instruction=0.25,
+        merge_within_sec=60.0,
+    )  # fmt: skip
+    assert most_mb * 2**20 < 2**63
+
+
+@pytest.mark.parametrize("end", ["low", "high"])
+@pytest.mark.parametrize(
+    "name", [name for name, value in DEFAULTS.items() if type(value) in (int, float)]
+)
+def test_what_the_node_lets_through_the_memory_takes(name: str, end: str) -> None:
+    """No parameter in its range fails at configure."""
+    kind = type(DEFAULTS[name])
+    value = kind(getattr(SPECS[name], end))
+    memory_options(dataclasses.replace(Settings(), **{name: value}))

@@ -15,13 +15,14 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
 from vla_retrieval.ros.services import SERVICE_QOS
-from vla_retrieval_msgs.srv import Forget, GetEntry, GetStats, Remember, Retrieve
+from vla_retrieval_msgs.srv import Forget, GetEntry, GetStats, Pin, Remember, Retrieve
 
 _TRY_SEC = 1.0
 _KINDS = {
     "retrieve": Retrieve,
     "remember": Remember,
     "forget": Forget,
+    "pin": Pin,
     "get_entry": GetEntry,
     "get_stats": GetStats,
 }
@@ -88,7 +89,8 @@ class RetrievalClient:
         """Call a service and return its response.
 
         Args:
-            service: ``retrieve``, ``remember``, ``forget``, ``get_entry`` or ``get_stats``.
+            service: ``retrieve``, ``remember``, ``forget``, ``pin``, ``get_entry`` or
+                ``get_stats``.
             within_sec: Longest wait.
             **fields: Of the request.
 

@@ -10,17 +10,19 @@ from typing import TypeVar
 import numpy as np
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import KeyValue
-from geometry_msgs.msg import PoseStamped
+from geometry_msgs.msg import PointStamped, PoseStamped
 from sensor_msgs.msg import CompressedImage
 from std_msgs.msg import Header
 
 from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.memory import IndexStats, MemoryStats
 from vla_retrieval.types import (
     Action,
     CameraPose,
     Entry,
     Filter,
     Match,
+    Nearby,
     NewEntry,
     Outcome,
     Query,
@@ -30,7 +32,7 @@ from vla_retrieval.types import (
     Target,
 )
 from vla_retrieval_msgs import msg as messages
-from vla_retrieval_msgs.srv import Remember
+from vla_retrieval_msgs.srv import GetStats, Remember
 
 _NS_PER_SEC = 1_000_000_000
 _TARGETS = {
@@ -103,7 +105,8 @@ def to_filter(message: messages.Filter) -> Filter:
     """Return the filter in a message; zero stamps are open ends.
 
     Raises:
-        InvalidInputError: If an outcome is none, a key comes twice or the time range is empty.
+        InvalidInputError: If an outcome is none, a key comes twice, the time range is empty or
+            the ball is none.
     """
     return Filter(
         stamp_from_ns=to_ns(message.stamp_from) or None,
@@ -114,6 +117,7 @@ def to_filter(message: messages.Filter) -> Filter:
         tags=tuple(message.tags),
         metadata=to_metadata(message.metadata, "filter.metadata"),
         exclude_ids=tuple(int(number) for number in message.exclude_ids),
+        near=_to_nearby(message) if message.has_near else None,
     )
 
 
@@ -137,12 +141,16 @@ def to_new_entry(request: Remember.Request, header: Header) -> NewEntry:
         camera_pose=_to_pose(request.camera_pose) if request.has_camera_pose else None,
         tags=tuple(request.tags),
         metadata=to_metadata(request.metadata),
+        pinned=request.pinned,
     )
 
 
 def to_entry_message(entry: Entry) -> messages.Entry:
     """Return an entry as a message."""
-    return _fill_entry(messages.Entry(), entry)
+    message = _fill_entry(messages.Entry(), entry)
+    message.pinned = entry.pinned
+    message.merged = entry.merged
+    return message
 
 
 def to_match_message(match: Match) -> messages.Match:
@@ -170,8 +178,33 @@ def to_match_array(
         known_confidence=math.nan,
         memory_size=retrieval.memory_size,
         eligible_size=retrieval.eligible_size,
+        exact=retrieval.exact,
         times=_to_times_message(retrieval.times),
     )
+
+
+def fill_stats(response: GetStats.Response, stats: MemoryStats) -> None:
+    """Fill in what the memory says about itself and its index."""
+    response.memory_dir = str(stats.directory)
+    response.memory_size = stats.entries
+    response.size_bytes = stats.size_bytes
+    response.oldest_stamp = to_stamp(stats.oldest_stamp_ns or 0)
+    response.newest_stamp = to_stamp(stats.newest_stamp_ns or 0)
+    response.similarity = stats.similarity.value
+    response.merged = stats.merged
+    response.evicted = stats.evicted
+    _fill_index_stats(response, stats.index)
+
+
+def _fill_index_stats(response: GetStats.Response, index: IndexStats) -> None:
+    response.index_kind = index.kind
+    response.index_ram_bytes = index.ram_bytes
+    response.index_rows = index.rows
+    response.index_dead_rows = index.dead_rows
+    response.index_directions = [
+        messages.IndexDirection(**dataclasses.asdict(direction)) for direction in index.directions
+    ]
+    response.index_error = index.last_error
 
 
 def _to_query_message(query: Query, similarity: Similarity, model: str) -> messages.Query:
@@ -183,13 +216,14 @@ def _to_query_message(query: Query, similarity: Similarity, model: str) -> messa
         k=query.k,
         min_score=max(query.min_score, ANY_SCORE),
         filter=_to_filter_message(query.filter),
+        diversity=query.diversity,
         similarity=similarity.value,
         model=model,
     )
 
 
 def _to_filter_message(filter_: Filter) -> messages.Filter:
-    return messages.Filter(
+    message = messages.Filter(
         stamp_from=to_stamp(filter_.stamp_from_ns or 0),
         stamp_to=to_stamp(filter_.stamp_to_ns or 0),
         episode_ids=list(filter_.episode_ids),
@@ -199,6 +233,11 @@ def _to_filter_message(filter_: Filter) -> messages.Filter:
         metadata=_to_key_values(filter_.metadata),
         exclude_ids=list(filter_.exclude_ids),
     )
+    if filter_.near is not None:
+        message.has_near = True
+        message.near = _to_point_message(filter_.near)
+        message.near_radius_m = filter_.near.radius_m
+    return message
 
 
 def _to_times_message(times: StageTimes) -> messages.StageTimes:
@@ -243,6 +282,17 @@ def _to_action(message: messages.ActionPayload) -> Action | None:
         tuple(int(side) for side in message.shape),
         np.array(message.values, np.float32),
     )
+
+
+def _to_nearby(message: messages.Filter) -> Nearby:
+    point = message.near.point
+    return Nearby((point.x, point.y, point.z), message.near_radius_m, message.near.header.frame_id)
+
+
+def _to_point_message(near: Nearby) -> PointStamped:
+    message = PointStamped(header=Header(frame_id=near.frame_id))
+    message.point.x, message.point.y, message.point.z = near.position
+    return message
 
 
 def _to_pose(message: PoseStamped) -> CameraPose:

@@ -186,10 +186,10 @@ class LivePath:
             frame_id=frame.header.frame_id,
             episode_id=instruction.episode_id,
         )
-        self._session.retriever.remember(image, entry, scene)
+        remembered = self._session.retriever.remember(image, entry, scene)
         self._remembered_number, self._remembered_ns = frame.number, stamp_ns
         self._remembered_episode = instruction.episode_id
-        self._node.counters.add("entries_remembered")
+        self._node.counters.count_remembered(remembered)
 
 
 def _make_query(settings: Settings, image: np.ndarray, instruction: Instruction | None) -> Query:
@@ -200,4 +200,5 @@ def _make_query(settings: Settings, image: np.ndarray, instruction: Instruction 
         scene_weight=settings.scene_weight,
         k=settings.k,
         min_score=settings.min_score,
+        diversity=settings.query_diversity,
     )

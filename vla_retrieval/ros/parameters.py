@@ -20,9 +20,14 @@ from rcl_interfaces.msg import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from vla_retrieval.memory import Eviction
+from vla_retrieval.memory.options import INDEX_CHOICES
 from vla_retrieval.types import Similarity, Target
 
 AUTOSTART = "autostart"
+BYTES_PER_MB = 1 << 20
+_MOST_MB = 1 << 24  # 16 TB: in bytes it is far inside the 64 bits that messages and SQLite have
+_MOST_ENTRIES = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,17 @@ class Settings:
     durable: bool = True
     similarity: str = "cosine"
     thumbnail_px: int = 160
+    index: str = "auto"
+    index_memory_mb: int = 4096
+    recall_target: float = 0.99
+    search_threads: int = 1
+    build_threads: int = 1
+    max_entries: int = 0
+    max_memory_mb: int = 0
+    eviction: str = "oldest"
+    merge_scene_similarity: float = 2.0
+    merge_instruction_similarity: float = 0.999
+    merge_within_sec: float = 0.0
     model: str = "vla-retrieval-demo"
     pretrained: str = ""
     checkpoint: str = ""
@@ -48,6 +64,7 @@ class Settings:
     scene_weight: float = 0.5
     k: int = 5
     min_score: float = -1000.0
+    query_diversity: float = 0.0
     with_thumbnails: bool = False
     remember_mode: str = "never"
     remember_interval_sec: float = 1.0
@@ -80,6 +97,7 @@ class Spec:
 
 
 _SIMILARITIES = tuple(similarity.value for similarity in Similarity)
+_EVICTIONS = tuple(eviction.value for eviction in Eviction)
 _TARGETS = tuple(target.value for target in Target)
 
 SPECS: dict[str, Spec] = {
@@ -87,6 +105,41 @@ SPECS: dict[str, Spec] = {
     "durable": Spec("Wait for the disk before a pair counts as remembered (survives power loss)."),
     "similarity": Spec("How embeddings are compared.", choices=_SIMILARITIES),
     "thumbnail_px": Spec("Longer side of stored thumbnails, in pixels; 0: none.", high=1024),
+    "index": Spec(
+        "How the memory is searched: exact compares everything, ivf and ivf_sq8 find most of the "
+        "best sooner, the latter in less RAM; auto: by the number of entries.",
+        choices=INDEX_CHOICES,
+    ),
+    "index_memory_mb": Spec(
+        "RAM for the index under index auto, in MB of 2^20 bytes.", low=1, high=_MOST_MB
+    ),
+    "recall_target": Spec(
+        "Share of the ten best that ivf and ivf_sq8 are tuned to find, in each direction.",
+        low=0.5,
+        high=1,
+    ),
+    "search_threads": Spec("CPU threads of one search.", low=1, high=256),
+    "build_threads": Spec(
+        "CPU threads that build ivf and ivf_sq8 in the background.", low=1, high=256
+    ),
+    "max_entries": Spec("Most entries that are kept; 0: no bound.", high=_MOST_ENTRIES),
+    "max_memory_mb": Spec(
+        "Most disk that entries may fill, in MB of 2^20 bytes; 0: no bound.", high=_MOST_MB
+    ),
+    "eviction": Spec(
+        "Who goes when a bound is passed; pinned entries never do.", choices=_EVICTIONS
+    ),
+    "merge_scene_similarity": Spec(
+        "Least cosine of two scenes that are near-duplicates; above 1: nothing is merged.",
+        low=-1,
+        high=2,
+    ),
+    "merge_instruction_similarity": Spec(
+        "Least cosine of the instructions of two near-duplicates.", low=-1, high=2
+    ),
+    "merge_within_sec": Spec(
+        "Most seconds between the stamps of two near-duplicates; 0: any time.", high=1e9
+    ),
     "model": Spec(
         "open_clip model, with its weights' tag after a slash; "
         "the default is a demonstration model."
@@ -122,6 +175,11 @@ SPECS: dict[str, Spec] = {
     ),
     "k": Spec("Most matches in a published answer.", low=1, high=10_000, live=True),
     "min_score": Spec("Least score of a published match.", low=-1000, high=1000, live=True),
+    "query_diversity": Spec(
+        "How much published matches avoid to resemble each other; 0: score alone.",
+        high=1,
+        live=True,
+    ),
     "with_thumbnails": Spec("Fill the thumbnails of published matches.", live=True),
     "remember_mode": Spec(
         "Remember the newest frame with the current instruction as the node goes: "

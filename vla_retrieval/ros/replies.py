@@ -13,6 +13,7 @@ from vla_retrieval.errors import (
     DeadlineExceededError,
     EntryNotFoundError,
     InvalidInputError,
+    MemoryFullError,
     RetrievalError,
 )
 from vla_retrieval.ros.worker import WorkerBusyError, WorkerClosedError
@@ -45,6 +46,7 @@ _CODES: tuple[tuple[type[Exception], int], ...] = (
     (NotActiveError, Status.NOT_ACTIVE),
     (WorkerClosedError, Status.NOT_ACTIVE),
     (WorkerBusyError, Status.BUSY),
+    (MemoryFullError, Status.MEMORY_FULL),
 )
 
 

@@ -1,4 +1,4 @@
-"""The five services: requests in, typed answers or typed reasons out."""
+"""The services: requests in, typed answers or typed reasons out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vla_retrieval.ros.replies import NoFrameError, NotActiveError, Reply, fail
 from vla_retrieval.ros.session import COUNTS
 from vla_retrieval.ros.worker import Priority, WorkerBusyError, WorkerClosedError
 from vla_retrieval.types import Query, RgbImage, StageTimes
-from vla_retrieval_msgs.srv import Forget, GetEntry, GetStats, Remember, Retrieve
+from vla_retrieval_msgs.srv import Forget, GetEntry, GetStats, Pin, Remember, Retrieve
 
 if TYPE_CHECKING:
     from vla_retrieval.ros.node import RetrievalNode
@@ -59,6 +59,7 @@ class Services:
             (Retrieve, "retrieve", self._retrieve),
             (Remember, "remember", self._remember),
             (Forget, "forget", self._forget),
+            (Pin, "pin", self._pin),
             (GetEntry, "get_entry", self._get_entry),
             (GetStats, "get_stats", self._get_stats),
         ):
@@ -168,6 +169,7 @@ class Services:
             k=request.k,
             min_score=request.min_score,
             filter=query_filter,
+            diversity=request.diversity,
         )
         retrieval = session.retriever.retrieve(
             query, scene=scene, thumbnails=request.with_thumbnails, deadline=deadline, times=times
@@ -192,19 +194,26 @@ class Services:
             header = Header(stamp=self._node.get_clock().now().to_msg(), frame_id=header.frame_id)
         entry = conversions.to_new_entry(request, header)
         scene = session.reader.scene(frame) if frame is not None else None
-        response.entry_id = session.retriever.remember(image, entry, scene).entry_id
-        self._node.counters.add("entries_remembered")
+        remembered = session.retriever.remember(image, entry, scene)
+        response.entry_id = remembered.entry_id
+        response.merged = remembered.merged
+        response.evicted_ids = remembered.evicted_ids
+        self._node.counters.count_remembered(remembered)
 
     def _forget(
         self, session: Session, request: Forget.Request, response: Forget.Response,
         received: float, deadline: Deadline,
     ) -> None:  # fmt: skip
-        ids = sorted({int(number) for number in request.entry_ids})
-        if not ids:
-            raise InvalidInputError("entry_ids", "at least one entry id", "none")
+        ids = _ids(request)
         session.memory.remove(ids)
         response.memory_size = session.memory.stats().entries
         self._node.counters.add("entries_forgotten", len(ids))
+
+    def _pin(
+        self, session: Session, request: Pin.Request, response: Pin.Response,
+        received: float, deadline: Deadline,
+    ) -> None:  # fmt: skip
+        session.memory.pin(_ids(request), pinned=request.pinned)
 
     def _get_entry(
         self, session: Session, request: GetEntry.Request, response: GetEntry.Response,
@@ -221,13 +230,7 @@ class Services:
         self, session: Session, request: GetStats.Request, response: GetStats.Response,
         received: float, deadline: Deadline,
     ) -> None:  # fmt: skip
-        stats = session.memory.stats()
-        response.memory_dir = str(stats.directory)
-        response.memory_size = stats.entries
-        response.size_bytes = stats.size_bytes
-        response.oldest_stamp = conversions.to_stamp(stats.oldest_stamp_ns or 0)
-        response.newest_stamp = conversions.to_stamp(stats.newest_stamp_ns or 0)
-        response.similarity = session.similarity.value
+        conversions.fill_stats(response, session.memory.stats())
         response.model = session.encoder.fingerprint.model
         response.fingerprint = str(session.encoder.fingerprint)
         response.embedding_dim = session.encoder.dim
@@ -270,6 +273,18 @@ class Services:
 
     def _now_header(self) -> Header:
         return Header(stamp=self._node.get_clock().now().to_msg())
+
+
+def _ids(request: Forget.Request | Pin.Request) -> list[int]:
+    """Return the different ids of a request, ascending.
+
+    Raises:
+        InvalidInputError: If there is none.
+    """
+    ids = sorted({int(number) for number in request.entry_ids})
+    if not ids:
+        raise InvalidInputError("entry_ids", "at least one entry id", "none")
+    return ids
 
 
 def _deadline(timeout_sec: float) -> Deadline:

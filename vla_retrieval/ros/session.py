@@ -8,12 +8,12 @@ from collections import Counter
 from typing import Literal, get_args
 
 from vla_retrieval.encoders import Encoder, EncoderSettings, load_encoder
-from vla_retrieval.memory import Memory
+from vla_retrieval.memory import Eviction, Memory, MemoryOptions
 from vla_retrieval.retriever import Retriever
 from vla_retrieval.ros.frames import FrameReader
-from vla_retrieval.ros.parameters import Settings
+from vla_retrieval.ros.parameters import BYTES_PER_MB, Settings
 from vla_retrieval.ros.worker import InferenceWorker
-from vla_retrieval.types import Similarity
+from vla_retrieval.types import Remembered, Similarity
 
 _log = logging.getLogger(__name__)
 
@@ -23,6 +23,7 @@ Count = Literal[
     "queries_answered",
     "queries_failed",
     "entries_remembered",
+    "entries_merged",
     "entries_forgotten",
 ]
 COUNTS: tuple[Count, ...] = get_args(Count)
@@ -40,6 +41,10 @@ class Counters:
         """Count."""
         with self._lock:
             self._counts[what] += many
+
+    def count_remembered(self, remembered: Remembered) -> None:
+        """Count one pair, as stored or as merged."""
+        self.add("entries_merged" if remembered.merged else "entries_remembered")
 
     def get(self, what: Count) -> int:
         """Return a count."""
@@ -81,6 +86,7 @@ class Session:
             self.encoder.fingerprint,
             self.similarity,
             durable=settings.durable,
+            options=memory_options(settings),
         )
         self.retriever = Retriever(self.encoder, self.memory, settings.thumbnail_px)
         self.reader = FrameReader(self.encoder)
@@ -95,3 +101,24 @@ class Session:
         """Finish the job in hand, give up those that wait, close the memory."""
         self.worker.close()
         self.memory.close()
+
+
+def memory_options(settings: Settings) -> MemoryOptions:
+    """Return how the parameters want the memory run.
+
+    Raises:
+        InvalidInputError: If a value is out of its range.
+    """
+    return MemoryOptions(
+        index=settings.index,
+        index_bytes=settings.index_memory_mb * BYTES_PER_MB,
+        recall_target=settings.recall_target,
+        search_threads=settings.search_threads,
+        build_threads=settings.build_threads,
+        max_entries=settings.max_entries,
+        max_bytes=settings.max_memory_mb * BYTES_PER_MB,
+        eviction=Eviction(settings.eviction),
+        merge_scene=settings.merge_scene_similarity,
+        merge_instruction=settings.merge_instruction_similarity,
+        merge_within_sec=settings.merge_within_sec,
+    )
