@@ -32,7 +32,7 @@ FEWEST_TO_FIT = 2_000
 _COLUMN_BYTES = 100  # of an entry with a few tags (columns.py)
 _CODE_BYTES_PER_NUMBER = 1 / 4
 _DEAD_WORTH_REMOVING = 1 / 4
-_GROWN = 2  # times the rows that the codes were fitted to
+_GROWN = 1.5  # times the rows that the codes were fitted to
 _ROWS_COPIED = 8_192
 _PAUSE_SEC = 0.0005  # lets queries at the interpreter between two portions
 

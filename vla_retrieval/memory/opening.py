@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,30 +54,53 @@ def open_index(
     """
     started = time.perf_counter()
     with database.reading() as connection:
-        sequence = counters.read(connection, counters.SEQUENCE)
         try:
-            restored = snapshot.read(directory, fingerprint, similarity)
-            index, shown, mark = restored.index, restored.sequence, restored.mark
-            names = counters.SNAPSHOT, counters.SNAPSHOT_BEFORE
-            if shown > sequence or mark not in [counters.read(connection, n) for n in names]:
-                raise snapshot.SnapshotError("it is of another history than the database")
+            restored = _restored(connection, directory, fingerprint, similarity)
         except snapshot.SnapshotError as error:
-            count = store.count(connection)
-            say = _log.warning if count > _WORTH_A_WARNING else _log.debug
-            say("building the index from the database, because of the snapshot: %s", error)
-            exact = building.choose(options, count, fingerprint.dim) is not IndexKind.IVF_SQ8
-            index = building.build(
-                connection, database.path, fingerprint.dim, similarity, options, exact=exact
-            )
-            return Opened(
-                index, sequence, count, 0, f"the database, because of the snapshot: {error}"
-            )
+            source = f"the database, because of the snapshot: {error}"
+            restored = None
+        if restored is None:
+            return _built(connection, database.path, fingerprint, similarity, options, source)
+        index = restored.index
         index.threads = options.search_threads
+        sequence = counters.read(connection, counters.SEQUENCE)
         behind = 0
-        if shown != sequence:
+        if restored.sequence != sequence:
             before = index.columns.rows, index.columns.dead
             building.catch_up(index, connection, database.path)
             behind = index.columns.rows - before[0] + index.columns.dead - before[1]
     seconds = time.perf_counter() - started
     source = f"the snapshot, {behind} changes behind, in {seconds:.2f} s"
-    return Opened(index, sequence, behind, mark, source)
+    return Opened(index, sequence, behind, restored.mark, source)
+
+
+def _restored(
+    connection: sqlite3.Connection,
+    directory: Path,
+    fingerprint: Fingerprint,
+    similarity: Similarity,
+) -> snapshot.Restored:
+    restored = snapshot.read(directory, fingerprint, similarity)
+    marks = [counters.read(connection, n) for n in (counters.SNAPSHOT, counters.SNAPSHOT_BEFORE)]
+    if restored.mark not in marks or restored.sequence > counters.read(
+        connection, counters.SEQUENCE
+    ):
+        raise snapshot.SnapshotError("it is of another history than the database")
+    return restored
+
+
+def _built(
+    connection: sqlite3.Connection,
+    path: Path,
+    fingerprint: Fingerprint,
+    similarity: Similarity,
+    options: MemoryOptions,
+    source: str,
+) -> Opened:
+    """Build from the database; fitting codes waits for the keeper, unless RAM is too small."""
+    count = store.count(connection)
+    say = _log.warning if count > _WORTH_A_WARNING else _log.debug
+    say("building the index from %s", source)
+    exact = building.choose(options, count, fingerprint.dim) is not IndexKind.IVF_SQ8
+    index = building.build(connection, path, fingerprint.dim, similarity, options, exact=exact)
+    return Opened(index, counters.read(connection, counters.SEQUENCE), count, 0, source)
