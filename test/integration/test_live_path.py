@@ -146,6 +146,24 @@ def test_frames_are_remembered_with_the_instruction_and_an_episode_each(
     assert episodes[0] == episodes[1] != episodes[2]
 
 
+def test_frames_of_a_camera_at_rest_are_merged_and_counted_apart(
+    start: Start, robot: Robot
+) -> None:
+    """One entry stands for all of an episode that look the same."""
+    begin(
+        start, robot, remember_mode="interval", remember_interval_sec=0.0,
+        merge_scene_similarity=0.999,
+    )  # fmt: skip
+    answers = robot.collect(MatchArray, "retrieval/matches")
+    robot.say("wait")
+    for stamp_ns in (SECOND, 2 * SECOND, 3 * SECOND):
+        show_until(robot, answers, picture(1), stamp_ns)
+    wait_until(lambda: robot.call("get_stats").entries_merged >= 2, "two merged pairs")
+    stats = robot.call("get_stats")
+    assert (stats.entries_remembered, stats.memory_size) == (1, 1)
+    assert stats.merged == stats.entries_merged
+
+
 def test_a_malformed_frame_is_counted_and_the_next_one_is_answered(
     start: Start, robot: Robot
 ) -> None:
@@ -236,8 +254,13 @@ def test_diagnostics_tell_state_and_counts(start: Start, robot: Robot) -> None:
     report = reports.wait_for(lambda m: m.status[0].level == DiagnosticStatus.OK)
     facts = {pair.key: pair.value for pair in report.status[0].values}
     assert report.status[0].name == "/retrieval: retrieval"
-    assert facts["memory_size"] == "0"
     assert facts["model"] == "double"
+    assert facts["entries_merged"] == "0"
+    of_memory = {pair.key: pair.value for pair in report.status[1].values}
+    assert report.status[1].name == "/retrieval: memory"
+    assert of_memory["memory_size"] == "0"
+    assert of_memory["index_kind"] == "exact"
+    assert int(of_memory["disk_free_bytes"]) > 0
 
 
 def test_a_camera_that_is_matched_but_not_heard_is_reported_with_the_cure(
@@ -270,11 +293,15 @@ def test_live_parameters_follow_and_the_others_are_refused_with_the_reason(
 
     assert len(show_until(robot, answers, picture(1), SECOND).matches) == 3
     assert set_to("k", 1).successful
-    assert len(show_until(robot, answers, picture(1), 2 * SECOND).matches) == 1
+    assert set_to("query_diversity", 0.5).successful
+    answer = show_until(robot, answers, picture(1), 2 * SECOND)
+    assert (len(answer.matches), answer.query.diversity) == (1, 0.5)
     for name, value, reason in (
         ("model", "ViT-B-32", "read at configure"),
         ("query_target", "everything", "expected one of scenes, instructions, pair"),
         ("k", 0, "k"),
+        ("query_diversity", 2.0, "query_diversity"),
+        ("max_entries", 5, "read at configure"),
     ):
         result = set_to(name, value)
         assert not result.successful

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
@@ -31,6 +31,7 @@ from vla_retrieval.ros.watch import FrameWatch
 from vla_retrieval_msgs.msg import MatchArray
 
 _WARN_AGAIN_SEC = 10.0
+_REMIND_SEC = 60.0
 
 
 class RetrievalNode(LifecycleNode):
@@ -195,7 +196,13 @@ class RetrievalNode(LifecycleNode):
             )
         if silence is not None:
             self.get_logger().warning(silence.text, throttle_duration_sec=_WARN_AGAIN_SEC)
-        self._diagnostics_publisher.publish(make_diagnostics(self, silence))
+        diagnostics = make_diagnostics(self, silence)
+        for status in diagnostics.status[1:]:
+            if status.level != DiagnosticStatus.OK:
+                self.get_logger().warning(
+                    f"memory: {status.message}", throttle_duration_sec=_REMIND_SEC
+                )
+        self._diagnostics_publisher.publish(diagnostics)
 
     def _on_set_parameters(self, changes: list[Parameter[Any]]) -> SetParametersResult:
         if self.session is None:
