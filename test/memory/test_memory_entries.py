@@ -7,8 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vla_retrieval.errors import EntryNotFoundError, InvalidInputError, StorageError
+from vla_retrieval.errors import (
+    EntryNotFoundError,
+    InvalidInputError,
+    MemoryFormatError,
+    StorageError,
+)
 from vla_retrieval.memory import Memory
+from vla_retrieval.memory.rows import to_entry, to_row
 from vla_retrieval.types import (
     Action,
     CameraPose,
@@ -275,3 +281,11 @@ def test_a_memory_closes_at_the_end_of_its_block(directory: Path) -> None:
         add(memory, *plain(1))
     with Memory.open(directory, fingerprint(DIM)) as memory:
         assert memory.get(1).instruction == "do 0"
+
+
+def test_a_value_of_another_kind_is_damage_and_no_accident(tmp_path: Path) -> None:
+    row = list(to_row(1, FULL))
+    for place, value in ((1, b"put"), (3, 7), (2, "now"), (11, "x"), (8, "values"), (13, None)):
+        damaged = [*row[:place], value, *row[place + 1 :]]
+        with pytest.raises(MemoryFormatError, match="entry 1 differs from its checksum"):
+            to_entry((*damaged,), FULL.tags, FULL.metadata, tmp_path)

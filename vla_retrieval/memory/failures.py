@@ -9,6 +9,9 @@ from pathlib import Path
 
 from vla_retrieval.errors import MemoryFormatError, StorageError
 
+SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+"""Python raises the second where SQLite's own message quotes bytes of a damaged file."""
+
 # SQLite's own texts; its error codes reach Python from 3.11 on only.
 _NEXT_STEPS = {
     "full": "Free some disk space. Nothing was changed, and reading goes on.",
@@ -33,9 +36,10 @@ def storage_errors(doing: str, path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except sqlite3.Error as error:
+    except SQLITE_ERRORS as error:
         text = str(error)
-        if "not a database" in text or "malformed" in text:
+        of_the_content = isinstance(error, UnicodeDecodeError)
+        if of_the_content or "not a database" in text or "malformed" in text:
             raise MemoryFormatError(
                 f"cannot {doing} {path}: expected a sound SQLite database, got: {text}."
                 " Restore the directory from a copy, or move it away to start empty."

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.memory.schema import damaged
 from vla_retrieval.types import Action, CameraPose, Entry, NewEntry, Outcome
 
@@ -61,9 +62,17 @@ def to_entry(
     Raises:
         MemoryFormatError: If it differs from its checksum.
     """
-    entry_id, *content, checksum, pinned, merged = row
-    if _checksum(content, tags, metadata) != checksum:
-        raise damaged(path, f"entry {entry_id} differs from its checksum")
+    entry_id, *content, checksum, _, _ = row
+    try:
+        if _checksum(content, tags, metadata) == checksum:
+            return _to_entry(row, tags, metadata)
+    except (TypeError, ValueError, struct.error, InvalidInputError):
+        pass  # a flipped bit also turns a text into bytes, or a number into nothing
+    raise damaged(path, f"entry {entry_id} differs from its checksum")
+
+
+def _to_entry(row: tuple[Any, ...], tags: tuple[str, ...], metadata: Mapping[str, str]) -> Entry:
+    entry_id, *content, _, pinned, merged = row
     instruction, stamp_ns, frame_id, episode_id, outcome, space, shape, values = content[:8]
     action = pose = None
     if space is not None:
@@ -84,9 +93,9 @@ def _checksum(content: Sequence[Any], tags: Sequence[str], metadata: Mapping[str
     instruction, stamp_ns, frame_id, episode_id, outcome, space, shape, values = content[:8]
     pose_frame_id, pose_stamp_ns, *numbers = content[8:]
     absent = (space is None) + 2 * (pose_frame_id is None)
-    fixed = _FIXED.pack(
-        absent, stamp_ns, outcome, pose_stamp_ns or 0, *(number or 0.0 for number in numbers)
-    )
+    # A pose without one of its numbers is no pose at 0: pack refuses it.
+    pose = (pose_stamp_ns, *numbers) if pose_frame_id is not None else (0,) * 8
+    fixed = _FIXED.pack(absent, stamp_ns, outcome, *pose)
     texts = [instruction, frame_id, episode_id, space or "", shape or "", pose_frame_id or ""]
     pairs = [text for pair in sorted(metadata.items()) for text in pair]
     joined = _BETWEEN.join([*texts, str(len(tags)), *tags, *pairs]).encode()
