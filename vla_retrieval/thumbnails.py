@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from vla_retrieval.types import RgbImage
 
@@ -25,3 +25,15 @@ def read_thumbnail(jpeg: bytes) -> RgbImage:
     """Return JPEG bytes as an RGB array."""
     with Image.open(io.BytesIO(jpeg)) as picture:
         return np.asarray(picture.convert("RGB"))
+
+
+def why_no_picture(jpeg: bytes) -> str:
+    """Return why bytes do not decode as a JPEG picture, or '' where they do."""
+    try:
+        with Image.open(io.BytesIO(jpeg), formats=["JPEG"]) as picture:
+            picture.load()
+    except UnidentifiedImageError:  # its own text is an address in RAM
+        return f"{len(jpeg)} bytes that begin with {jpeg[:4]!r}"
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        return str(error) or type(error).__name__
+    return ""

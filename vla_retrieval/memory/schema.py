@@ -140,15 +140,16 @@ def check_fingerprint(stored: Fingerprint, given: Fingerprint, path: Path) -> No
         f"{path} was made with another encoder; different: {', '.join(different)}.\n"
         f"  expected, as given:  {_in_full(now)}\n"
         f"  got, in the memory:  {_in_full(was)}\n"
-        "Start with the model and weights of the memory, or give another memory directory."
+        "Start with the model and weights of the memory, or give another memory directory, or"
+        " make a memory for this model from this one: memory reembed."
     )
 
 
 def damaged(path: Path, what: str) -> MemoryFormatError:
     """Return the error for a database that contradicts itself."""
     return MemoryFormatError(
-        f"{path} is damaged: {what}. `memory check` names all that is. Restore the directory from"
-        " a copy, or move it away to start empty."
+        f"{path} is damaged: {what}. `memory check` names all that is, and with --drop-damaged"
+        " removes it. Or restore the directory from a copy."
     )
 
 

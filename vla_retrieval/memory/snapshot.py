@@ -13,6 +13,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -162,21 +163,37 @@ def read(directory: Path, fingerprint: Fingerprint, similarity: Similarity) -> R
     Raises:
         SnapshotError: If there is none, or it is damaged, or of other embeddings.
     """
+    with _reading(directory) as reader:
+        expected = {
+            "format": FORMAT, "fingerprint": asdict(fingerprint),
+            "similarity": similarity.value, "dim": fingerprint.dim,
+        }  # fmt: skip
+        for name, value in expected.items():
+            if reader.header.get(name) != value:
+                got = reader.header.get(name)
+                raise SnapshotError(
+                    f"{directory / SNAPSHOT_NAME}: expected {name} {value!r}, got {got!r}"
+                )
+        return Restored(reader.index(), int(reader.header["sequence"]), int(reader.header["mark"]))
+
+
+def similarity_of(directory: Path) -> Similarity:
+    """Return the similarity that the snapshot of a memory was written for.
+
+    Raises:
+        SnapshotError: If there is none, or its table of contents is damaged.
+    """
+    with _reading(directory) as reader:
+        return Similarity(reader.header["similarity"])
+
+
+@contextmanager
+def _reading(directory: Path) -> Iterator[_Reader]:
+    """Lend a reader; whatever goes wrong with the file becomes a SnapshotError."""
     path = directory / SNAPSHOT_NAME
     try:
         with path.open("rb") as file:
-            reader = _Reader(file)
-            expected = {
-                "format": FORMAT, "fingerprint": asdict(fingerprint),
-                "similarity": similarity.value, "dim": fingerprint.dim,
-            }  # fmt: skip
-            for name, value in expected.items():
-                if reader.header.get(name) != value:
-                    got = reader.header.get(name)
-                    raise SnapshotError(f"{path}: expected {name} {value!r}, got {got!r}")
-            return Restored(
-                reader.index(), int(reader.header["sequence"]), int(reader.header["mark"])
-            )
+            yield _Reader(file)
     except FileNotFoundError:
         raise SnapshotError(f"{path}: there is none") from None
     except SnapshotError:

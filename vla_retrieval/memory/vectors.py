@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from vla_retrieval.memory import kernels
 from vla_retrieval.memory.columns import Rows
@@ -46,6 +46,14 @@ class Vectors(Protocol):
 
     def blocks(self, rows: int) -> Iterator[NDArray[Any]]:
         """Yield the first rows as they are stored; they never change."""
+
+    def same(self, rows: Rows, vectors: Embeddings) -> NDArray[np.bool_]:
+        """Return which rows hold, bit by bit, what appending these vectors would store.
+
+        Args:
+            rows: Ascending, shape ``(n,)``.
+            vectors: Shape ``(n, dim)``.
+        """
 
 
 class _Blocks:
@@ -148,6 +156,10 @@ class WholeVectors:
         """Yield the first rows as they are stored; they never change."""
         return self._blocks.filled(rows)
 
+    def same(self, rows: Rows, vectors: Embeddings) -> NDArray[np.bool_]:
+        """Return which rows hold these vectors, shape ``(n, dim)``, bit by bit."""
+        return _same_bits(self.take(rows), vectors)
+
 
 class ByteVectors:
     """Each number in 8 bits, between the least and the greatest of its dimension.
@@ -187,8 +199,7 @@ class ByteVectors:
 
     def append(self, vectors: Embeddings) -> None:
         """Append vectors of shape ``(n, dim)``, rounded to the nearest code."""
-        codes = np.rint((vectors - self.low) / self.step)
-        self._blocks.append(np.clip(codes, 0, 255).astype(np.uint8))
+        self._blocks.append(self._rounded(vectors))
 
     def append_codes(self, codes: NDArray[np.uint8]) -> None:
         """Append what ``blocks`` gave."""
@@ -196,10 +207,7 @@ class ByteVectors:
 
     def take(self, rows: Rows) -> Embeddings:
         """Return what is left of some vectors, shape ``(n, dim)``."""
-        codes = np.empty((len(rows), len(self.low)), dtype=np.float32)
-        for block, inside, here in self._blocks.parts(rows):
-            codes[here] = block[inside]
-        vectors: Embeddings = codes * self.step + self.low
+        vectors: Embeddings = self._codes(rows, np.float32) * self.step + self.low
         return vectors
 
     def values(self, query: Embeddings, rows: Rows | None) -> NDArray[np.float32]:
@@ -218,3 +226,25 @@ class ByteVectors:
     def blocks(self, rows: int) -> Iterator[NDArray[np.uint8]]:
         """Yield the first rows as they are stored; they never change."""
         return self._blocks.filled(rows)
+
+    def same(self, rows: Rows, vectors: Embeddings) -> NDArray[np.bool_]:
+        """Return which rows hold the codes of these vectors, shape ``(n, dim)``."""
+        return _same_bits(self._codes(rows, np.uint8), self._rounded(vectors))
+
+    def _rounded(self, vectors: Embeddings) -> NDArray[np.uint8]:
+        codes = np.rint((vectors - self.low) / self.step)
+        return np.clip(codes, 0, 255).astype(np.uint8)
+
+    def _codes(self, rows: Rows, dtype: DTypeLike) -> NDArray[Any]:
+        codes = np.empty((len(rows), len(self.low)), dtype=dtype)
+        for block, inside, here in self._blocks.parts(rows):
+            codes[here] = block[inside]
+        return codes
+
+
+def _same_bits(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which rows of two contiguous arrays of one dtype and shape have the same bytes."""
+    if not len(one):
+        return np.zeros(0, dtype=np.bool_)
+    same: NDArray[np.bool_] = (one.view(np.uint8) == other.view(np.uint8)).all(axis=1)
+    return same
