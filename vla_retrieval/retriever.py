@@ -80,8 +80,9 @@ class Retriever:
         thumbnails: bool = False,
         deadline: Deadline | None = None,
         times: StageTimes | None = None,
+        counts_as_use: bool = True,
     ) -> Retrieval:
-        """Return the best matches of a query, ranked. Each match counts as a use of its entry.
+        """Return the best matches of a query, ranked.
 
         Args:
             query: What is asked.
@@ -89,6 +90,7 @@ class Retriever:
             thumbnails: Whether the matches' entries carry their thumbnails.
             deadline: Checked before each stage; none by default.
             times: Stages that the caller has timed already, to be filled up in place.
+            counts_as_use: Whether the matches count as used, for evicting the least used.
 
         Raises:
             DeadlineExceededError: If the deadline passes before the answer is whole.
@@ -105,7 +107,8 @@ class Retriever:
             Match(entry, rank, c.score, c.scene_score, c.instruction_score)
             for rank, (c, entry) in enumerate(zip(found.candidates, entries, strict=True), start=1)
         )
-        self.memory.note_use([match.entry.entry_id for match in matches])
+        if counts_as_use:
+            self.memory.note_use([match.entry.entry_id for match in matches])
         times.total_sec += time.perf_counter() - start
         return Retrieval(matches, found.memory_size, found.eligible_size, found.exact, times)
 

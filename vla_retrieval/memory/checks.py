@@ -101,6 +101,8 @@ def check_filter(filter: Filter) -> None:
     check_text("filter.episode_ids", *filter.episode_ids)
     check_text("filter.frame_ids", *filter.frame_ids)
     check_text("filter.tags", *filter.tags)
+    if filter.near is not None:
+        check_text("filter.near.header.frame_id", filter.near.frame_id)
     check_text("filter.metadata", *filter.metadata, *filter.metadata.values())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
@@ -34,15 +35,17 @@ class Standing:
         """Start with what the database knows."""
         self._uses: Counter[int] = Counter(dict(uses))
         self._unsaved: Counter[int] = Counter()
+        self._counting = threading.Lock()  # protects both: readers count while a writer chooses
         self._pinned = set(pinned)
         self._redundancy: dict[int, float] = {}
         self._rng = np.random.default_rng(0)
 
     def use(self, entry_ids: Iterable[int]) -> None:
-        """Count that entries were matched."""
-        for entry_id in entry_ids:
-            self._uses[entry_id] += 1
-            self._unsaved[entry_id] += 1
+        """Count that entries, which exist, were matched."""
+        ids = list(entry_ids)
+        with self._counting:
+            self._uses.update(ids)
+            self._unsaved.update(ids)
 
     @property
     def unsaved(self) -> int:
@@ -51,8 +54,14 @@ class Standing:
 
     def unsaved_uses(self) -> Counter[int]:
         """Return the uses since the last call."""
-        unsaved, self._unsaved = self._unsaved, Counter()
+        with self._counting:
+            unsaved, self._unsaved = self._unsaved, Counter()
         return unsaved
+
+    def not_saved(self, uses: Counter[int]) -> None:
+        """Take back what ``unsaved_uses`` gave and the disk refused."""
+        with self._counting:
+            self._unsaved.update(uses)
 
     def pin(self, entry_ids: Iterable[int], *, pinned: bool) -> None:
         """Say whether entries may go."""
@@ -60,11 +69,12 @@ class Standing:
 
     def forget(self, entry_ids: Iterable[int]) -> None:
         """Drop what is known of removed entries."""
-        for entry_id in entry_ids:
-            self._uses.pop(entry_id, None)
-            self._unsaved.pop(entry_id, None)
-            self._redundancy.pop(entry_id, None)
-            self._pinned.discard(entry_id)
+        with self._counting:
+            for entry_id in entry_ids:
+                self._uses.pop(entry_id, None)
+                self._unsaved.pop(entry_id, None)
+                self._redundancy.pop(entry_id, None)
+                self._pinned.discard(entry_id)
 
     def choose(
         self,
@@ -89,7 +99,8 @@ class Standing:
             return columns.entry_ids[rows[order[:count]]].tolist()
         count = max(count, len(rows) // _AT_ONCE)
         if policy is Eviction.LEAST_USED:
-            uses = np.array([self._uses[i] for i in columns.entry_ids[rows].tolist()])
+            with self._counting:
+                uses = np.array([self._uses[i] for i in columns.entry_ids[rows].tolist()])
             order = np.lexsort((columns.stamps[rows], uses))
             return columns.entry_ids[rows[order[:count]]].tolist()
         return self._most_redundant(count, columns.entry_ids[rows].tolist(), redundancy, gone)

@@ -75,14 +75,14 @@ class Maintenance:
         self.keeper.stop()
         if not self._live.usable:
             return
-        self._save_uses()
-        with self._live.reading() as index:
-            worth_it = len(index) >= _BEHIND_AT_CLOSE
-        if worth_it and self._live.behind >= _BEHIND_AT_CLOSE:
-            try:
+        try:
+            self._save_uses()
+            with self._live.reading() as index:
+                worth_it = len(index) >= _BEHIND_AT_CLOSE
+            if worth_it and self._live.behind >= _BEHIND_AT_CLOSE:
                 self.write_snapshot()
-            except StorageError as error:  # what it holds is in the database
-                _log.warning("no new snapshot, the next open takes longer: %s", error)
+        except StorageError as error:  # entries are in the database
+            _log.warning("no new snapshot, the next open takes longer: %s", error)
 
     def write_snapshot(self) -> None:
         """Write the index to disk, as it is now.
@@ -170,5 +170,9 @@ class Maintenance:
     def _save_uses(self) -> None:
         uses = self._standing.unsaved_uses()
         if uses:
-            with self._live.writing(), self._database.writing() as connection:
-                store.add_uses(connection, uses)
+            try:
+                with self._live.writing(), self._database.writing() as connection:
+                    store.add_uses(connection, uses)
+            except StorageError:
+                self._standing.not_saved(uses)
+                raise

@@ -244,7 +244,9 @@ class Memory:
         Counts reach the disk now and then and when the memory is closed; a killed process takes
         the last ones with it.
         """
-        self._standing.use(entry_ids)
+        with self._live.reading() as index:
+            rows = index.columns.rows_of(np.array(entry_ids, dtype=np.int64))
+            self._standing.use(index.columns.entry_ids[rows].tolist())
 
     def get(self, entry_id: int, *, thumbnail: bool = False) -> Entry:
         """Return an entry, with its thumbnail if asked for, else with an empty one.

@@ -147,6 +147,7 @@ class LivePath:
             scene=scene,
             thumbnails=settings.with_thumbnails or sheet_wanted,
             times=times,
+            counts_as_use=False,  # a camera at rest would make what it looks at the most used
         )
         retrieval.times.total_sec = time.perf_counter() - start
         answer = conversions.to_match_array(
