@@ -16,6 +16,7 @@ from vla_retrieval.types import (
     Filter,
     Fingerprint,
     Modality,
+    Nearby,
     NewEntry,
     Probe,
     Similarity,
@@ -64,6 +65,16 @@ def passes(entry: NewEntry, wanted: Filter) -> bool:
         and (not wanted.frame_ids or entry.frame_id in wanted.frame_ids)
         and set(wanted.tags) <= set(entry.tags)
         and all(entry.metadata.get(key) == value for key, value in wanted.metadata.items())
+        and (wanted.near is None or is_near(entry, wanted.near))
+    )
+
+
+def is_near(entry: NewEntry, near: Nearby) -> bool:
+    pose = entry.camera_pose
+    return (
+        pose is not None
+        and pose.frame_id == near.frame_id
+        and math.dist(pose.position, near.position) <= near.radius_m
     )
 
 
