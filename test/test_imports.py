@@ -18,9 +18,11 @@ PACKAGE = "vla_retrieval"
 # own, never one of its own row.
 ROWS: tuple[frozenset[str], ...] = (
     frozenset({"types", "errors"}),
-    frozenset({"ranking", "diversity", "deadline", "thumbnails", "shipped", "transport"}),
+    frozenset(
+        {"ranking", "diversity", "deadline", "thumbnails", "shipped", "transport", "publishing"}
+    ),
     frozenset({"encoders", "heads", "memory", "evaluation"}),
-    frozenset({"retriever", "training", "contact_sheet"}),
+    frozenset({"retriever", "training", "contact_sheet", "transfer", "reembedding"}),
     frozenset({"ros"}),
     frozenset({"cli"}),
 )
@@ -44,6 +46,7 @@ MESSAGES = frozenset(
 LIBRARY_ROOMS: dict[str, frozenset[str]] = {
     **dict.fromkeys(MESSAGES | {"rclpy", "cv_bridge", "ament_index_python"}, frozenset({"ros"})),
     "faiss": frozenset({"memory"}),
+    "pyarrow": frozenset({"transfer"}),
     **dict.fromkeys(
         ("torch", "torchvision", "open_clip", "timm"), frozenset({"encoders", "heads", "training"})
     ),

@@ -27,6 +27,7 @@ ROSDEP_KEYS: dict[str, str | None] = {
     "PIL": None,
     "faiss": None,
     "open_clip": None,
+    "pyarrow": None,
     "rich": None,
     "rosbags": None,
     "safetensors": None,

@@ -1,0 +1,51 @@
+"""Entries from an export into a memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.memory import Memory
+from vla_retrieval.transfer.folder import FolderSource
+from vla_retrieval.transfer.parquet import ParquetSource
+from vla_retrieval.transfer.records import Source
+
+Stored = Callable[[Sequence[int], Sequence[int]], None]
+"""Told, after each commit, the ids of entries in the export and their ids in the memory."""
+
+
+def open_source(path: Path) -> Source:
+    """Return what reads an export: a Parquet file, or a folder.
+
+    Raises:
+        InvalidInputError: If it is neither.
+        StorageError: If it cannot be read, or needs pyarrow and that is not installed.
+    """
+    if path.is_dir():
+        return FolderSource(path)
+    if path.is_file():
+        return ParquetSource(path)
+    raise InvalidInputError(
+        "source", "a Parquet file or a folder of `memory export`", f"{path}, where nothing is"
+    )
+
+
+def import_entries(memory: Memory, source: Source, stored: Stored) -> None:
+    """Store all entries of an export, under new ids, some at a time.
+
+    Each batch is committed as a whole, and ``stored`` is told of it. If this raises, the batches
+    that it was told of are in the memory and nothing else is.
+
+    Args:
+        memory: Opened with the source's fingerprint.
+        source: The export.
+        stored: Told of each batch.
+
+    Raises:
+        InvalidInputError: If an entry of the export is not as it should be.
+        StorageError: If the source cannot be read or the memory not be written.
+    """
+    for batch in source.batches():
+        ids = memory.add(batch.entries, batch.scenes, batch.instructions)
+        stored(batch.old_ids, ids)
