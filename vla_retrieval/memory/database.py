@@ -135,6 +135,25 @@ class Database:
             with self._pool_lock:
                 self._idle_readers.append(connection)
 
+    @contextmanager
+    def beside(self, other: Database, name: str) -> Iterator[None]:
+        """Let the writing connection read another database, under a name.
+
+        Args:
+            other: Nobody writes to it meanwhile.
+            name: Prefix of its tables in statements.
+
+        Raises:
+            StorageError: If it cannot be read.
+        """
+        with storage_errors("read", other.path):
+            self._writer.execute(f"ATTACH DATABASE ? AS {name}", (other._source,))
+        try:
+            yield
+        finally:
+            with storage_errors("close", other.path):
+                self._writer.execute(f"DETACH DATABASE {name}")
+
     def used_bytes(self, connection: sqlite3.Connection) -> int:
         """Return how much of the database is filled, in bytes; deleting makes room inside it."""
         pages, free, size = (
