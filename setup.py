@@ -55,6 +55,7 @@ setup(
     entry_points={
         "console_scripts": [
             "retrieval_node = vla_retrieval.ros.main:main",
+            "memory = vla_retrieval.cli.memory:main",
             "demo = vla_retrieval.cli.demo:main",
             "play_bag = vla_retrieval.cli.play_bag:main",
         ],

@@ -1,0 +1,282 @@
+"""The executable ``memory``: exit codes, what it prints, and what it leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vla_retrieval.encoders import DoubleEncoder
+from vla_retrieval.memory import Memory
+from vla_retrieval.thumbnails import make_thumbnail
+from vla_retrieval.types import NewEntry
+
+ENCODER = DoubleEncoder()
+ROOT = Path(__file__).parents[2]
+COUNT = 20
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "vla_retrieval.cli.memory", *map(str, arguments)]
+
+
+def run(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def answer(*arguments: object, code: int = 0) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(run(*arguments, "--json", code=code).stdout)
+    return found
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """Return the directory of a closed memory with entries 1 to 20; the third is pinned."""
+    images = [
+        np.random.default_rng(n).integers(0, 255, (24, 32, 3)).astype(np.uint8)
+        for n in range(COUNT)
+    ]
+    entries = [
+        NewEntry(
+            f"拿起 {n}", n, thumbnail=make_thumbnail(images[n], 32), pinned=n == 2, tags=("a",)
+        )
+        for n in range(COUNT)
+    ]
+    texts = ENCODER.encode_instructions([entry.instruction for entry in entries])
+    with Memory.open(tmp_path / "memory", ENCODER.fingerprint, durable=False) as memory:
+        memory.add(entries, ENCODER.encode_images(images), texts)
+        memory.write_snapshot()
+    return tmp_path / "memory"
+
+
+def damage(directory: Path) -> None:
+    with closing(sqlite3.connect(directory / "memory.sqlite3")) as connection:
+        connection.execute("UPDATE entries SET stamp_ns = 99 WHERE entry_id = 4")
+        connection.execute("UPDATE thumbnails SET checksum = 0 WHERE entry_id = 7")
+        connection.commit()
+
+
+def entry_ids(directory: Path) -> list[int]:
+    with Memory.open(directory, None, read_only=True) as memory:
+        return memory.entry_ids()
+
+
+class TestInfo:
+    def test_says_what_the_memory_holds(self, directory: Path) -> None:
+        found = answer("info", directory)
+        assert found["stats"]["entries"] == COUNT
+        assert found["stats"]["fingerprint"]["model"] == "double"
+        assert found["stats"]["index"]["kind"] == "exact"
+        assert (found["pinned"], found["rows"]["tags"], found["format"]) == (1, COUNT, 2)
+        assert {"memory.sqlite3", "index.snapshot"} <= set(found["file_bytes"])
+
+    def test_is_readable(self, directory: Path) -> None:
+        said = run("info", directory).stdout
+        assert "20, 1 of them pinned" in said
+        assert "index.snapshot" in said
+
+    def test_of_a_memory_in_use_names_the_holder(self, directory: Path) -> None:
+        with Memory.open(directory, None):
+            done = run("info", directory, "--json", code=1)
+        assert f"in use by process {os.getpid()} on" in done.stderr
+        assert json.loads(done.stdout)["error"]["type"] == "MemoryLockedError"
+
+    def test_of_a_memory_that_others_read_works(self, directory: Path) -> None:
+        with Memory.open(directory, None, read_only=True):
+            assert answer("info", directory)["stats"]["entries"] == COUNT
+
+    def test_works_where_nothing_may_be_written(self, directory: Path) -> None:
+        if os.getuid() != 0:
+            pytest.skip("needs root, to become somebody else")
+        for name in ("memory.sqlite3-wal", "memory.sqlite3-shm"):
+            (directory / name).unlink(missing_ok=True)
+        for path in (directory, *directory.parents[:3]):
+            path.chmod(path.stat().st_mode | 0o055)
+        before = sorted(path.name for path in directory.iterdir())
+        script = (
+            "import os, sys\n"
+            "from vla_retrieval.cli.memory import main\n"
+            "os.setgid(65534); os.setuid(65534); sys.exit(main(sys.argv[1:]))"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script, "info", str(directory), "--json"],
+            cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["stats"]["entries"] == COUNT
+        assert sorted(path.name for path in directory.iterdir()) == before
+
+    def test_of_no_memory_fails(self, tmp_path: Path) -> None:
+        assert "nothing there" in run("info", tmp_path / "absent", code=1).stderr
+
+
+class TestCheck:
+    def test_of_a_sound_memory_is_0(self, directory: Path) -> None:
+        assert answer("check", directory) == {
+            "ok": True, "entries": COUNT, "thumbnails": COUNT, "findings": [],
+        }  # fmt: skip
+
+    def test_of_a_damaged_memory_is_1_and_names_all_of_it(self, directory: Path) -> None:
+        damage(directory)
+        found = answer("check", directory, code=1)
+        assert not found["ok"]
+        assert [(f["part"], f["entry_id"]) for f in found["findings"]] == [
+            ("entry", 4), ("thumbnail", 7),
+        ]  # fmt: skip
+        assert "entry 7, thumbnail: differs" in run("check", directory, code=1).stdout
+
+    def test_a_missing_snapshot_is_0_and_a_note(self, directory: Path) -> None:
+        (directory / "index.snapshot").unlink()
+        assert "note: snapshot: there is none" in run("check", directory).stdout
+
+    def test_drops_nothing_without_yes(self, directory: Path) -> None:
+        damage(directory)
+        said = run("check", directory, "--drop-damaged", code=1).stdout
+        assert "would remove: entries 4; thumbnails alone of entries 7" in said
+        assert "give --yes" in said
+        assert len(answer("check", directory, code=1)["findings"]) == 2
+
+    def test_drops_what_is_damaged_with_yes(self, directory: Path) -> None:
+        damage(directory)
+        found = answer("check", directory, "--drop-damaged", "--yes")
+        assert found["dropped"]["entry_ids"] == [4]
+        assert found["dropped"]["thumbnail_ids"] == [7]
+        assert found["after"]["ok"]
+        assert entry_ids(directory) == [i for i in range(1, COUNT + 1) if i != 4]
+
+    def test_yes_alone_is_wrong_usage(self, directory: Path) -> None:
+        assert "--drop-damaged" in run("check", directory, "--yes", code=2).stderr
+
+
+class TestCompact:
+    def test_says_the_sizes(self, directory: Path) -> None:
+        with Memory.open(directory, None) as memory:
+            memory.remove(range(1, COUNT))
+        found = answer("compact", directory)
+        assert found["after_bytes"] < found["before_bytes"]
+        assert entry_ids(directory) == [COUNT]
+
+    def test_makes_no_memory_where_none_is(self, tmp_path: Path) -> None:
+        run("compact", tmp_path / "absent", code=1)
+        assert not (tmp_path / "absent").exists()
+
+
+class TestExportAndImport:
+    @pytest.mark.parametrize("form", ["parquet", "directory"])
+    def test_make_the_same_memory_again(self, directory: Path, tmp_path: Path, form: str) -> None:
+        if form == "parquet":
+            pytest.importorskip("pyarrow")
+        out, new, ids = tmp_path / "out", tmp_path / "new", tmp_path / "ids.csv"
+        assert answer("export", directory, out, "--format", form)["entries"] == COUNT
+        found = answer("import", new, out, "--ids", ids)
+        assert found == {"entries": COUNT, "first_id": 1, "last_id": COUNT}
+        rows = list(csv.reader(ids.open(encoding="utf-8")))
+        assert rows[:2] == [["old_entry_id", "new_entry_id"], ["1", "1"]]
+        assert len(rows) == COUNT + 1
+        said = run("import", new, out).stdout
+        assert "20 (ids 21 to 40) of 20 entries" in said
+        assert run("check", new).returncode == 0
+
+    def test_onto_something_is_1(self, directory: Path, tmp_path: Path) -> None:
+        done = run("export", directory, tmp_path, "--format", "directory", code=1)
+        assert "which does" in done.stderr
+
+    def test_an_import_that_stops_says_how_far_it_got(
+        self, directory: Path, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out"
+        run("export", directory, out, "--format", "directory")
+        (out / "thumbnails" / "9.jpg").unlink()
+        done = run("import", tmp_path / "new", out, code=1)
+        assert "stopped; stored 0 of 20" in done.stderr
+        assert "9.jpg" in done.stderr
+
+    def test_of_an_ids_file_that_exists_stores_nothing(
+        self, directory: Path, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out"
+        run("export", directory, out, "--format", "directory")
+        run("import", tmp_path / "new", out, "--ids", out / "README.txt", code=1)
+        assert not (tmp_path / "new").exists()
+
+
+class TestReembed:
+    def test_makes_a_memory_with_the_same_ids(self, directory: Path, tmp_path: Path) -> None:
+        with Memory.open(directory, None) as memory:
+            memory.remove([2])
+        found = answer("reembed", directory, tmp_path / "new", "--model", "double")
+        assert found == {"entries": COUNT - 1, "from_images": 0, "skipped": []}
+        assert entry_ids(tmp_path / "new") == entry_ids(directory)
+
+    @pytest.mark.parametrize(
+        "options", [["--device", "gpu"], ["--model", " "], ["--precision", "int8"]]
+    )
+    def test_with_a_wrong_setting_is_wrong_usage(
+        self, directory: Path, tmp_path: Path, options: list[str]
+    ) -> None:
+        done = run("reembed", directory, tmp_path / "new", "--model", "double", *options, code=2)
+        assert f"{options[0].strip('-')}: expected" in done.stderr
+
+    def test_that_is_ended_leaves_no_half_memory(self, directory: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out" / "new"
+        out.parent.mkdir()
+        script = (
+            "import sys, time\n"
+            "from vla_retrieval.encoders import DoubleEncoder\n"
+            "def wait(self, images):\n"
+            "    print('encoding', flush=True); time.sleep(100)\n"
+            "DoubleEncoder.encode_images = wait\n"
+            "from vla_retrieval.cli.memory import main; sys.exit(main(sys.argv[1:]))"
+        )
+        arguments = ["reembed", str(directory), str(out), "--model", "double"]
+        with subprocess.Popen(
+            [sys.executable, "-c", script, *arguments],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as process:  # fmt: skip
+            assert process.stdout is not None
+            assert process.stdout.readline() == "encoding\n"
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=60)
+        assert process.returncode == 130, said
+        assert list(out.parent.iterdir()) == []
+
+
+class TestTheCommandLine:
+    @pytest.mark.parametrize(
+        "arguments",
+        [[], ["open"], ["info"], ["export", "a", "b"], ["export", "a", "b", "--format", "x"]],
+    )
+    def test_that_is_wrong_is_2(self, arguments: list[str]) -> None:
+        assert "usage: memory" in run(*arguments, code=2).stderr
+
+    @pytest.mark.parametrize("arguments", [[], ["check"], ["reembed"]])
+    def test_help_says_the_exit_codes(self, arguments: list[str]) -> None:
+        assert "exit codes:" in run(*arguments, "--help").stdout
+
+    def test_needs_neither_ros_nor_torch_nor_pyarrow(self, directory: Path) -> None:
+        script = (
+            "import sys\n"
+            "from vla_retrieval.cli.memory import main\n"
+            "code = main(sys.argv[1:])\n"
+            "loaded = {'rclpy', 'torch', 'open_clip', 'pyarrow'} & set(sys.modules)\n"
+            "sys.exit(code or sorted(loaded) or 0)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script, "check", str(directory)],
+            cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr

@@ -1,0 +1,80 @@
+"""What the tools print: results on stdout, progress and errors on stderr."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from vla_retrieval.memory.contents import Progress as Report
+
+
+@contextmanager
+def progress_bars() -> Iterator[Report]:
+    """Lend a function that draws one bar per thing done, where stderr is a terminal."""
+    console = Console(stderr=True)
+    bars = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(), console=console, disable=not console.is_terminal,
+    )  # fmt: skip
+    tasks: dict[str, Any] = {}
+
+    def report(doing: str, done: int, total: int) -> None:
+        if doing not in tasks:
+            tasks[doing] = bars.add_task(doing, total=total)
+        bars.update(tasks[doing], completed=done)
+
+    with bars:
+        yield report
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object on stdout."""
+    print(json.dumps(_plain(value), ensure_ascii=False, indent=2))
+
+
+def print_error(command: str, error: Exception, *, as_json: bool) -> None:
+    """Say what went wrong on stderr, and for machines on stdout."""
+    print(f"{command}: {error}", file=sys.stderr)
+    if as_json:
+        print_json({"error": {"type": type(error).__name__, "message": str(error)}})
+
+
+def size(count: int) -> str:
+    """Return bytes for people."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON has, from dataclasses, enums and paths."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
