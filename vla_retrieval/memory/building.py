@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import logging
-import sqlite3
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +12,7 @@ from numpy.typing import NDArray
 from vla_retrieval.memory import entries as store
 from vla_retrieval.memory import kernels
 from vla_retrieval.memory.codes import Codes, lists_for, rows_to_train
+from vla_retrieval.memory.database import Database
 from vla_retrieval.memory.index import Half, Index, IndexKind
 from vla_retrieval.memory.options import AUTO, MemoryOptions
 from vla_retrieval.memory.similarity import prepared
@@ -77,8 +76,7 @@ def outgrown(index: Index, options: MemoryOptions) -> str:
 
 
 def build(
-    connection: sqlite3.Connection,
-    path: Path,
+    database: Database,
     dim: int,
     similarity: Similarity,
     options: MemoryOptions,
@@ -86,11 +84,13 @@ def build(
     give_up: GiveUp = lambda: False,
     exact: bool = False,
 ) -> Index:
-    """Return an index over all entries that a transaction sees.
+    """Return an index over all entries.
+
+    Entries may come and go meanwhile; ``catch_up`` puts that right.
 
     Args:
-        connection: In a transaction.
-        path: Of the database, for messages.
+        database: Is read in many short transactions: SQLite's log could not be folded into the
+            database during a long one.
         dim: Length of an embedding.
         similarity: How embeddings are compared.
         options: Which kind, and how fast and sure it must be.
@@ -101,19 +101,18 @@ def build(
         GivenUpError: If ``give_up`` said yes.
         MemoryFormatError: If an entry is damaged.
     """
-    ids = store.all_ids(connection)
+    with database.reading() as connection:
+        ids = store.all_ids(connection)
     kind = IndexKind.EXACT if exact else choose(options, len(ids), dim)
     if kind is IndexKind.EXACT:
         index = Index.exact(dim, similarity, options.search_threads)
-        add_after(index, connection, path, give_up)
+        add_after(index, database, give_up)
         return index
     started = time.perf_counter()
     with kernels.threads(options.build_threads):
-        halves = {
-            m: _fitted(connection, path, m, ids, kind, dim, similarity, give_up) for m in Modality
-        }
+        halves = {m: _fitted(database, m, ids, kind, dim, similarity, give_up) for m in Modality}
     index = Index(dim, similarity, kind, halves, threads=options.build_threads)
-    add_after(index, connection, path, give_up)
+    add_after(index, database, give_up)
     index.built_rows = len(index)
     filled = time.perf_counter()
     tune(index, options.recall_target)
@@ -125,9 +124,7 @@ def build(
     return index
 
 
-def add_after(
-    index: Index, connection: sqlite3.Connection, path: Path, give_up: GiveUp = lambda: False
-) -> None:
+def add_after(index: Index, database: Database, give_up: GiveUp = lambda: False) -> None:
     """Add the entries that come after the last one of an index which nobody else uses yet.
 
     Raises:
@@ -135,21 +132,27 @@ def add_after(
         MemoryFormatError: If an entry is damaged.
     """
     last = int(index.columns.entry_ids[-1]) if index.columns.rows else 0
-    for part in store.read_portions(connection, index.dim, path, last):
+    while True:
+        with database.reading() as connection:
+            part = next(store.read_portions(connection, index.dim, database.path, last), None)
+        if part is None:
+            return
         if give_up():
             raise GivenUpError
         index.add(part.entry_ids, part.entries, part.scenes, part.instructions)
+        last = part.entry_ids[-1]
         time.sleep(_PAUSE_SEC)
 
 
-def catch_up(index: Index, connection: sqlite3.Connection, path: Path) -> None:
-    """Make an index that nobody else uses yet hold what a transaction sees.
+def catch_up(index: Index, database: Database) -> None:
+    """Make an index that nobody else uses yet hold what is committed, while nobody commits.
 
     Raises:
         MemoryFormatError: If an entry is damaged.
     """
-    add_after(index, connection, path)
-    stored = store.all_ids(connection)
+    add_after(index, database)
+    with database.reading() as connection:
+        stored = store.all_ids(connection)
     held = index.columns.entry_ids[index.columns.alive]
     index.remove(np.setdiff1d(held, stored, assume_unique=True).tolist())
 
@@ -168,8 +171,7 @@ def without_dead_rows(index: Index) -> Index:
 
 
 def _fitted(
-    connection: sqlite3.Connection,
-    path: Path,
+    database: Database,
     modality: Modality,
     ids: NDArray[np.int64],
     kind: IndexKind,
@@ -182,7 +184,7 @@ def _fitted(
         raise GivenUpError
     squares = similarity is Similarity.NEGATIVE_L2
     lists = lists_for(len(ids))
-    sample = _sample(connection, path, modality, ids, dim, rows_to_train(lists))
+    sample = _sample(database, modality, ids, dim, rows_to_train(lists))
     sample = prepared(similarity, sample)
     vectors: Vectors = WholeVectors(dim, squares=squares)
     if kind is IndexKind.IVF_SQ8:
@@ -191,8 +193,7 @@ def _fitted(
 
 
 def _sample(
-    connection: sqlite3.Connection,
-    path: Path,
+    database: Database,
     modality: Modality,
     ids: NDArray[np.int64],
     dim: int,
@@ -203,6 +204,8 @@ def _sample(
     parts = []
     for start in range(0, len(chosen), 256):
         some = chosen[start : start + 256].tolist()
-        parts.append(store.read_embeddings(connection, some, modality, dim, path)[1])
+        with database.reading() as connection:
+            path = database.path
+            parts.append(store.read_embeddings(connection, some, modality, dim, path)[1])
         time.sleep(_PAUSE_SEC)
     return np.concatenate(parts)

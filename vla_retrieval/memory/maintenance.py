@@ -27,6 +27,7 @@ seconds to catch up with at the next open, and the disk is written about ten tim
 _BEHIND_AT_CLOSE = 1_000
 """The same when a memory is closed; fewer are read from the database in no time."""
 
+_OVER_BUDGET = 1.5
 _CAUGHT_UP = 200  # entries that a writer may wait for
 _USES_AT_ONCE = 1_000
 
@@ -62,6 +63,19 @@ class Maintenance:
         # One rebuild or snapshot at a time: by the thread, or by who asks for one.
         self._busy = threading.Lock()
         self.keeper = Keeper(self._run, "memory keeper")
+
+    def before_adding(self) -> None:
+        """Hold back whoever adds faster than a smaller index can be built.
+
+        A robot never meets this; filling a memory from a file does, and would otherwise take
+        several times the RAM that it was given.
+        """
+        with self._live.reading() as index:
+            over = index.size_bytes > _OVER_BUDGET * self._options.index_bytes
+            reason = over and building.outgrown(index, self._options)
+        if reason:
+            self.keeper.wake()
+            self.keeper.wait_until_idle()
 
     def after_change(self) -> None:
         """Look whether something is due; called after each commit."""
@@ -134,22 +148,20 @@ class Maintenance:
             with self._live.writing() as index:
                 self._live.replace(building.without_dead_rows(index))
             return
-        with self._database.reading() as connection:
-            built = building.build(
-                connection, self._database.path, index.dim, index.similarity, self._options,
-                give_up=lambda: self.keeper.stopping,
-            )  # fmt: skip
+        built = building.build(
+            self._database, index.dim, index.similarity, self._options,
+            give_up=lambda: self.keeper.stopping,
+        )  # fmt: skip
         self._catch_up(built)
-        with self._live.writing(), self._database.reading() as connection:
-            building.catch_up(built, connection, self._database.path)
+        with self._live.writing():
+            building.catch_up(built, self._database)
             self._live.replace(built)
 
     def _catch_up(self, built: Index) -> None:
         """Add what was committed meanwhile, until so little is left that the writer may wait."""
         while True:
             before = built.columns.rows
-            with self._database.reading() as connection:
-                building.catch_up(built, connection, self._database.path)
+            building.catch_up(built, self._database)
             if built.columns.rows - before <= _CAUGHT_UP:
                 return
 

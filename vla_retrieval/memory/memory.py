@@ -181,7 +181,7 @@ class Memory:
         check_entries(entries)
         if not entries:
             return Added((), (), ())
-        self._check_writable()
+        self._writable_maintenance().before_adding()
         with self._live.writing() as index:
             sorted_out = self._sort_out(index, entries, scenes, instructions)
             new = sorted_out.new

@@ -60,14 +60,14 @@ def open_index(
             source = f"the database, because of the snapshot: {error}"
             restored = None
         if restored is None:
-            return _built(connection, database.path, fingerprint, similarity, options, source)
+            return _built(connection, database, fingerprint, similarity, options, source)
         index = restored.index
         index.threads = options.search_threads
         sequence = counters.read(connection, counters.SEQUENCE)
         behind = 0
         if restored.sequence != sequence:
             before = index.columns.rows, index.columns.dead
-            building.catch_up(index, connection, database.path)
+            building.catch_up(index, database)
             behind = index.columns.rows - before[0] + index.columns.dead - before[1]
     seconds = time.perf_counter() - started
     source = f"the snapshot, {behind} changes behind, in {seconds:.2f} s"
@@ -91,7 +91,7 @@ def _restored(
 
 def _built(
     connection: sqlite3.Connection,
-    path: Path,
+    database: Database,
     fingerprint: Fingerprint,
     similarity: Similarity,
     options: MemoryOptions,
@@ -102,5 +102,5 @@ def _built(
     say = _log.warning if count > _WORTH_A_WARNING else _log.debug
     say("building the index from %s", source)
     exact = building.choose(options, count, fingerprint.dim) is not IndexKind.IVF_SQ8
-    index = building.build(connection, path, fingerprint.dim, similarity, options, exact=exact)
+    index = building.build(database, fingerprint.dim, similarity, options, exact=exact)
     return Opened(index, counters.read(connection, counters.SEQUENCE), count, 0, source)
