@@ -17,8 +17,6 @@ from vla_retrieval.memory.reading import Neighbourhood
 
 _log = logging.getLogger(__name__)
 
-_TRIES = 8  # each evicts what should be enough bytes; pages are freed only when all on them went
-
 
 def make_room(
     connection: sqlite3.Connection,
@@ -51,14 +49,15 @@ def make_room(
         over = len(index) + adding - options.max_entries
         bound = f"max_entries {options.max_entries}"
         evicted += _evict(connection, database, index, standing, options, over, bound, evicted)
-    for _ in range(_TRIES if options.max_bytes else 0):
-        used = database.used_bytes(connection)
-        if used <= options.max_bytes:
-            break
-        kept = len(index) + adding - len(evicted)
-        over = math.ceil((used - options.max_bytes) / max(1.0, used / max(1, kept)))
+    # Each turn evicts what should be enough, or raises: pages are freed only when all on them went.
+    while options.max_bytes and (used := database.used_bytes(connection)) > options.max_bytes:
+        with database.reading() as before:  # without the new entries, which may be of another size
+            bytes_each = database.used_bytes(before) / max(1, len(index))
+        over = math.ceil((used - options.max_bytes) / bytes_each)
         bound = f"max_bytes {options.max_bytes}"
-        evicted += _evict(connection, database, index, standing, options, over, bound, evicted)
+        evicted += _evict(
+            connection, database, index, standing, options, over, bound, evicted, enough=1
+        )
     return evicted
 
 
@@ -71,12 +70,14 @@ def _evict(
     count: int,
     bound: str,
     gone: list[int],
+    enough: int = 0,
 ) -> list[int]:
+    """Evict some; fewer will do where ``enough`` says so, because their sizes are estimated."""
     if count <= 0:
         return []
     redundancy = Neighbourhood(index, database).redundancy
     chosen = standing.choose(options.eviction, count, index.columns, redundancy, gone)
-    if len(chosen) < count:
+    if len(chosen) < (enough or count):
         raise MemoryFullError(
             f"{database.path.parent}: {bound} is reached, and of {len(index)} entries only"
             f" {len(chosen)} may go; {count} have to. Unpin or forget some, or raise the bound."
