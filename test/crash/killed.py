@@ -116,8 +116,8 @@ def put_points_in() -> None:
             point("in the index")
         point("after the index changed")
 
-    def read_portions(*arguments: Any) -> Iterator[entries.Portion]:
-        for portion in portions(*arguments):
+    def read_portions(*arguments: Any, **named: Any) -> Iterator[entries.Portion]:
+        for portion in portions(*arguments, **named):
             point("while the index is filled from the database")
             yield portion
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from vla_retrieval.errors import MemoryFormatError, StorageError
 from vla_retrieval.memory import schema
 from vla_retrieval.memory.failures import storage_errors
+from vla_retrieval.memory.lock import LOCK_NAME
 from vla_retrieval.types import Fingerprint
 
 DATABASE_NAME = "memory.sqlite3"
@@ -191,10 +192,11 @@ class Database:
 def _read_only_uri(path: Path) -> str:
     """Return how SQLite opens a file that it must not write.
 
-    Where nothing can be written, SQLite cannot make the shared file that its log needs; without
-    a log it needs none, if it is told that nobody else writes.
+    Even a reader makes the shared file that a log needs, and leaves it; on a full disk, or where
+    nothing can be written, it cannot. Without a log it needs none, if it is told that nobody else
+    writes: nobody can, or the lock of the directory, which a reader holds, keeps writers off.
     """
     log = Path(f"{path}-wal")
-    unwritable = not os.access(path.parent, os.W_OK)
-    immutable = unwritable and not (log.exists() and log.stat().st_size)
+    alone = (path.parent / LOCK_NAME).exists() or not os.access(path.parent, os.W_OK)
+    immutable = alone and not (log.exists() and log.stat().st_size)
     return f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
