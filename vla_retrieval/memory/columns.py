@@ -196,8 +196,9 @@ class Columns:
         return mask
 
     def _near(self, near: Nearby) -> Mask:
-        squares = np.square(self._positions.view - np.array(near.position)).sum(axis=1)
-        inside: Mask = squares <= near.radius_m**2  # NaN compares false
+        with np.errstate(over="ignore"):  # infinitely far, then
+            squares = np.square(self._positions.view - np.array(near.position)).sum(axis=1)
+        inside: Mask = np.sqrt(squares) <= near.radius_m  # NaN compares false
         return inside & self._having([self._terms.hash("pose frame", near.frame_id)])
 
     def _hashes(self, entry: NewEntry) -> Iterator[int]:
