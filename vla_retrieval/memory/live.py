@@ -114,8 +114,12 @@ class LiveIndex:
             return was_open
 
     def _committed_more(self) -> bool:
-        with self._database.reading() as connection:
-            return counters.read(connection, counters.SEQUENCE) != self.sequence
+        """Return whether the database is ahead of the index, or may be for all one can tell."""
+        try:
+            with self._database.reading() as connection:
+                return counters.read(connection, counters.SEQUENCE) != self.sequence
+        except (StorageError, MemoryError):
+            return True
 
     def _check_usable(self) -> None:
         if self._unusable:

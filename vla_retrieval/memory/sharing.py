@@ -43,6 +43,8 @@ class SharedLock:
                 self._writing = True
             finally:
                 self._writers_waiting -= 1
+                if not self._writing:  # cut off: who waits for this writer has nothing to wait for
+                    self._changed.notify_all()
         try:
             yield
         finally:
