@@ -79,14 +79,24 @@ class Maintenance:
 
     def after_change(self) -> None:
         """Look whether something is due; called after each commit."""
-        with self._live.reading() as index:
-            due = bool(building.outgrown(index, self._options)) or self._snapshot_due(index)
+        try:
+            with self._live.reading() as index:
+                due = bool(building.outgrown(index, self._options)) or self._snapshot_due(index)
+        except StorageError:  # closed since the commit, which is acknowledged all the same
+            return
         if due or self._standing.unsaved >= _USES_AT_ONCE:
             self.keeper.wake()
 
     def close(self) -> None:
-        """Stop the thread; write the snapshot if the database is far ahead of it."""
+        """Stop the thread; write the snapshot if the database is far ahead of it.
+
+        Waits for who rebuilds or writes a snapshot: the next process must not meet its files.
+        """
         self.keeper.stop()
+        with self._busy:
+            self._close()
+
+    def _close(self) -> None:
         if not self._live.usable:
             return
         try:
@@ -94,7 +104,7 @@ class Maintenance:
             with self._live.reading() as index:
                 worth_it = len(index) >= _BEHIND_AT_CLOSE
             if worth_it and self._live.behind >= _BEHIND_AT_CLOSE:
-                self.write_snapshot()
+                self._write_snapshot()
         except StorageError as error:  # entries are in the database
             _log.warning("no new snapshot, the next open takes longer: %s", error)
 
@@ -114,10 +124,13 @@ class Maintenance:
 
         Raises:
             MemoryFormatError: If an entry is damaged.
-            StorageError: If the database cannot be read.
+            StorageError: If the database cannot be read, or the memory is closed meanwhile.
         """
         with self._busy:
-            self._rebuild(reason)
+            try:
+                self._rebuild(reason)
+            except building.GivenUpError as error:
+                raise StorageError(f"{self._directory}: this memory was closed.") from error
 
     def _run(self) -> None:
         with self._busy:
