@@ -80,25 +80,18 @@ def reembed(
     images = images or {}
     missing = without_picture(contents, images, progress)
     if missing and not skip_missing:
-        shown = ", ".join(map(str, missing[:_SHOWN])) + (", ..." if len(missing) > _SHOWN else "")
-        raise InvalidInputError(
-            "images", "a thumbnail or an image of every entry",
-            f"none of {len(missing)} of {contents.count()}: {shown}",
-            "Give --images with <entry_id>.jpg or .png of them, or leave them out with"
-            " --skip-missing.",
-        )  # fmt: skip
+        raise _without(missing, contents.count())
     left_out = set(missing)
-    done = skipped = from_images = 0
+    done = from_images = 0
     total = contents.count()
     with published(target) as partial, copying(contents, partial, encoder.fingerprint) as copy:
         for portion in contents.portions():
             entries = [e for e in portion.entries if e.entry_id not in left_out]
             _copy(copy, entries, encoder, images)
             from_images += sum(entry.entry_id in images for entry in entries)
-            skipped += len(portion.entries) - len(entries)
             done += len(portion.entries)
             progress("entries", done, total)
-    return Reembedded(done - skipped, from_images, tuple(missing))
+    return Reembedded(done - len(missing), from_images, tuple(missing))
 
 
 def without_picture(
@@ -121,6 +114,16 @@ def without_picture(
         done += len(portion.entries)
         progress("pictures", done, total)
     return missing
+
+
+def _without(missing: Sequence[int], total: int) -> InvalidInputError:
+    shown = ", ".join(map(str, missing[:_SHOWN])) + (", ..." if len(missing) > _SHOWN else "")
+    return InvalidInputError(
+        "images", "a thumbnail or an image of every entry",
+        f"none of {len(missing)} of {total}: {shown}",
+        "Give --images with <entry_id>.jpg or .png of them, or leave them out with"
+        " --skip-missing.",
+    )  # fmt: skip
 
 
 def _copy(
