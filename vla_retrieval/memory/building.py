@@ -31,6 +31,8 @@ FEWEST_TO_FIT = 2_000
 _COLUMN_BYTES = 100  # of an entry with a few tags (columns.py)
 _CODE_BYTES_PER_NUMBER = 1 / 4
 _DEAD_WORTH_REMOVING = 1 / 4
+_BY_SIZE = (IndexKind.EXACT, IndexKind.IVF, IndexKind.IVF_SQ8)
+_CLEARLY = 2  # times the rows that would still have the same kind
 _GROWN = 1.5  # times the rows that the codes were fitted to
 _ROWS_COPIED = 8_192
 _PAUSE_SEC = 0.0005  # lets queries at the interpreter between two portions
@@ -63,10 +65,10 @@ def outgrown(index: Index, options: MemoryOptions) -> str:
     """Return why an index should be built anew, or ''."""
     rows = len(index)
     wanted = choose(options, rows, index.dim)
-    # Going back from codes to comparing all needs a clear reason, or it would flap at the limit.
-    if wanted is not index.kind and (
-        wanted is not IndexKind.EXACT or options.index != AUTO or rows < EXACT_UP_TO // 2
-    ):
+    simpler = _BY_SIZE.index(wanted) < _BY_SIZE.index(index.kind)
+    # Going back to a simpler kind needs a clear reason, or a memory at a limit would flap.
+    clear = choose(options, _CLEARLY * rows, index.dim) is wanted
+    if wanted is not index.kind and (clear or not simpler):
         return f"{rows} entries are for {wanted.value}, not {index.kind.value}"
     if index.kind is not IndexKind.EXACT and rows >= _GROWN * index.built_rows:
         return f"it was fitted to {index.built_rows} entries and there are {rows}"
