@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vla_retrieval.errors import EntryNotFoundError, StorageError
-from vla_retrieval.memory import Memory, SearchResult
+from vla_retrieval.memory import Memory, MemoryOptions, SearchResult
 from vla_retrieval.memory.sharing import SharedLock
-from vla_retrieval.types import Filter, Modality, NewEntry, Probe
+from vla_retrieval.memory.snapshot import Frozen
+from vla_retrieval.types import Filter, Modality, NewEntry, Probe, Similarity
 
 from .conftest import DIM, OpenMemory
 from .oracle import similarity_with_all, unit_vectors
@@ -208,3 +212,153 @@ def test_a_waiting_writer_goes_before_new_readers() -> None:
     for thread in threads:
         thread.join()
     assert order == ["first reader", "writer", "second reader"]
+
+
+@pytest.mark.parametrize("index", ["exact", "ivf", "ivf_sq8"])
+def test_every_answer_beside_all_kinds_of_maintenance_is_that_of_one_commit(
+    open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch, index: str
+) -> None:
+    """Entries come and go while others compact, build anew and write snapshots."""
+    monkeypatch.setattr("vla_retrieval.memory.building.FEWEST_TO_FIT", 60)
+    memory = open_memory(options=MemoryOptions(index=index))
+    done = threading.Event()
+    commits = Commits()
+
+    def change() -> None:
+        rng = np.random.default_rng(0)
+        for number in range(BATCHES):
+            rows = [number] * BATCH
+            commits.will(lambda ids, n=number: ids | set(range(n * BATCH + 1, (n + 1) * BATCH + 1)))
+            memory.add([NewEntry(f"batch {number}", number)] * BATCH, SCENES[rows], SCENES[rows])
+            if number % 3 == 2:
+                gone = set(rng.choice(sorted(commits.newest), 4, replace=False).tolist())
+                commits.will(lambda ids, gone=gone: ids - gone)
+                memory.remove(sorted(gone))
+
+    def keep(work: Callable[[], object]) -> int:
+        rounds = 0
+        while not done.is_set() or rounds == 0:
+            work()
+            rounds += 1
+        return rounds
+
+    def ask() -> None:
+        query = unit_vectors(1, DIM, int(np.random.default_rng().integers(99)))[0]
+        first = commits.count
+        found = memory.search([Probe(Modality.SCENE, query)], 10**6)
+        shown = {c.entry_id for c in found.candidates}
+        assert shown in commits.since(first)
+        scores = similarity_with_all(
+            Similarity.COSINE, query, SCENES[[batch_of(c.entry_id) for c in found.candidates]]
+        ) if shown else []  # fmt: skip
+        np.testing.assert_allclose([c.score for c in found.candidates], scores, atol=1e-12)
+
+    with ThreadPoolExecutor(5) as pool:
+        beside = [
+            pool.submit(keep, work) for work in (ask, ask, memory.compact, memory.write_snapshot)
+        ]
+        try:
+            pool.submit(change).result()
+        finally:
+            done.set()
+        assert all(other.result() > 0 for other in beside)
+    assert set(memory.entry_ids()) == commits.newest
+    assert set(open_memory().entry_ids()) == commits.newest
+
+
+class Commits:
+    """Which entries there were after each commit, noted before it is made."""
+
+    def __init__(self) -> None:
+        self._states: list[set[int]] = [set()]
+
+    @property
+    def newest(self) -> set[int]:
+        return self._states[-1]
+
+    @property
+    def count(self) -> int:
+        return len(self._states)
+
+    def will(self, change: Callable[[set[int]], set[int]]) -> None:
+        self._states.append(change(self.newest))
+
+    def since(self, count: int) -> list[set[int]]:
+        """Return the states that a search may see which began when there were so many."""
+        return self._states[max(0, count - 2) :]
+
+
+@pytest.mark.parametrize("where", ["fsync", "writing", "renaming"])
+def test_readers_and_writers_do_not_wait_for_a_snapshot_that_is_being_written(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    memory.add([NewEntry("first", 0)], SCENES[:1], SCENES[:1])
+    owner, name = {
+        "fsync": (os, "fsync"), "writing": (Frozen, "_write"), "renaming": (Path, "replace"),
+    }[where]  # fmt: skip
+    inside, go_on = stop_in(monkeypatch, owner, name)
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(memory.write_snapshot)
+        assert inside.wait(60)
+        assert memory.search([Probe(Modality.SCENE, SCENES[0])], 1).candidates[0].entry_id == 1
+        assert memory.add([NewEntry("second", 0)], SCENES[1:2], SCENES[1:2]) == [2]
+        memory.pin([2])
+        memory.remove([1])
+        assert memory.search([Probe(Modality.SCENE, SCENES[1])], 9).memory_size == 1
+        assert memory.stats().entries == 1
+        go_on.set()
+        writing.result(60)
+    assert memory.stats().index.snapshot_behind == 2
+
+
+def test_readers_do_not_wait_for_a_commit_that_waits_for_the_disk(
+    open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A writer that is stuck in COMMIT, where SQLite fsyncs, holds nobody up."""
+    memory = open_memory(durable=True)
+    memory.add([NewEntry("first", 0)], SCENES[:1], SCENES[:1])
+    inside, go_on = threading.Event(), threading.Event()
+
+    class Slow:
+        """A connection whose COMMIT takes its time."""
+
+        def __init__(self, connection: sqlite3.Connection) -> None:
+            self._connection = connection
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._connection, name)
+
+        def execute(self, sql: str, *values: object) -> object:
+            if sql == "COMMIT":
+                inside.set()
+                assert go_on.wait(60)
+            return self._connection.execute(sql, *values)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(memory._database, "_writer", Slow(memory._database._writer))
+    with ThreadPoolExecutor(1) as pool:
+        removing = pool.submit(memory.remove, [1])
+        assert inside.wait(60)
+        found = memory.search([Probe(Modality.SCENE, SCENES[0])], 9)
+        assert [c.entry_id for c in found.candidates] == [1]
+        assert memory.get(1).instruction == "first"
+        np.testing.assert_array_equal(memory.embeddings(1)[0], SCENES[0])
+        assert memory.stats().entries == 1
+        go_on.set()
+        removing.result(60)
+    assert memory.search([Probe(Modality.SCENE, SCENES[0])], 9).candidates == ()
+
+
+def stop_in(
+    patch: pytest.MonkeyPatch, owner: object, name: str
+) -> tuple[threading.Event, threading.Event]:
+    """Stop a function when it is called; return the event that says so, and that lets it go on."""
+    inside, go_on = threading.Event(), threading.Event()
+    original = getattr(owner, name)
+
+    def stuck(*arguments: object) -> object:
+        inside.set()
+        assert go_on.wait(60)
+        return original(*arguments)
+
+    patch.setattr(owner, name, stuck)
+    return inside, go_on
