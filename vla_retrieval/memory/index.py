@@ -40,6 +40,9 @@ _COMPARED_WHOLE, _COMPARED_BYTES = 8192, 2048
 
 _ROUNDED_UP = 1.0001  # a length in float32 is off by less
 
+_DEVIATIONS = 8.0
+"""Of the error of vectors in bytes: four for the k-th best, four for one that belongs there."""
+
 _UNSEEN = Effort(probes=64, depth=512)
 """For a direction that was not tuned."""
 
@@ -343,22 +346,25 @@ class Index:
         """
         count = self.columns.rows if rows is None else len(rows)
         scores = np.zeros(count, dtype=np.float32)
-        relative = absolute = 0.0
+        relative = absolute = variance = 0.0
         for scan in scans:
-            values = self.halves[scan.modality].vectors.values(scan.query, rows)
-            scores += np.float32(scan.weight) * self._to_scores(values)
+            vectors = self.halves[scan.modality].vectors
+            scores += np.float32(scan.weight) * self._to_scores(vectors.values(scan.query, rows))
+            variance += (scan.weight * vectors.deviation(scan.query)) ** 2
             tolerance = self._tolerance(scan)
             relative = tolerance.relative
             absolute += scan.weight * tolerance.absolute
         whole = all(self.halves[scan.modality].vectors.whole for scan in scans)
-        if count <= k:
-            kept = np.arange(count)
-        elif whole:
+        kept = np.arange(count)
+        if count > k and whole:
             kth_best = float(np.partition(scores, -k)[-k])
             kept = np.flatnonzero(scores >= Tolerance(relative, absolute).lowest(kth_best))
-        else:
+        elif count > k:
+            # Each of these is read from the disk, so as few as will do.
             most = min(2 * k + _MORE_THAN_ASKED, count)
-            kept = np.sort(np.argpartition(scores, count - most)[count - most :])
+            kept = np.argpartition(scores, count - most)[count - most :]
+            lowest = np.partition(scores[kept], -k)[-k] - _DEVIATIONS * math.sqrt(variance)
+            kept = np.sort(kept[scores[kept] >= lowest])
         return (kept if rows is None else rows[kept]), whole
 
     def _to_scores(self, values: NDArray[np.float32]) -> NDArray[np.float32]:

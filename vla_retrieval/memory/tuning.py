@@ -54,10 +54,9 @@ class _Trial:
 def tune(index: Index, recall_target: float) -> None:
     """Set an index's efforts to the cheapest that reach a recall, and its recalls to theirs.
 
-    Recall is the share of the ten best that is found, ties counted as found. It has to miss no
-    more than half of what the target allows, by one standard error of the mean over the queries:
-    the memory will grow before it is tuned again, and will be asked for what it does not hold.
-    Where nothing does, the hardest setting is taken; a warning says when that is below the target.
+    Recall is the share of the ten best that is found, ties counted as found. It has to
+    reach the target by one standard error of the mean over the queries. Where nothing does, the
+    hardest setting is taken; a warning says when that is below the target.
 
     The queries are stored embeddings, and what has been seen often is not taken more often: a
     planner asks for what is rare as well, and that is harder, because its ten best are not all
@@ -168,7 +167,7 @@ def _cheapest(index: Index, trials: Sequence[_Trial], recall_target: float) -> t
             effort = Effort(probes[middle], depth)
             recall, error, seconds = _measure(index, trials, effort)
             best = max(best, (recall, effort))
-            if recall - error >= (1 + recall_target) / 2:
+            if recall - error >= recall_target:
                 good.append((seconds, effort, recall))
                 high = middle - 1
             else:

@@ -44,6 +44,9 @@ class Vectors(Protocol):
     def values(self, query: Embeddings, rows: Rows | None) -> NDArray[np.float32]:
         """Return the dot product, or squared distance, of some rows (None: all) with a query."""
 
+    def deviation(self, query: Embeddings) -> float:
+        """Return the standard deviation of the error of a score that ``values`` leads to."""
+
     def blocks(self, rows: int) -> Iterator[NDArray[Any]]:
         """Yield the first rows as they are stored; they never change."""
 
@@ -152,6 +155,10 @@ class WholeVectors:
             rows.append(inside + number * BLOCK_ROWS)
         return np.concatenate(values), np.concatenate(rows)
 
+    def deviation(self, query: Embeddings) -> float:
+        """Return 0: what float32 loses is bounded by ``Tolerance``."""
+        return 0.0
+
     def blocks(self, rows: int) -> Iterator[Embeddings]:
         """Yield the first rows as they are stored; they never change."""
         return self._blocks.filled(rows)
@@ -222,6 +229,16 @@ class ByteVectors:
                 np.square(some - query).sum(axis=1) if self._squares else some @ query
             )  # fmt: skip
         return found
+
+    def deviation(self, query: Embeddings) -> float:
+        """Return the standard deviation of the error of a score that ``values`` leads to.
+
+        A number is off by up to half a step, evenly spread. A distance changes with a vector by
+        no more than the vector is off along the line between the two.
+        """
+        if self._squares:
+            return float(self.step.max()) / 12**0.5
+        return float(np.sqrt(np.square(query * self.step).sum() / 12))
 
     def blocks(self, rows: int) -> Iterator[NDArray[np.uint8]]:
         """Yield the first rows as they are stored; they never change."""
