@@ -45,7 +45,7 @@ def find_duplicate(
 
     Both halves have to be alike enough and the stamps close enough; and the new entry must say
     nothing that the stored one does not: outcome, action, episode, tags and metadata. What is
-    merged loses its own stamp, picture and pose, nothing else.
+    merged loses its own wording, stamp, picture and pose, nothing else.
     """
     within_ns = round(options.merge_within_sec * 1e9)
     first, last = 0, 2**63 - 1
