@@ -123,7 +123,8 @@ class Killer:
     def close(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        self._process.wait()
+        with self._process:  # closes its output too
+            self._process.wait()
 
 
 def settled(directory: Path, book: Book, life: list[Step], lived: Lived, index: str) -> Book:

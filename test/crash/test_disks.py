@@ -133,6 +133,7 @@ def test_the_memorys_own_thread_survives_a_full_disk(
     small: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("vla_retrieval.memory.maintenance._BEHIND_AT_LEAST", 5)
+    monkeypatch.setattr("vla_retrieval.memory.maintenance._BEHIND_AT_CLOSE", 1)
     write = "vla_retrieval.memory.snapshot.Frozen.write"
     with opened(small) as memory:
         with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):

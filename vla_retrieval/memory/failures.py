@@ -49,5 +49,6 @@ def storage_errors(doing: str, path: Path) -> Iterator[None]:
     except OSError as error:
         raise StorageError(
             f"cannot {doing} {path}: {error.strerror or error}."
-            " Give a directory on a disk with free space that this user may write."
+            " Give a directory on a disk with free space that this user may write; a memory that is"
+            " there can be searched read-only without either."
         ) from error

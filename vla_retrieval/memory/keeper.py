@@ -6,6 +6,8 @@ import logging
 import threading
 from collections.abc import Callable
 
+from vla_retrieval.errors import StorageError
+
 _log = logging.getLogger(__name__)
 
 
@@ -65,6 +67,9 @@ class Keeper:
             try:
                 self._job()
                 self.last_error = ""
+            except StorageError as error:
+                self.last_error = str(error)
+                _log.warning("%s", error)
             except Exception as error:  # the memory goes on with what it has
                 self.last_error = str(error)
                 _log.exception("keeping the memory in order failed; the next change tries again")

@@ -62,6 +62,7 @@ class Maintenance:
         self._options = options
         # One rebuild or snapshot at a time: by the thread, or by who asks for one.
         self._busy = threading.Lock()
+        self._not_before = 0  # changes behind at which a snapshot that failed is tried again
         self.keeper = Keeper(self._run, "memory keeper")
 
     def before_adding(self) -> None:
@@ -143,14 +144,26 @@ class Maintenance:
                     self._rebuild(reason)
                 except building.GivenUpError:
                     return
-                self._write_snapshot()
             with self._live.reading() as index:
-                due = self._snapshot_due(index)
+                due = bool(reason) or self._snapshot_due(index)
             if due:
-                self._write_snapshot()
+                self._write_snapshot_or_wait()
 
     def _snapshot_due(self, index: Index) -> bool:
-        return self._live.behind >= max(_BEHIND_AT_LEAST, len(index) // 10)
+        enough = max(_BEHIND_AT_LEAST, len(index) // 10)
+        return self._live.behind >= max(enough, self._not_before)
+
+    def _write_snapshot_or_wait(self) -> None:
+        """Write it, or say once why not and leave it for a while: a full disk stays full."""
+        try:
+            self._write_snapshot()
+            self._not_before = 0
+        except StorageError as error:
+            self._not_before = self._live.behind + _BEHIND_AT_CLOSE
+            raise StorageError(
+                f"no new snapshot of the index; entries are safe, and the next open takes longer:"
+                f" {error}"
+            ) from error
 
     def _rebuild(self, reason: str) -> None:
         _log.info("building the index anew: %s", reason)
