@@ -19,7 +19,16 @@ PACKAGE = "vla_retrieval"
 ROWS: tuple[frozenset[str], ...] = (
     frozenset({"types", "errors"}),
     frozenset(
-        {"ranking", "diversity", "deadline", "thumbnails", "shipped", "transport", "publishing"}
+        {
+            "ranking",
+            "diversity",
+            "deadline",
+            "thumbnails",
+            "shipped",
+            "transport",
+            "publishing",
+            "images",
+        }
     ),
     frozenset({"encoders", "heads", "memory", "evaluation"}),
     frozenset({"retriever", "training", "contact_sheet", "transfer", "reembedding"}),
