@@ -14,8 +14,9 @@ pytest.importorskip("sensor_msgs", reason="needs ROS 2 messages")
 from sensor_msgs.msg import CompressedImage, Image
 
 from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.images import rosbags_converter
 from vla_retrieval.ros import images
-from vla_retrieval.ros.images import is_empty, rosbags_converter, to_image_message, to_rgb
+from vla_retrieval.ros.images import is_empty, to_image_message, to_rgb
 
 HEIGHT, WIDTH = 6, 10
 GRADIENT = (
