@@ -1,7 +1,7 @@
 """Image messages to RGB arrays and back, in the node.
 
-Where ``cv_bridge`` is installed it converts, else ``rosbags-image``; ``vla_retrieval/images.py`` has
-all the rest, and says why the result is the same from either.
+Where ``cv_bridge`` is installed it converts, else ``rosbags-image``; ``vla_retrieval/images.py``
+has all the rest, and says why the result is the same from either.
 """
 
 from __future__ import annotations
