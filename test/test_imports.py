@@ -28,10 +28,20 @@ ROWS: tuple[frozenset[str], ...] = (
             "transport",
             "publishing",
             "images",
+            "calibration",
         }
     ),
     frozenset({"encoders", "heads", "memory", "evaluation"}),
-    frozenset({"retriever", "training", "contact_sheet", "transfer", "reembedding"}),
+    frozenset(
+        {
+            "retriever",
+            "training",
+            "contact_sheet",
+            "transfer",
+            "reembedding",
+            "self_calibration",
+        }
+    ),
     frozenset({"ros"}),
     frozenset({"cli"}),
 )

@@ -57,6 +57,14 @@ class Outcome(enum.IntEnum):
     FAILURE = 2
 
 
+class Known(enum.IntEnum):
+    """Whether the memory holds anything like a query; the values are those of the ROS message."""
+
+    NOT_CALIBRATED = 0
+    YES = 1
+    NO = 2
+
+
 @dataclass(frozen=True)
 class Fingerprint:
     """What embeddings were made with. Two are comparable only when all of it is equal.
@@ -390,6 +398,10 @@ class Retrieval:
         memory_size: Entries in the memory when it was searched.
         eligible_size: How many of them passed the filter.
         exact: Whether no other entry would rank among these; an approximate index may miss some.
+        known: Whether anything that passed the filter is like the query. ``NO`` where nothing
+            passed; else ``NOT_CALIBRATED`` where no calibration applies (``calibration.py``).
+        known_confidence: In [0, 1], how sure it is that something is: 0 where nothing passed, NaN
+            when not calibrated.
     """
 
     matches: tuple[Match, ...]
@@ -397,6 +409,8 @@ class Retrieval:
     eligible_size: int
     exact: bool
     times: StageTimes
+    known: Known = Known.NOT_CALIBRATED
+    known_confidence: float = math.nan
 
 
 def check_instruction(instruction: str) -> None:
