@@ -203,3 +203,13 @@ def test_a_damaged_memory_is_refused_and_leaves_nothing(old: Path, tmp_path: Pat
     with pytest.raises(MemoryFormatError, match="entry 250: its thumbnail differs"):
         run(old, tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+def test_the_new_memory_is_not_calibrated(old: Path, tmp_path: Path) -> None:
+    """Scores of another encoder mean something else."""
+    with Memory.open(old, None) as memory:
+        memory.set_calibration("text")
+    with open_contents(old) as contents:
+        reembed(contents, tmp_path / "new", NEW, skip_missing=True)
+    with Memory.open(tmp_path / "new", None) as memory:
+        assert memory.calibration() is None

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from vla_retrieval.errors import MemoryFormatError
-from vla_retrieval.memory import counters
+from vla_retrieval.memory import calibration_store, counters
 from vla_retrieval.memory import entries as store
 from vla_retrieval.memory.checking_snapshot import SnapshotCheck
 from vla_retrieval.memory.contents import Contents, Progress, silent
@@ -68,7 +68,8 @@ class _Check:
         self._progress("the database file", 0, 1)
         ids: list[int] = []
         for look in (
-            self._check_file, self._check_given_out, self._check_counts, self._check_orphans,
+            self._check_file, self._check_given_out, self._check_counts, self._check_calibration,
+            self._check_orphans,
             lambda: ids.extend(store.all_ids(self._connection).tolist()),
         ):  # fmt: skip
             try:
@@ -110,6 +111,12 @@ class _Check:
         query = "SELECT entry_id, uses FROM usage WHERE uses < 0"
         for entry_id, uses in self._connection.execute(query):
             self._say(Part.ENTRY, f"expected uses to be 0 or more, got {uses}", entry_id)
+
+    def _check_calibration(self) -> None:
+        try:
+            calibration_store.read(self._connection)
+        except MemoryFormatError as error:
+            self._say(Part.CALIBRATION, str(error))
 
     def _check_given_out(self) -> None:
         last = self._connection.execute("SELECT max(entry_id) FROM entries").fetchone()[0] or 0

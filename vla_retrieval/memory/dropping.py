@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vla_retrieval.errors import StorageError
-from vla_retrieval.memory import counters
+from vla_retrieval.memory import calibration_store, counters
 from vla_retrieval.memory import entries as store
 from vla_retrieval.memory.contents import Contents
 from vla_retrieval.memory.failures import storage_errors
@@ -23,24 +23,26 @@ class Dropped:
         thumbnail_ids: Entries that are still there, without their thumbnail.
         orphan_tables: Tables that lost rows which belonged to no entry.
         snapshot: Whether the snapshot of the index was removed; the next open makes another.
+        calibration: Whether the calibration was removed; ``memory calibrate`` makes another.
     """
 
     entry_ids: Sequence[int]
     thumbnail_ids: Sequence[int]
     orphan_tables: Sequence[str]
     snapshot: bool
+    calibration: bool
 
     @property
     def nothing(self) -> bool:
         """Whether there is nothing to remove."""
-        return not (self.entry_ids or self.thumbnail_ids or self.orphan_tables or self.snapshot)
+        return not any(vars(self).values())
 
 
 def plan(report: Report) -> Dropped:
     """Return what ``drop_damaged`` would remove."""
     return Dropped(
         report.damaged_ids, report.damaged_thumbnail_ids, report.orphan_tables,
-        report.has_wrong(Part.SNAPSHOT),
+        report.has_wrong(Part.SNAPSHOT), report.has_wrong(Part.CALIBRATION),
     )  # fmt: skip
 
 
@@ -74,6 +76,8 @@ def drop_damaged(contents: Contents, report: Report) -> Dropped:
             connection.execute(
                 f"DELETE FROM {table} WHERE entry_id NOT IN (SELECT entry_id FROM entries)"
             )
+        if dropped.calibration:
+            calibration_store.write(connection, None)
         if dropped.entry_ids:
             counters.increase(connection, counters.SEQUENCE)  # so that a snapshot catches up
     if dropped.snapshot:

@@ -11,6 +11,7 @@ class Part(enum.Enum):
 
     DATABASE = "database"
     COUNTERS = "counters"
+    CALIBRATION = "calibration"
     ENTRY = "entry"
     SCENE = "scene embedding"
     INSTRUCTION = "instruction embedding"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import sqlite3
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -13,8 +15,8 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_retrieval.errors import InvalidInputError, StorageError
-from vla_retrieval.memory import counters
+from vla_retrieval.errors import InvalidInputError, MemoryFormatError, StorageError
+from vla_retrieval.memory import calibration_store, counters
 from vla_retrieval.memory import entries as store
 from vla_retrieval.memory.bounds import make_room
 from vla_retrieval.memory.checks import (
@@ -52,6 +54,8 @@ from vla_retrieval.types import (
     Similarity,
 )
 
+_log = logging.getLogger(__name__)
+
 
 class Memory:
     """Durable entries in one directory, and the search over them.
@@ -73,6 +77,7 @@ class Memory:
         database: Database,
         opened: Opened,
         standing: Standing,
+        calibration: str | None,
         *,
         read_only: bool,
     ) -> None:
@@ -84,6 +89,7 @@ class Memory:
         self._database = database
         self._read_only = read_only
         self._standing = standing
+        self._calibration = calibration
         self._live = LiveIndex(directory, database, opened)
         self._maintenance: Maintenance | None = None
         if not read_only:
@@ -142,10 +148,12 @@ class Memory:
                 standing = Standing(
                     store.read_uses(connection), store.pinned_ids(connection).tolist()
                 )
+                calibration = _stored_calibration(connection, directory)
             undo.pop_all()
         return cls(
-            directory, settled, options, lock, database, opened, standing, read_only=read_only
-        )
+            directory, settled, options, lock, database, opened, standing, calibration,
+            read_only=read_only,
+        )  # fmt: skip
 
     def add(
         self, entries: Sequence[NewEntry], scenes: Embeddings, instructions: Embeddings
@@ -356,6 +364,37 @@ class Memory:
             tuple(best), memory_size, eligible_size, exact, filtered - started, searched - filtered
         )
 
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Of the encoder that made its embeddings."""
+        return self._fingerprint
+
+    @property
+    def similarity(self) -> Similarity:
+        """How it was opened to be searched."""
+        with self._live.reading() as index:
+            return index.similarity
+
+    def calibration(self) -> str | None:
+        """Return the text that ``set_calibration`` stored, from RAM, or None.
+
+        A stored text that differs from its checksum counts as none, and the log says so.
+        """
+        return self._calibration
+
+    def set_calibration(self, text: str | None) -> None:
+        """Store what scores mean, as text, in place of what was stored; None leaves none.
+
+        It is committed when this returns. It stays when entries come and go.
+
+        Raises:
+            StorageError: If the disk refuses; what was stored stays then.
+        """
+        self._check_writable()
+        with self._live.writing(), self._database.writing() as connection:
+            calibration_store.write(connection, text)
+        self._calibration = text
+
     def stats(self) -> MemoryStats:
         """Return what the memory holds.
 
@@ -482,6 +521,15 @@ def _report(sorted_out: Sorted, ids: Sequence[int]) -> Added:
         entry_ids.append(stored or given[i if repeats is None else repeats])
     merged = tuple(i not in given for i in range(len(entry_ids)))
     return Added(tuple(entry_ids), merged, ())
+
+
+def _stored_calibration(connection: sqlite3.Connection, directory: Path) -> str | None:
+    """Return the calibration, or None where it is damaged: the entries are of use without it."""
+    try:
+        return calibration_store.read(connection)
+    except MemoryFormatError as error:
+        _log.warning("%s: %s", directory, error)
+        return None
 
 
 def _ends(stamps: NDArray[np.int64]) -> tuple[int | None, int | None]:

@@ -25,6 +25,10 @@ CREATE TABLE counters (
     name TEXT PRIMARY KEY,
     value INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE calibration (
+    value TEXT NOT NULL,
+    checksum INTEGER NOT NULL
+) STRICT;
 CREATE TABLE entries (
     entry_id INTEGER PRIMARY KEY AUTOINCREMENT,
     instruction TEXT NOT NULL,

@@ -1,0 +1,83 @@
+"""The text that says what scores mean is kept with the memory, whole or not at all."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from vla_retrieval.errors import StorageError
+from vla_retrieval.memory.checking import check
+from vla_retrieval.memory.contents import open_contents
+from vla_retrieval.memory.dropping import drop_damaged
+from vla_retrieval.memory.findings import Part
+from vla_retrieval.types import NewEntry
+
+from .conftest import DIM, OpenMemory
+from .oracle import unit_vectors
+
+
+def damage(directory: Path) -> None:
+    with closing(sqlite3.connect(directory / "memory.sqlite3")) as connection:
+        connection.execute("UPDATE calibration SET value = 'another'")
+        connection.commit()
+
+
+def test_a_new_memory_has_none(open_memory: OpenMemory) -> None:
+    assert open_memory().calibration() is None
+
+
+def test_it_survives_a_restart_and_changes_of_entries(open_memory: OpenMemory) -> None:
+    memory = open_memory()
+    memory.set_calibration("分数")
+    memory.add([NewEntry("x", 0)], unit_vectors(1, DIM, 1), unit_vectors(1, DIM, 2))
+    memory.remove([1])
+    memory.compact()
+    assert memory.calibration() == "分数"
+    assert open_memory().calibration() == "分数"
+    assert open_memory(read_only=True).calibration() == "分数"
+
+
+def test_a_new_one_takes_the_place_of_the_old_and_none_removes_it(open_memory: OpenMemory) -> None:
+    memory = open_memory()
+    for text in ("first", "second", None):
+        memory.set_calibration(text)
+        assert memory.calibration() == text
+        memory = open_memory()
+        assert memory.calibration() == text
+
+
+def test_a_memory_that_is_only_read_takes_none(open_memory: OpenMemory) -> None:
+    open_memory().set_calibration("text")
+    memory = open_memory(read_only=True)
+    with pytest.raises(StorageError, match="read only"):
+        memory.set_calibration("other")
+    assert memory.calibration() == "text"
+
+
+def test_a_damaged_one_is_none_and_the_entries_are_there(
+    open_memory: OpenMemory, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    memory = open_memory()
+    memory.add([NewEntry("x", 0)], unit_vectors(1, DIM, 1), unit_vectors(1, DIM, 2))
+    memory.set_calibration("text")
+    memory.close()
+    damage(directory)
+    memory = open_memory()
+    assert memory.calibration() is None
+    assert memory.entry_ids() == [1]
+    assert "memory calibrate" in caplog.text
+
+
+def test_a_damaged_one_is_named_and_dropped(open_memory: OpenMemory, directory: Path) -> None:
+    memory = open_memory()
+    memory.set_calibration("text")
+    memory.close()
+    damage(directory)
+    with open_contents(directory, write=True) as contents:
+        report = check(contents)
+        assert [finding.part for finding in report.wrong] == [Part.CALIBRATION]
+        assert drop_damaged(contents, report).calibration
+        assert not check(contents).wrong

@@ -1,0 +1,36 @@
+"""The calibration that is stored with a memory: one text, or none. Its meaning is not known here.
+
+Every function works inside a transaction that its caller opened.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+
+from vla_retrieval.errors import MemoryFormatError
+
+
+def write(connection: sqlite3.Connection, text: str | None) -> None:
+    """Store a text in place of the one before; None leaves none."""
+    connection.execute("DELETE FROM calibration")
+    if text is not None:
+        checksum = zlib.crc32(text.encode())
+        connection.execute("INSERT INTO calibration VALUES (?, ?)", (text, checksum))
+
+
+def read(connection: sqlite3.Connection) -> str | None:
+    """Return the text, or None where there is none.
+
+    Raises:
+        MemoryFormatError: If it differs from its checksum.
+    """
+    row = connection.execute("SELECT value, checksum FROM calibration").fetchone()
+    if row is None:
+        return None
+    text = str(row[0])
+    if zlib.crc32(text.encode()) != row[1]:
+        raise MemoryFormatError(
+            "the calibration differs from its checksum. Make it anew: memory calibrate."
+        )
+    return text
