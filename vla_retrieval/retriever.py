@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import math
 import time
 from collections.abc import Sequence
 
 import numpy as np
 
 from vla_retrieval import diversity
+from vla_retrieval.calibration import Calibration, direction_of
 from vla_retrieval.deadline import Deadline
 from vla_retrieval.encoders import Encoder
-from vla_retrieval.errors import EntryNotFoundError
+from vla_retrieval.errors import EntryNotFoundError, InvalidInputError
 from vla_retrieval.memory import Memory
 from vla_retrieval.memory.results import SearchResult
 from vla_retrieval.thumbnails import make_thumbnail
 from vla_retrieval.types import (
     Embeddings,
     Entry,
+    Known,
     Match,
     Modality,
     NewEntry,
@@ -29,6 +33,8 @@ from vla_retrieval.types import (
     StageTimes,
     Target,
 )
+
+_log = logging.getLogger(__name__)
 
 
 class Retriever:
@@ -48,6 +54,8 @@ class Retriever:
         self.encoder = encoder
         self.memory = memory
         self._thumbnail_px = thumbnail_px
+        # The stored text and what it says, replaced together: several threads may look.
+        self._calibration: tuple[str | None, Calibration | None] = (None, None)
 
     def remember(
         self, image: RgbImage, entry: NewEntry, scene: Embeddings | None = None
@@ -101,7 +109,7 @@ class Retriever:
         times = times or StageTimes()
         image_vector, text_vector = self._encode(query, scene, deadline, times)
         probes = make_probes(query.target, query.scene_weight, image_vector, text_vector)
-        found, entries, times.fetch_sec = self._search(query, probes, thumbnails, deadline)
+        found, entries, known, times.fetch_sec = self._search(query, probes, thumbnails, deadline)
         times.filter_sec, times.search_sec = found.filter_sec, found.search_sec
         matches = tuple(
             Match(entry, rank, c.score, c.scene_score, c.instruction_score)
@@ -110,17 +118,28 @@ class Retriever:
         if counts_as_use:
             self.memory.note_use([match.entry.entry_id for match in matches])
         times.total_sec += time.perf_counter() - start
-        return Retrieval(matches, found.memory_size, found.eligible_size, found.exact, times)
+        return Retrieval(
+            matches, found.memory_size, found.eligible_size, found.exact, times, *known
+        )
 
     def _search(
         self, query: Query, probes: Sequence[Probe], thumbnails: bool, deadline: Deadline
-    ) -> tuple[SearchResult, list[Entry], float]:
-        """Return the candidates, their entries in the same order, and the seconds for reading."""
+    ) -> tuple[SearchResult, list[Entry], tuple[Known, float], float]:
+        """Return what was found, once its entries are read.
+
+        Returns:
+            The candidates, their entries in the same order, what is known with its confidence,
+            and the seconds for reading.
+        """
         while True:
             deadline.check("the search")
             wanted = query.k * diversity.POOL if query.diversity else query.k
-            found = self.memory.search(
-                probes, wanted, filter=query.filter, min_score=query.min_score
+            found = self.memory.search(probes, wanted, filter=query.filter)
+            known = self._judge(query, found)
+            # Not in the search: what is known depends on the best score, whether it is wanted
+            # or not.
+            found = dataclasses.replace(
+                found, candidates=tuple(c for c in found.candidates if c.score >= query.min_score)
             )
             deadline.check("reading the matched entries")
             start = time.perf_counter()
@@ -131,7 +150,36 @@ class Retriever:
                 entries = self.memory.get_many(ids, thumbnails=thumbnails)
             except EntryNotFoundError:
                 continue  # forgotten since the search, which finds others in its place
-            return found, entries, time.perf_counter() - start
+            return found, entries, known, time.perf_counter() - start
+
+    def _judge(self, query: Query, found: SearchResult) -> tuple[Known, float]:
+        """Return whether anything like the query was found, and the confidence in that."""
+        if not found.eligible_size:
+            return Known.NO, 0.0
+        calibration = self._stored_calibration()
+        if calibration is None or not found.candidates:
+            return Known.NOT_CALIBRATED, math.nan
+        direction = direction_of(
+            image=query.image is not None, instruction=query.instruction is not None,
+            target=query.target,
+        )  # fmt: skip
+        return calibration.judge(
+            direction, query.scene_weight, found.candidates[0].score, self.memory.similarity,
+            self.encoder.fingerprint,
+        )  # fmt: skip
+
+    def _stored_calibration(self) -> Calibration | None:
+        """Return the memory's calibration, read anew when another one was stored."""
+        text = self.memory.calibration()
+        read, calibration = self._calibration
+        if text is not read:
+            try:
+                calibration = None if text is None else Calibration.from_json(text)
+            except InvalidInputError as error:
+                _log.warning("nothing is known: %s", error)
+                calibration = None
+            self._calibration = text, calibration
+        return calibration
 
     def _diverse(self, query: Query, probes: Sequence[Probe], found: SearchResult) -> SearchResult:
         """Return the candidates that differ, in the order in which they are chosen.

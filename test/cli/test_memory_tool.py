@@ -255,6 +255,61 @@ class TestReembed:
         assert list(out.parent.iterdir()) == []
 
 
+class TestCalibrate:
+    @pytest.fixture
+    def visited(self, tmp_path: Path) -> Path:
+        """Return the directory of a closed memory with ten visits to each of three colours."""
+        colours = {"red": (220, 30, 30), "green": (30, 170, 50), "blue": (30, 60, 210)}
+        rng = np.random.default_rng(0)
+        entries = [
+            NewEntry(f"the {name} cup", 0, episode_id=f"{name} {n}")
+            for n in range(10)
+            for name in colours
+        ]
+        noise = rng.integers(-20, 20, (len(entries), 16, 16, 3))
+        images = [
+            np.clip(np.array(colours[entry.instruction.split()[1]]) + some, 0, 255).astype(np.uint8)
+            for entry, some in zip(entries, noise, strict=True)
+        ]
+        texts = ENCODER.encode_instructions([entry.instruction for entry in entries])
+        with Memory.open(tmp_path / "visited", ENCODER.fingerprint, durable=False) as memory:
+            memory.add(entries, ENCODER.encode_images(images), texts)
+        return tmp_path / "visited"
+
+    def test_prints_and_stores_what_scores_mean(self, visited: Path) -> None:
+        found = answer("calibrate", visited, "--alpha", 0.1, "--queries", 28, "--seed", 4)
+        assert (found["alpha"], found["queries"], found["seed"]) == (0.1, 28, 4)
+        assert (found["memory_size"], found["episodes"], found["instructions"]) == (30, 30, 3)
+        of = found["directions"]["instruction to scenes"]["held_out"]
+        assert of["answerable"] == of["absent"] == 28
+        assert of["auroc"]["value"] == 1.0
+        assert set(found["left_out"]) == {"instruction to instructions"}
+        with Memory.open(visited, None, read_only=True) as memory:
+            stored = json.loads(memory.calibration() or "")
+        assert set(stored["directions"]) == set(found["directions"])
+        assert stored["date"] == found["date"]
+
+    def test_is_readable(self, visited: Path) -> None:
+        said = run("calibrate", visited, "--alpha", 0.1).stdout
+        assert "instruction to scenes" in said
+        assert "not calibrated: instruction to instructions" in said
+        assert "30 entries of 30 episodes and 3 instructions" in said
+
+    def test_of_too_little_data_is_1_and_stores_nothing(self, directory: Path) -> None:
+        done = run("calibrate", directory, "--json", code=1)
+        assert "at least 19 episodes" in done.stderr
+        assert json.loads(done.stdout)["error"]["type"] == "InvalidInputError"
+        with Memory.open(directory, None, read_only=True) as memory:
+            assert memory.calibration() is None
+
+    @pytest.mark.parametrize(
+        "options", [["--alpha", "0"], ["--alpha", "x"], ["--scene-weight", "2"],
+                    ["--queries", "0"], ["--similarity", "near"]],
+    )  # fmt: skip
+    def test_with_a_wrong_setting_is_wrong_usage(self, visited: Path, options: list[str]) -> None:
+        assert options[0] in run("calibrate", visited, *options, code=2).stderr
+
+
 class TestTheCommandLine:
     @pytest.mark.parametrize(
         "arguments",

@@ -241,11 +241,11 @@ def test_k_may_be_larger_than_the_memory(robot: Robot) -> None:
 
 
 def test_an_empty_memory_answers_with_no_matches(robot: Robot) -> None:
-    """Nothing known is an answer, not an error, and nothing pretends to be calibrated."""
+    """Nothing known is an answer, not an error, and needs no calibration."""
     response = robot.call("retrieve", instruction="anything")
     assert ids_of(response) == []
-    assert response.result.known == response.result.KNOWN_NOT_CALIBRATED
-    assert math.isnan(response.result.known_confidence)
+    assert response.result.known == response.result.KNOWN_NO
+    assert response.result.known_confidence == 0.0
     assert response.result.exact
 
 

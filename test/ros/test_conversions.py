@@ -22,6 +22,7 @@ from vla_retrieval.types import (
     Entry,
     Filter,
     Fingerprint,
+    Known,
     Match,
     Nearby,
     Outcome,
@@ -145,7 +146,17 @@ def test_an_answer_carries_query_scores_sizes_and_times() -> None:
     (match,) = answer.matches
     assert (match.entry_id, match.rank, match.score, match.scene_score) == (3, 1, 0.5, 0.25)
     assert math.isnan(match.instruction_score)
+    assert answer.known == messages.MatchArray.KNOWN_NOT_CALIBRATED
     assert math.isnan(answer.known_confidence)
+
+
+@pytest.mark.parametrize("known", Known)
+def test_what_is_known_has_the_number_of_the_message(known: Known) -> None:
+    retrieval = Retrieval((), 8, 8, True, StageTimes(), known, 0.75)
+    query = Query(instruction="x")
+    answer = conversions.to_match_array(query, retrieval, Header(), Similarity.COSINE, "m")
+    assert answer.known == getattr(messages.MatchArray, f"KNOWN_{known.name}")
+    assert answer.known_confidence == 0.75
 
 
 def test_a_query_that_lets_every_score_pass_fits_into_a_message() -> None:

@@ -1,17 +1,22 @@
-"""``memory``: looks at, checks, compacts, exports, imports and re-embeds a robot's memory."""
+"""``memory``: looks at, checks, compacts, calibrates, exports, imports, re-embeds a memory."""
 
 from __future__ import annotations
 
 import argparse
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
+from vla_retrieval.calibration import DEFAULT_ALPHA, fewest_episodes
+from vla_retrieval.cli import memory_calibrate
 from vla_retrieval.cli import memory_commands as commands
 from vla_retrieval.cli.output import print_error
 from vla_retrieval.encoders import EncoderSettings
 from vla_retrieval.errors import InvalidInputError, RetrievalError
+from vla_retrieval.self_calibration import DEFAULT_QUERIES
+from vla_retrieval.types import Similarity
 
 _EXIT_CODES = """\
 exit codes:
@@ -76,6 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--yes", action="store_true", help="really remove it")
     add("compact", commands.compact, "free the disk space of removed entries, write a snapshot")
+    _add_calibrate_arguments(
+        add("calibrate", memory_calibrate.calibrate, "fit what a score means, so that the node"
+            " can answer that nothing like a query is known")
+    )  # fmt: skip
     export = add("export", commands.export, "write all entries into a file or a folder")
     export.add_argument("out", type=Path, metavar="OUT", help="file or folder that does not exist")
     export.add_argument(
@@ -91,6 +100,57 @@ def _parser() -> argparse.ArgumentParser:
         add("reembed", commands.reembed, "make a new memory with another encoder; ids stay")
     )
     return parser
+
+
+def _add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--alpha", type=_number(fewest_episodes), default=DEFAULT_ALPHA,
+        help="share of answerable queries that may be called unknown (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--scene-weight",
+        type=_number(_check_share),
+        default=0.5,
+        help="of the queries that the node gets (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--queries",
+        type=_count,
+        default=DEFAULT_QUERIES,
+        help="most entries to ask with (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="that chooses them")
+    parser.add_argument(
+        "--similarity",
+        choices=[similarity.value for similarity in Similarity],
+        help="as the node's parameter (default: the one it was last searched with)",
+    )
+
+
+def _number(check: Callable[[float], object]) -> Callable[[str], float]:
+    """Return what reads a number from the command line and lets the library check it."""
+
+    def number(text: str) -> float:
+        value = float(text)
+        try:
+            check(value)
+        except InvalidInputError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+        return value
+
+    return number
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text}")
+    return value
+
+
+def _check_share(value: float) -> None:
+    if not 0.0 <= value <= 1.0:
+        raise InvalidInputError("scene_weight", "a number in [0, 1]", str(value))
 
 
 def _add_reembed_arguments(parser: argparse.ArgumentParser) -> None:

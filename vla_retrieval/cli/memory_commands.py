@@ -69,7 +69,7 @@ def check(args: Namespace) -> int:
 def compact(args: Namespace) -> int:
     """Compact a memory and print its sizes."""
     before = size_bytes(args.directory) if args.directory.is_dir() else 0
-    with _open_to_write(args.directory) as memory:
+    with open_to_write(args.directory) as memory:
         memory.wait_until_idle()
         memory.compact()
     after = size_bytes(args.directory)
@@ -113,7 +113,7 @@ def _import(args: Namespace, source: transfer.Source, stored: list[int]) -> None
     """Store all entries, and append their new ids as they are committed."""
     with (
         _id_file(args.ids) as write_ids,
-        _open_to_write(args.directory, source.fingerprint) as memory,
+        open_to_write(args.directory, source.fingerprint) as memory,
         progress_bars() as progress,
     ):
 
@@ -149,10 +149,20 @@ def reembed(args: Namespace) -> int:
 
 
 @contextmanager
-def _open_to_write(directory: Path, fingerprint: Fingerprint | None = None) -> Iterator[Memory]:
-    """Open a memory as its snapshot was written for, so that the snapshot stays of use."""
-    similarity = Similarity.COSINE
-    if (directory / DATABASE_NAME).exists():
+def open_to_write(
+    directory: Path,
+    fingerprint: Fingerprint | None = None,
+    wanted: Similarity | None = None,
+) -> Iterator[Memory]:
+    """Open a memory as its snapshot was written for, so that the snapshot stays of use.
+
+    Args:
+        directory: Of the memory.
+        fingerprint: Of a new memory, or None.
+        wanted: Similarity to open it with instead.
+    """
+    similarity = wanted or Similarity.COSINE
+    if wanted is None and (directory / DATABASE_NAME).exists():
         with open_contents(directory) as contents:
             similarity = contents.similarity()
     options = MemoryOptions(build_threads=os.cpu_count() or 1)
@@ -237,6 +247,7 @@ def _dropped(dropped: dropping.Dropped) -> str:
         _listed("thumbnails alone of entries", dropped.thumbnail_ids),
         _listed("rows without an entry from", dropped.orphan_tables),
         "the snapshot of the index, which the next open makes anew" if dropped.snapshot else "",
+        "the calibration, which `memory calibrate` makes anew" if dropped.calibration else "",
     ]
     return "; ".join(filter(None, parts)) or "nothing"
 

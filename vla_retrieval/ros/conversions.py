@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -166,16 +165,13 @@ def to_match_message(match: Match) -> messages.Match:
 def to_match_array(
     query: Query, retrieval: Retrieval, header: Header, similarity: Similarity, model: str
 ) -> messages.MatchArray:
-    """Return the answer to a query as a message.
-
-    Nobody has calibrated what a score means yet, and the message says so.
-    """
+    """Return the answer to a query as a message."""
     return messages.MatchArray(
         header=header,
         query=_to_query_message(query, similarity, model),
         matches=[to_match_message(match) for match in retrieval.matches],
-        known=messages.MatchArray.KNOWN_NOT_CALIBRATED,
-        known_confidence=math.nan,
+        known=int(retrieval.known),
+        known_confidence=retrieval.known_confidence,
         memory_size=retrieval.memory_size,
         eligible_size=retrieval.eligible_size,
         exact=retrieval.exact,

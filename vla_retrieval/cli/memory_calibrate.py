@@ -1,0 +1,90 @@
+"""``memory calibrate``: fits what a score means, prints how well that works, and stores it."""
+
+from __future__ import annotations
+
+import math
+from argparse import Namespace
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from vla_retrieval.cli.memory_commands import open_to_write
+from vla_retrieval.cli.output import print_json, progress_bars
+from vla_retrieval.evaluation.results import Estimate
+from vla_retrieval.self_calibration import SelfCalibration
+from vla_retrieval.self_calibration import calibrate as calibrated
+from vla_retrieval.types import Similarity
+
+
+def calibrate(args: Namespace) -> int:
+    """Calibrate a memory with its own entries."""
+    wanted = Similarity(args.similarity) if args.similarity else None
+    with open_to_write(args.directory, wanted=wanted) as memory, progress_bars() as progress:
+        found = calibrated(
+            memory, alpha=args.alpha, scene_weight=args.scene_weight, queries=args.queries,
+            seed=args.seed, progress=progress,
+        )  # fmt: skip
+        memory.set_calibration(found.calibration.to_json())
+    if args.json:
+        print_json(_plain(found))
+    else:
+        _print(found)
+    return 0
+
+
+def _plain(found: SelfCalibration) -> dict[str, Any]:
+    """Return all but the scores of single queries."""
+    made = found.calibration
+    return {
+        "alpha": made.alpha,
+        "similarity": made.similarity,
+        "scene_weight": made.scene_weight,
+        "fingerprint": made.fingerprint,
+        "memory_size": made.memory_size,
+        "episodes": found.episodes,
+        "instructions": found.instructions,
+        "queries": made.queries,
+        "seed": made.seed,
+        "date": made.date,
+        "directions": {
+            name: {
+                "episodes": made.directions[name].episodes,
+                "slope": made.directions[name].slope,
+                "offset": made.directions[name].offset,
+                "held_out": result,
+            }
+            for name, result in found.known.items()
+        },
+        "left_out": found.left_out,
+    }
+
+
+def _print(found: SelfCalibration) -> None:
+    made = found.calibration
+    table = Table(title_justify="left", box=None, pad_edge=False)
+    for name in ("direction", "answerable", "absent", "known from", "called unknown wrongly",
+                 "called known wrongly", "AUROC"):  # fmt: skip
+        table.add_column(name, justify="left" if name == "direction" else "right")
+    for name, result in found.known.items():
+        table.add_row(
+            name, str(result.answerable), str(result.absent), f"{result.threshold:.4f}",
+            _share(result.false_rejects), _share(result.false_accepts), _share(result.auroc),
+        )  # fmt: skip
+    console = Console(width=120, highlight=False)
+    console.print(
+        f"{made.memory_size} entries of {found.episodes} episodes and {found.instructions}"
+        f" instructions, asked with {made.queries} of them, each against the other episodes;"
+        f" alpha {made.alpha:g}, {made.similarity.value}, scene weight {made.scene_weight:g}"
+    )
+    console.print(table)
+    console.print("shares of queries whose instruction was held out, with 95% intervals")
+    for name, why in found.left_out.items():
+        console.print(f"not calibrated: {name}: {why}")
+    console.print("stored; the node uses it from its next start on")
+
+
+def _share(estimate: Estimate) -> str:
+    if math.isnan(estimate.low):
+        return f"{estimate.value:.3f}"
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
