@@ -1,0 +1,300 @@
+"""Which frames make the memory and which ask.
+
+The unit is the episode: frames of one episode look alike, so those of one side would answer those
+of the other by being nearly the same picture. Equal frames are split equally, whatever the storage,
+the bag's name and the version of NumPy: the draw is by SHA-256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.evaluation.frames import Frame
+from vla_retrieval.evaluation.relevance import normalise
+
+_NS_PER_SEC = 1_000_000_000
+_GALLERY, _QUERIES, _ABSENT, _UNUSED = "gallery", "queries", "absent", "unused"
+
+Sides: TypeAlias = dict[str, str]
+"""From episode id to its side."""
+
+
+@dataclass(frozen=True)
+class SplitOptions:
+    """How frames are divided.
+
+    Attributes:
+        query_fraction: Share of an instruction's episodes that ask, above 0 and below 1; rounded,
+            but at least one episode is on each side. Without meaning where bags are named.
+        absent_fraction: Share, in [0, 1], of those episodes none of whose instructions another
+            episode has, which is kept out of the memory and asked as absent queries; the others
+            are in the memory and are not asked. Without meaning where bags are named.
+        gallery_bags: Names of bags that make the memory. Where bags are named for one side only,
+            all others are the other side's.
+        query_bags: Names of bags that ask.
+        every_sec: Frames of a camera closer than this to the one kept before them, in their
+            episode, are left out. 0: none is.
+        exclude_within_sec: A frame that asks is left out if the memory holds one of the same bag
+            closer in time than this. 0: none is.
+        seed: Of the draw.
+
+    Raises:
+        InvalidInputError: If a number is out of its range or a bag is on both sides.
+    """
+
+    query_fraction: float = 0.5
+    absent_fraction: float = 0.0
+    gallery_bags: tuple[str, ...] = ()
+    query_bags: tuple[str, ...] = ()
+    every_sec: float = 0.0
+    exclude_within_sec: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check each field against its range."""
+        if not 0 < self.query_fraction < 1:
+            got = str(self.query_fraction)
+            raise InvalidInputError("query_fraction", "a number above 0 and below 1", got)
+        if not 0 <= self.absent_fraction <= 1:
+            raise InvalidInputError(
+                "absent_fraction", "a number in [0, 1]", str(self.absent_fraction)
+            )
+        for name in ("every_sec", "exclude_within_sec"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise InvalidInputError(name, "a finite number from 0 on", str(value))
+        if both := set(self.gallery_bags) & set(self.query_bags):
+            got = ", ".join(sorted(both))
+            raise InvalidInputError("query_bags", "other bags than gallery_bags", got)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Frames by what they are for; none is in two of them, and no episode of the memory asks.
+
+    Attributes:
+        gallery: Make the memory.
+        queries: Ask for what the memory holds: each one's instruction is in the gallery.
+        absent: Ask for what the memory does not hold: none's instruction is in the gallery.
+        counts: Frames, episodes and instructions of each, and what was left out: name to number.
+        notes: Sentences about each choice.
+    """
+
+    gallery: tuple[Frame, ...]
+    queries: tuple[Frame, ...]
+    absent: tuple[Frame, ...]
+    counts: Mapping[str, int]
+    notes: tuple[str, ...]
+
+
+def split_frames(
+    frames: Sequence[Frame],
+    options: SplitOptions | None = None,
+    group: Callable[[str], str] = normalise,
+) -> Split:
+    """Divide frames into memory and queries.
+
+    Args:
+        frames: Of one or more recordings, each in order.
+        options: How.
+        group: From an instruction to what makes it the same as another one; ``relevance.Labels``
+            where a task label decides.
+
+    Raises:
+        InvalidInputError: If there are no frames, or a bag is named that has none.
+    """
+    if not frames:
+        raise InvalidInputError("frames", "at least one", "none")
+    chosen = options or SplitOptions()
+    groups = {text: group(text) for text in {frame.instruction for frame in frames}}
+    kept, thinned = _thin(frames, chosen.every_sec)
+    if chosen.gallery_bags or chosen.query_bags:
+        sides, notes = _by_bags(kept, chosen)
+    else:
+        sides, notes = _by_episodes(kept, groups, chosen)
+    gallery, asking = _frames_of(kept, sides, _GALLERY), _frames_of(kept, sides, _QUERIES, _ABSENT)
+    far = _far_from(gallery, asking, chosen.exclude_within_sec)
+    held = {groups[frame.instruction] for frame in gallery}
+    queries = tuple(f for f in far if groups[f.instruction] in held)
+    absent = tuple(f for f in far if groups[f.instruction] not in held)
+    left_out = {"frames thinned out": thinned, "frames too near": len(asking) - len(far)}
+    counts = _counts(gallery, queries, absent, groups) | left_out
+    return Split(gallery, queries, absent, counts, (*notes, *_notes(counts, chosen)))
+
+
+def _thin(frames: Sequence[Frame], every_sec: float) -> tuple[list[Frame], int]:
+    """Leave out frames that follow closely in their episode; return the rest and how many."""
+    every_ns = every_sec * _NS_PER_SEC
+    latest: dict[tuple[str, str], int] = {}
+    kept = []
+    for frame in frames:
+        camera = frame.episode_id, frame.topic
+        if camera not in latest or frame.stamp_ns - latest[camera] >= every_ns:
+            latest[camera] = frame.stamp_ns
+            kept.append(frame)
+    return kept, len(frames) - len(kept)
+
+
+def _by_bags(frames: Sequence[Frame], options: SplitOptions) -> tuple[Sides, list[str]]:
+    names = list(dict.fromkeys(frame.bag for frame in frames))
+    for field in ("gallery_bags", "query_bags"):
+        if unknown := set(getattr(options, field)) - set(names):
+            got = ", ".join(sorted(unknown))
+            raise InvalidInputError(field, f"names of bags: {', '.join(names)}", got)
+    others = [n for n in names if n not in {*options.gallery_bags, *options.query_bags}]
+    gallery, queries = list(options.gallery_bags), list(options.query_bags)
+    if not gallery:
+        gallery, others = others, []
+    elif not queries:
+        queries, others = others, []
+    side_of = dict.fromkeys(names, _UNUSED)
+    side_of |= dict.fromkeys(gallery, _GALLERY) | dict.fromkeys(queries, _QUERIES)
+    shown = f"the memory is made from {_names(gallery)}, and {_names(queries)} ask"
+    notes = [f"Split by bags: {shown}."]
+    if others:
+        notes.append(f"Bags that were named for neither side are not used: {_names(others)}.")
+    return {frame.episode_id: side_of[frame.bag] for frame in frames}, notes
+
+
+def _by_episodes(
+    frames: Sequence[Frame], groups: Mapping[str, str], options: SplitOptions
+) -> tuple[Sides, list[str]]:
+    """Draw episodes so that each group that several have is on both sides."""
+    groups_of: dict[str, set[str]] = {}
+    for frame in frames:
+        groups_of.setdefault(frame.episode_id, set()).add(groups[frame.instruction])
+    drawn = _drawn_order(frames, options.seed)
+    of_group: dict[str, list[str]] = {}
+    for frame in frames:
+        of_group.setdefault(groups[frame.instruction], [])
+    for episode in drawn:
+        for name in groups_of[episode]:
+            of_group[name].append(episode)
+    sides: Sides = {}
+    for episodes in of_group.values():
+        if len(episodes) > 1:
+            _assign(episodes, sides, options.query_fraction)
+    single = [episode for episode in drawn if episode not in sides]
+    held_out = single[: _rounded(options.absent_fraction * len(single))]
+    sides |= dict.fromkeys(single, _GALLERY) | dict.fromkeys(held_out, _ABSENT)
+    several = [g for g, episodes in of_group.items() if len(episodes) > 1]
+    one_sided = [g for g in several if len({sides[e] for e in of_group[g]}) < 2]
+    return sides, _draw_notes(options, len(several), len(one_sided), len(single), len(held_out))
+
+
+def _drawn_order(frames: Sequence[Frame], seed: int) -> list[str]:
+    """Return the episode ids in an order that depends on the seed and their number of appearance.
+
+    Neither on names, which differ between two storages of one bag, nor on NumPy's generators,
+    whose streams may change between versions.
+    """
+    episodes = list(dict.fromkeys(frame.episode_id for frame in frames))
+    draw = {
+        episode: hashlib.sha256(f"{seed} {number}".encode()).digest()
+        for number, episode in enumerate(episodes)
+    }
+    return sorted(episodes, key=draw.__getitem__)
+
+
+def _assign(episodes: Sequence[str], sides: Sides, query_fraction: float) -> None:
+    """Give the episodes of one group their sides; those that have one keep it."""
+    count = len(episodes)
+    wanted = min(max(_rounded(query_fraction * count), 1), count - 1)
+    asking = sum(sides.get(episode) == _QUERIES for episode in episodes)
+    for episode in episodes:
+        if episode not in sides:
+            sides[episode] = _QUERIES if asking < wanted else _GALLERY
+            asking += sides[episode] == _QUERIES
+
+
+def _rounded(number: float) -> int:
+    return math.floor(number + 0.5)
+
+
+def _frames_of(frames: Iterable[Frame], sides: Sides, *wanted: str) -> tuple[Frame, ...]:
+    return tuple(frame for frame in frames if sides[frame.episode_id] in wanted)
+
+
+def _far_from(
+    gallery: Sequence[Frame], asking: Sequence[Frame], within_sec: float
+) -> tuple[Frame, ...]:
+    """Return the frames that no gallery frame of their bag is near in time."""
+    within_ns = within_sec * _NS_PER_SEC
+    stamps: dict[str, list[int]] = {}
+    for frame in gallery:
+        stamps.setdefault(frame.bag, []).append(frame.stamp_ns)
+    in_order = {bag: np.sort(np.array(found, np.int64)) for bag, found in stamps.items()}
+    return tuple(f for f in asking if _distance(in_order.get(f.bag), f.stamp_ns) >= within_ns)
+
+
+def _distance(stamps: NDArray[np.int64] | None, stamp_ns: int) -> float:
+    """Return nanoseconds to the nearest of ascending stamps, infinity where there is none."""
+    if stamps is None:
+        return math.inf
+    at = int(np.searchsorted(stamps, stamp_ns))
+    return min(abs(int(near) - stamp_ns) for near in stamps[max(at - 1, 0) : at + 1])
+
+
+def _counts(
+    gallery: Sequence[Frame],
+    queries: Sequence[Frame],
+    absent: Sequence[Frame],
+    groups: Mapping[str, str],
+) -> dict[str, int]:
+    counts = {}
+    for name, frames in (("gallery", gallery), ("queries", queries), ("absent", absent)):
+        counts[f"{name} frames"] = len(frames)
+        counts[f"{name} episodes"] = len({frame.episode_id for frame in frames})
+        counts[f"{name} instructions"] = len({groups[frame.instruction] for frame in frames})
+    return counts
+
+
+def _draw_notes(
+    options: SplitOptions, several: int, one_sided: int, single: int, held_out: int
+) -> list[str]:
+    notes = [
+        f"Split by episode (seed {options.seed}): of each of {several} instruction(s) with several "
+        f"episodes, about {options.query_fraction:.0%} of the episodes ask and the others make the "
+        "memory."
+    ]
+    if one_sided:
+        notes.append(
+            f"{one_sided} instruction(s) share their episodes with others in such a way that they "
+            "are on one side only."
+        )
+    if single:
+        notes.append(
+            f"{single} episode(s) have no instruction that another episode has: {held_out} are "
+            "kept out of the memory and asked as absent, "
+            f"{single - held_out} are in the memory only."
+        )
+    return notes
+
+
+def _notes(counts: Mapping[str, int], options: SplitOptions) -> list[str]:
+    notes = []
+    if options.every_sec:
+        left = counts["frames thinned out"]
+        notes.append(f"One frame per {options.every_sec:g} s and camera: {left} left out.")
+    if options.exclude_within_sec:
+        near = counts["frames too near"]
+        notes.append(
+            f"{near} asking frame(s) within {options.exclude_within_sec:g} s of a frame in the "
+            "memory are left out."
+        )
+    for name, what in (("gallery", "makes the memory"), ("queries", "can ask for what it holds")):
+        if not counts[f"{name} frames"]:
+            notes.append(f"No frame {what}: more episodes of the same instructions are needed.")
+    return notes
+
+
+def _names(names: Collection[str]) -> str:
+    return ", ".join(names) or "none"
