@@ -106,6 +106,17 @@ def test_every_call_runs_once_a_round_and_the_order_turns():
     assert laps.answers["b"] == [0, 1, 2]
 
 
+def test_with_bursts_each_system_runs_some_rounds_in_a_row():
+    ran = []
+    calls = {name: lambda turn, name=name: ran.append((turn, name)) for name in "ab"}
+
+    laps = interleave(calls, rounds=3, burst=2)
+
+    assert ran[2:] == [(0, "a"), (1, "a"), (0, "b"), (1, "b"), (2, "b"), (2, "a")]
+    laps.seconds["a"][:] = [3.0, 1.0, 5.0]
+    assert laps.latency("a")["first_p50_ms"] == 4000.0
+
+
 def test_no_round_begins_after_the_limit_but_the_least_are_run():
     assert interleave({"a": lambda turn: None}, rounds=100, limit_sec=0, least=4).rounds == 4
     assert interleave({"a": lambda turn: None}, rounds=2, limit_sec=math.inf, least=4).rounds == 2

@@ -29,6 +29,7 @@ class Settings:
         rounds: Opens of each state.
         budget_sec: For filling one of the other stores.
         peers: Names of the other stores.
+        bare: Whether a bare FAISS index of the memory's kind is compared; it takes minutes to fit.
     """
 
     recipe: Recipe
@@ -40,6 +41,7 @@ class Settings:
     rounds: int = 5
     budget_sec: float = 300.0
     peers: tuple[str, ...] = ()
+    bare: bool = True
 
     def to_json(self) -> str:
         """As a child process takes it."""

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from tools.benchmarks.bench import Bench, K, Settings
 from tools.benchmarks.data import SETTINGS, FloatArray, IntArray, Recipe
-from tools.benchmarks.measuring import interleave
+from tools.benchmarks.measuring import BURST, interleave
 from tools.benchmarks.truth import DIRECTIONS, Truth, half_of
 from vla_retrieval.memory.codes import lists_for, rows_to_train
 
@@ -148,6 +148,7 @@ def _cheapest(
             "flat": lambda turn: flat.search(queries[turn][None], K),
         },
         rounds=len(queries),
+        burst=BURST,
     )
     ratio = laps.ratio("kind", "flat")
     return [

@@ -36,7 +36,7 @@ PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "bytes": sizes.measure,
     "peers": peers.measure,
 }
-_WIDTH = 150
+_WIDTH = 170
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -47,6 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         recipe=recipe, work=options.work.resolve(), index=options.index,
         index_bytes=options.index_bytes, queries=options.queries, seconds=options.seconds,
         rounds=options.rounds, budget_sec=options.budget_sec, peers=tuple(options.peers),
+        bare=not options.no_bare,
     )  # fmt: skip
     settings.work.mkdir(parents=True, exist_ok=True)
     bench = Bench(settings)
@@ -106,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         "--work", type=Path, default=Path(tempfile.gettempdir()) / "vla_retrieval_benchmark",
         help="folder for galleries and memories, 10 kB an entry; not in RAM",
     )  # fmt: skip
+    parser.add_argument("--no-bare", action="store_true", help="no bare index of the same kind")
     parser.add_argument("--fresh", action="store_true", help="make this gallery's folder anew")
     parser.add_argument("--json", type=Path, help="also write everything here")
     return parser

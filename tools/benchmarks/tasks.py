@@ -15,7 +15,7 @@ from tools.benchmarks.bench import Bench, K, Settings
 from tools.benchmarks.data import Generator, Pairs
 from tools.benchmarks.entries import Labels
 from tools.benchmarks.machine import anonymous_bytes, disk_bytes
-from tools.benchmarks.measuring import interleave
+from tools.benchmarks.measuring import BURST, interleave
 from tools.benchmarks.peers import SYSTEMS
 from tools.benchmarks.systems import (
     BareFaiss,
@@ -177,7 +177,7 @@ def _compared(
             "memory": lambda turn: search_memory(memory, sides, one(queries, turn)),
             "faiss flat": lambda turn: exact.search(sides, one(queries, turn)),
         },
-        len(queries), bench.settings.seconds / 4,
+        len(queries), bench.settings.seconds / 4, burst=BURST,
     )  # fmt: skip
     truth = Truth(bench.gallery, rows_of(queries, 0, laps.rounds), sides, K)
     return {
@@ -197,7 +197,7 @@ def _filtered(bench: Bench, peer: System, group: str) -> dict[str, Any]:
             "filtered": lambda turn: peer.search_group(asked[turn], group),
             "unfiltered": lambda turn: peer.search(asked[turn]),
         },
-        bench.settings.queries, bench.settings.seconds / 8,
+        bench.settings.queries, bench.settings.seconds / 8, burst=BURST,
     )  # fmt: skip
     _, rows = bench.labels.filter("metadata", group) or (None, None)
     sides = DIRECTIONS["scenes by image"]

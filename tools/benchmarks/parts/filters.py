@@ -7,7 +7,7 @@ from typing import Any
 
 from tools.benchmarks.bench import Bench, K
 from tools.benchmarks.entries import FILTER_KINDS, SHARES
-from tools.benchmarks.measuring import interleave
+from tools.benchmarks.measuring import BURST, interleave
 from tools.benchmarks.stored import stored_system
 from tools.benchmarks.systems import open_memory, search_memory, wait_until_idle
 from tools.benchmarks.tasks import one, rows_of
@@ -44,7 +44,7 @@ def _kind(bench: Bench, memory: Memory, direction: str, kind: str) -> dict[str, 
         calls[name] = lambda turn, filter=filter: search_memory(
             memory, sides, one(asked, turn), filter
         )
-    laps = interleave(calls, len(asked), bench.settings.seconds / 2)
+    laps = interleave(calls, len(asked), bench.settings.seconds / 2, burst=BURST)
     answered = rows_of(asked, 0, laps.rounds)
     return {
         name: {

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tools.benchmarks.bench import Bench, K
-from tools.benchmarks.measuring import interleave
+from tools.benchmarks.measuring import BURST, interleave
 from tools.benchmarks.stored import stored_system
 from tools.benchmarks.systems import (
     BareFaiss,
@@ -33,7 +33,7 @@ def measure(bench: Bench) -> dict[str, Any]:
     exact = BareFaiss(bench.gallery, "Flat", list(Modality))
     kind = str(index.get("kind", "exact"))
     bare = BareFaiss(bench.gallery, _description(bench, kind), list(Modality)) if (
-        kind in _CODES
+        kind in _CODES and bench.settings.bare
     ) else None  # fmt: skip
     found = {name: _direction(bench, memory, exact, bare, name) for name in DIRECTIONS}
     memory.close()
@@ -52,7 +52,7 @@ def _direction(
     if bare is not None and len(sides) == 1:
         probes = _probes(bench, memory, bare, name)
         calls["bare"] = lambda turn: bare.search(sides, one(asked, turn), probes)
-    laps = interleave(calls, len(asked), bench.settings.seconds)
+    laps = interleave(calls, len(asked), bench.settings.seconds, burst=BURST)
     truth = Truth(bench.gallery, rows_of(asked, 0, laps.rounds), sides, K)
     found: dict[str, Any] = {
         "queries": laps.rounds,
