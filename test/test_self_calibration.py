@@ -91,7 +91,7 @@ def test_scores_are_those_of_searches_that_exclude_the_own_episode(
     fill(memory, instructions=3)
     extra = NewEntry("said once", 0, episode_id="alone")
     memory.add([extra], *np.eye(2, DIM, dtype=np.float32)[:, None])
-    labels = self_calibration._labels(memory, lambda *_: None)
+    labels = self_calibration._labels(memory, {}, lambda *_: None)
     scores = leave_one_out(memory, np.arange(len(labels.entry_ids)), labels, 0.3)
     has_answer, best, others = zip(*oracle(memory, 0.3, direction), strict=True)
     assert scores.has_answer.tolist() == list(has_answer)
@@ -102,7 +102,7 @@ def test_scores_are_those_of_searches_that_exclude_the_own_episode(
 
 def test_a_query_never_sees_its_own_episode(filled: Memory) -> None:
     """Frames of an episode are all but the same: one that saw them would score 1."""
-    labels = self_calibration._labels(filled, lambda *_: None)
+    labels = self_calibration._labels(filled, {}, lambda *_: None)
     scores = leave_one_out(filled, np.arange(len(labels.entry_ids)), labels, 0.5)
     assert scores.best["scene to scenes"].max() < 0.999
 
@@ -150,8 +150,22 @@ def test_a_direction_of_verbatim_repeats_is_left_out(tmp_path: Path) -> None:
     assert not set(found.left_out) & set(found.calibration.directions)
 
 
+def test_instructions_that_mean_the_same_are_one(filled: Memory) -> None:
+    """Pairs of them: four instructions are left, and neither of a pair is absent's answer."""
+    apart = calibrate(filled)
+    joined = calibrate(filled, same=[(f"do {i}", f"DO  {i + 1}") for i in range(0, 8, 2)])
+    assert (apart.instructions, joined.instructions) == (8, 4)
+    auroc = [found.known["scene to instructions"].auroc.value for found in (apart, joined)]
+    assert auroc[1] > auroc[0]
+
+
+def test_an_instruction_in_two_groups_is_named(filled: Memory) -> None:
+    with pytest.raises(InvalidInputError, match="'do 1' in two"):
+        calibrate(filled, same=[("do 0", "do 1"), ("Do 1", "do 2")])
+
+
 def test_fewer_queries_are_spread_over_the_episodes(filled: Memory) -> None:
-    labels = self_calibration._labels(filled, lambda *_: None)
+    labels = self_calibration._labels(filled, {}, lambda *_: None)
     asked = self_calibration._chosen(labels, 8 * VISITS, seed=1)
     assert len(np.unique(labels.episodes[asked])) == 8 * VISITS
 

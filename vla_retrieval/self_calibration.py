@@ -7,12 +7,13 @@ are all but itself:
   entries of other episodes.
 - *absent*: the same query, where the entries of its instruction are taken away as well.
 
-The instruction is the same when its text is, but for case, width and spaces; so what is absent may
-still be there in other words or in another language, and more absent queries pass than would of
-queries about something new. Where all answerable queries of a direction repeat an instruction word
-for word, as from instructions to instructions, scores only tell verbatim repeats from all else:
-that direction is left out, rather than to call each paraphrase unknown. Entries without an
-``episode_id`` count as one episode.
+The instruction is the same when its text is, but for case, width and spaces, or when the caller
+says that texts mean the same. Where nobody says so, what is "absent" may still be there in other
+words or in another language: the report then calls more absent queries known, and confidences are
+lower, than with queries about something new (``tools/tabletop/known.py`` shows both). Where all
+answerable queries of a direction repeat an instruction word for word, as from instructions to
+instructions, scores only tell verbatim repeats from all else: that direction is left out, rather
+than to call each paraphrase unknown. Entries without an ``episode_id`` count as one episode.
 
 It is exact: every query is compared with every entry in float64, whatever index the memory has.
 """
@@ -114,6 +115,7 @@ def calibrate(
     scene_weight: float = 0.5,
     queries: int = DEFAULT_QUERIES,
     seed: int = 0,
+    same: Sequence[Sequence[str]] = (),
     progress: Progress = silent,
 ) -> SelfCalibration:
     """Find out what scores of a memory mean, for the similarity that it was opened with.
@@ -127,18 +129,20 @@ def calibrate(
         queries: Most entries to ask with; episodes take turns, so that as many as possible are
             asked.
         seed: Chooses the queries, and the instructions that are held out together.
+        same: Groups of instructions that mean the same, paraphrases or translations; those that
+            the memory does not hold are of no effect.
         progress: Told how far it is.
 
     Raises:
-        InvalidInputError: If an argument is out of its range, or the memory has too few episodes
-            that repeat an instruction of another one.
+        InvalidInputError: If an argument is out of its range, an instruction is in two groups,
+            or the memory has too few episodes that repeat an instruction of another one.
         EntryNotFoundError: If an entry was removed meanwhile.
         StorageError: If the memory cannot be read.
     """
     needed = fewest_episodes(alpha)
     if not 0.0 <= scene_weight <= 1.0:
         raise InvalidInputError("scene_weight", "a number in [0, 1]", str(scene_weight))
-    labels = _labels(memory, progress)
+    labels = _labels(memory, _first_of(same), progress)
     asked = _chosen(labels, queries, seed)
     _check_enough(labels, needed, alpha, asked)
     scores = leave_one_out(memory, asked, labels, scene_weight, progress)
@@ -240,8 +244,26 @@ def _fitted(
     return fit(answerable, absent, alpha=alpha, similarity=similarity), result
 
 
-def _labels(memory: Memory, progress: Progress) -> _Labels:
-    """Return the labels of every entry."""
+def _first_of(groups: Sequence[Sequence[str]]) -> dict[str, str]:
+    """Return each normalised text of the groups with the first one of its group.
+
+    Raises:
+        InvalidInputError: If one is in two groups.
+    """
+    first: dict[str, str] = {}
+    for group in groups:
+        texts = [normalised(text) for text in group]
+        for text in texts:
+            if first.setdefault(text, texts[0]) != texts[0]:
+                raise InvalidInputError(
+                    "same", "each instruction in one group", f"{text!r} in two",
+                    "Join the two groups.",
+                )  # fmt: skip
+    return first
+
+
+def _labels(memory: Memory, same: Mapping[str, str], progress: Progress) -> _Labels:
+    """Return the labels of every entry; instructions go by what ``same`` puts in their place."""
     ids = memory.entry_ids()
     episodes: dict[str, int] = {}
     instructions: dict[str, int] = {}
@@ -249,6 +271,7 @@ def _labels(memory: Memory, progress: Progress) -> _Labels:
     for start in range(0, len(ids), _AT_ONCE):
         for i, entry in enumerate(memory.get_many(ids[start : start + _AT_ONCE]), start):
             text = normalised(entry.instruction)
+            text = same.get(text, text)
             numbers[i] = (
                 episodes.setdefault(entry.episode_id, len(episodes)),
                 instructions.setdefault(text, len(instructions)),

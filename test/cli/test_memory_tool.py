@@ -295,6 +295,22 @@ class TestCalibrate:
         assert "not calibrated: instruction to instructions" in said
         assert "30 entries of 30 episodes and 3 instructions" in said
 
+    def test_takes_instructions_that_mean_the_same(self, visited: Path, tmp_path: Path) -> None:
+        file = tmp_path / "same.csv"
+        file.write_text("the red cup,the green cup,\n红,blue\n", encoding="utf-8")
+        found = answer("calibrate", visited, "--alpha", 0.2, "--same", file)
+        assert found["instructions"] == 2
+
+    @pytest.mark.parametrize("content", [None, b"\xff\xfe\xff", b"a,b\nb,c\n"])
+    def test_of_an_unreadable_file_of_groups_is_1(
+        self, visited: Path, tmp_path: Path, content: bytes | None
+    ) -> None:
+        file = tmp_path / "same.csv"
+        if content is not None:
+            file.write_bytes(content)
+        said = run("calibrate", visited, "--same", file, code=1).stderr
+        assert "same" in said
+
     def test_of_too_little_data_is_1_and_stores_nothing(self, directory: Path) -> None:
         done = run("calibrate", directory, "--json", code=1)
         assert "at least 19 episodes" in done.stderr
@@ -304,7 +320,7 @@ class TestCalibrate:
 
     @pytest.mark.parametrize(
         "options", [["--alpha", "0"], ["--alpha", "x"], ["--scene-weight", "2"],
-                    ["--queries", "0"], ["--similarity", "near"]],
+                    ["--queries", "0"], ["--seed", "-1"], ["--similarity", "near"]],
     )  # fmt: skip
     def test_with_a_wrong_setting_is_wrong_usage(self, visited: Path, options: list[str]) -> None:
         assert options[0] in run("calibrate", visited, *options, code=2).stderr

@@ -119,7 +119,11 @@ def _add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:
         default=DEFAULT_QUERIES,
         help="most entries to ask with (default: %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="that chooses them")
+    parser.add_argument("--seed", type=_seed, default=0, help="that chooses them")
+    parser.add_argument(
+        "--same", type=Path, metavar="FILE",
+        help="CSV without a header: instructions in one row mean the same, as translations do",
+    )  # fmt: skip
     parser.add_argument(
         "--similarity",
         choices=[similarity.value for similarity in Similarity],
@@ -139,6 +143,13 @@ def _number(check: Callable[[float], object]) -> Callable[[str], float]:
         return value
 
     return number
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, got {text}")
+    return value
 
 
 def _count(text: str) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,7 +13,9 @@ from rich.table import Table
 
 from vla_retrieval.cli.memory_commands import open_to_write
 from vla_retrieval.cli.output import print_json, progress_bars
+from vla_retrieval.errors import StorageError
 from vla_retrieval.evaluation.results import Estimate
+from vla_retrieval.memory.failures import storage_errors
 from vla_retrieval.self_calibration import SelfCalibration
 from vla_retrieval.self_calibration import calibrate as calibrated
 from vla_retrieval.types import Similarity
@@ -19,11 +23,12 @@ from vla_retrieval.types import Similarity
 
 def calibrate(args: Namespace) -> int:
     """Calibrate a memory with its own entries."""
+    same = _groups(args.same) if args.same else []
     wanted = Similarity(args.similarity) if args.similarity else None
     with open_to_write(args.directory, wanted=wanted) as memory, progress_bars() as progress:
         found = calibrated(
             memory, alpha=args.alpha, scene_weight=args.scene_weight, queries=args.queries,
-            seed=args.seed, progress=progress,
+            seed=args.seed, same=same, progress=progress,
         )  # fmt: skip
         memory.set_calibration(found.calibration.to_json())
     if args.json:
@@ -31,6 +36,20 @@ def calibrate(args: Namespace) -> int:
     else:
         _print(found)
     return 0
+
+
+def _groups(path: Path) -> list[list[str]]:
+    """Return the rows of a CSV file, without empty cells.
+
+    Raises:
+        StorageError: If it cannot be read, or is no text.
+    """
+    try:
+        with storage_errors("read", path), path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [[cell for cell in row if cell.strip()] for row in csv.reader(file)]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise StorageError(f"{path}: expected CSV in UTF-8, got {error}.") from error
+    return [row for row in rows if row]
 
 
 def _plain(found: SelfCalibration) -> dict[str, Any]:
