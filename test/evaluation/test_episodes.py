@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-pytest.importorskip("rosbags")
+pytest.importorskip("mcap", reason="bags of other tools need mcap (requirements/dev.txt)")
 
 from test.evaluation import writers
 from test.evaluation.writers import Recorded, write_sqlite

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-pytest.importorskip("rosbags")
+pytest.importorskip("mcap", reason="bags of other tools need mcap (requirements/dev.txt)")
 
 from test.evaluation.writers import Recorded, write_rosbags
 from vla_retrieval.errors import InvalidInputError
