@@ -42,6 +42,7 @@ ROWS: tuple[frozenset[str], ...] = (
             "self_calibration",
         }
     ),
+    frozenset({"experiments"}),
     frozenset({"ros"}),
     frozenset({"cli"}),
 )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import yaml
 from PIL import Image
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
@@ -29,6 +30,7 @@ IMAGE_TOPIC: Final = "/camera/image/compressed"
 INSTRUCTION_TOPIC: Final = "/instruction"
 FRAME_ID: Final = "camera"
 BAG_FOLDER: Final = Path(__file__).resolve().parents[2] / "demo" / "bag"
+TASKS_PATH: Final = BAG_FOLDER.with_name("tasks.yaml")
 FRAMES_PER_SECOND: Final = 5
 _START_NS: Final = 1_767_225_600_000_000_000
 _SECOND_NS: Final = 1_000_000_000
@@ -119,6 +121,19 @@ def write_bag(folder: Path, seed: int, count: int) -> None:
     renderer.close()
 
 
+def write_tasks(path: Path, seed: int, count: int) -> None:
+    """Write which instructions of the bag are one task: those that were said about one scene.
+
+    ``evaluate --relevance labels:FILE`` reads it.
+    """
+    tasks = {
+        f"scene {number:02d}": [words for _, words in said]
+        for number, (_, said) in enumerate(episodes(seed, count), start=1)
+    }
+    text = yaml.safe_dump(tasks, allow_unicode=True, sort_keys=False, width=200)
+    path.write_text(text, encoding="utf-8")
+
+
 def _write(writer: Writer, connection: Any, stamp_ns: int, message: Any) -> None:
     writer.write(connection, stamp_ns, _TYPES.serialize_cdr(message, connection.msgtype))
 
@@ -148,6 +163,7 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=16)
     options = parser.parse_args()
     write_bag(options.out, options.seed, options.episodes)
+    write_tasks(options.out.with_name(TASKS_PATH.name), options.seed, options.episodes)
 
 
 if __name__ == "__main__":

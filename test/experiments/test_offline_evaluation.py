@@ -1,0 +1,178 @@
+"""Evaluating the demonstration bag: numbers, the same hash again, going on where it broke off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rosbags.rosbag2 import Reader, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_typestore
+
+from vla_retrieval.encoders import DoubleEncoder, EncoderSettings, load_encoder
+from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.evaluation.frames import ReadOptions
+from vla_retrieval.evaluation.splits import SplitOptions
+from vla_retrieval.experiments.comparing import compare_folders
+from vla_retrieval.experiments.folder import read_trec, write_folder
+from vla_retrieval.experiments.offline import Outcome, evaluate_bags
+from vla_retrieval.experiments.searching import DIRECTIONS
+from vla_retrieval.experiments.settings import ExperimentSettings
+from vla_retrieval.types import RgbImage
+
+DEMO = Path(__file__).parents[2] / "demo"
+SETTINGS = ExperimentSettings(
+    split=SplitOptions(seed=1), relevance="labels", relevance_file=DEMO / "tasks.yaml", depth=20
+)
+
+
+class Interrupted(DoubleEncoder):
+    """The test double, cut off after some batches."""
+
+    def __init__(self, batches: int) -> None:
+        super().__init__()
+        self._left = batches
+
+    def encode_images(self, images: list[RgbImage]) -> np.ndarray:
+        if self._left == 0:
+            raise KeyboardInterrupt
+        self._left -= 1
+        return super().encode_images(images)
+
+
+def evaluated(work: Path, settings: ExperimentSettings = SETTINGS) -> Outcome:
+    return evaluate_bags([DEMO / "bag"], DoubleEncoder(), settings, work)
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return evaluated(tmp_path_factory.mktemp("work"))
+
+
+def test_the_demonstration_model_finds_the_tasks_of_the_demonstration_bag(tmp_path: Path) -> None:
+    encoder = load_encoder(EncoderSettings(device="cpu"))
+    found = evaluate_bags([DEMO / "bag"], encoder, SETTINGS, tmp_path / "work").evaluation
+    again = evaluate_bags([DEMO / "bag"], encoder, SETTINGS, tmp_path / "again").evaluation
+    assert found.hash == again.hash
+    assert found.counts["frames"] == 170
+    assert found.counts["episodes"] == 32
+    macro = {name: result.macro for name, result in found.directions.items()}
+    assert macro["pair"]["hit@1"].value == pytest.approx(1.0, abs=0.02)
+    assert macro["scene to scenes"]["hit@1"].value == pytest.approx(1.0, abs=0.02)
+    assert macro["instruction to scenes"]["hit@5"].value >= 0.85
+    assert macro["scene to instructions"]["ndcg@10"].value >= 0.80
+
+
+def test_the_same_bag_and_settings_give_the_same_hash(outcome: Outcome, tmp_path: Path) -> None:
+    assert evaluated(tmp_path / "work").evaluation.hash == outcome.evaluation.hash
+
+
+def test_another_storage_of_the_same_data_gives_the_same_hash(
+    outcome: Outcome, tmp_path: Path
+) -> None:
+    copy = tmp_path / "another name"
+    types = get_typestore(Stores.ROS2_HUMBLE)
+    with (
+        Reader(DEMO / "bag") as reader,
+        Writer(copy, version=8, storage_plugin=StoragePlugin.SQLITE3) as writer,
+    ):
+        topics = {
+            c.topic: writer.add_connection(c.topic, c.msgtype, typestore=types)
+            for c in reader.connections
+        }
+        for connection, stamp_ns, data in reader.messages():
+            writer.write(topics[connection.topic], stamp_ns, data)
+    found = evaluate_bags([copy], DoubleEncoder(), SETTINGS, tmp_path / "work")
+    assert found.evaluation.hash == outcome.evaluation.hash
+
+
+def test_another_setting_gives_another_hash(outcome: Outcome, tmp_path: Path) -> None:
+    other = ExperimentSettings(
+        split=SplitOptions(seed=1), relevance="labels", relevance_file=DEMO / "tasks.yaml",
+        depth=20, scene_weight=0.25,
+    )  # fmt: skip
+    assert evaluated(tmp_path / "work", other).evaluation.hash != outcome.evaluation.hash
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+def test_a_broken_evaluation_goes_on_and_ends_the_same(
+    outcome: Outcome, tmp_path: Path, batches: int
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_bags([DEMO / "bag"], Interrupted(batches), SETTINGS, tmp_path / "work")
+    found = evaluate_bags([DEMO / "bag"], Interrupted(100), SETTINGS, tmp_path / "work")
+    assert found.evaluation.hash == outcome.evaluation.hash
+    assert found.evaluation.times["encode images (batch)"].calls == 6 - batches
+
+
+def test_work_on_other_bags_is_refused(tmp_path: Path) -> None:
+    evaluated(tmp_path / "work")
+    copy = tmp_path / "bag"
+    copy.mkdir()
+    for file in (DEMO / "bag").iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(InvalidInputError, match="work"):
+        evaluate_bags([copy], DoubleEncoder(), SETTINGS, tmp_path / "work")
+
+
+def test_no_episode_is_asked_and_remembered(outcome: Outcome) -> None:
+    for direction, ranked in outcome.ranked.items():
+        asking = {frame.episode_id for frame in ranked.frames}
+        assert asking, direction
+        counts = outcome.evaluation.counts
+        assert counts["queries episodes"] + counts["gallery episodes"] == counts["episodes"]
+
+
+def test_words_ask_once_however_many_frames_they_were_in_force_for(outcome: Outcome) -> None:
+    frames = outcome.ranked["instruction to scenes"].frames
+    assert len({frame.instruction for frame in frames}) == len(frames)
+
+
+def test_a_split_that_nobody_can_answer_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="Record each instruction in two episodes"):
+        evaluated(tmp_path / "work", ExperimentSettings(depth=20))
+
+
+def test_what_is_written_is_read_back(outcome: Outcome, tmp_path: Path) -> None:
+    write_folder(outcome, tmp_path / "report", "A title")
+    for direction in DIRECTIONS:
+        qrels, run = read_trec(tmp_path / "report", direction)
+        ranked = outcome.ranked[direction]
+        np.testing.assert_array_equal(run.aligned(qrels.query_ids).scores, ranked.run.scores)
+        np.testing.assert_array_equal(qrels.entry_ids, ranked.qrels.entry_ids)
+    assert outcome.evaluation.hash in (tmp_path / "report" / "index.html").read_text("utf-8")
+
+
+@pytest.fixture
+def reports(outcome: Outcome, tmp_path: Path) -> list[Path]:
+    folders = [tmp_path / "first", tmp_path / "second"]
+    for folder in folders:
+        write_folder(outcome, folder, "A title")
+    return folders
+
+
+def test_a_result_is_not_worse_than_itself(reports: list[Path]) -> None:
+    tables, code = compare_folders(reports, ["hit@1"], ["ndcg@10:0.0"], None)
+    assert code == 0
+    assert list(tables) == list(DIRECTIONS)
+
+
+def test_a_ranking_turned_round_fails_the_gate(reports: list[Path]) -> None:
+    for file in reports[1].glob("*.run.txt"):
+        lines = [line.split() for line in file.read_text("utf-8").splitlines()]
+        turned = [f"{q} Q0 {d} {r} {-float(s)!r} {tag}\n" for q, _, d, r, s, tag in lines]
+        file.write_text("".join(turned), encoding="utf-8")
+    _, code = compare_folders(reports, ["hit@1"], ["ndcg@10:0.01"], None)
+    assert code == 1
+
+
+def test_results_of_different_splits_are_not_compared(
+    outcome: Outcome, reports: list[Path], tmp_path: Path
+) -> None:
+    other = ExperimentSettings(
+        reading=ReadOptions(), split=SplitOptions(seed=2), relevance="labels",
+        relevance_file=DEMO / "tasks.yaml", depth=20,
+    )  # fmt: skip
+    write_folder(evaluated(tmp_path / "work", other), tmp_path / "third", "A title")
+    with pytest.raises(InvalidInputError, match="the same queries and relevance"):
+        compare_folders([reports[0], tmp_path / "third"], ["hit@1"], [], None)

@@ -1,0 +1,1 @@
+"""Running an evaluation: encoder, memory and scoring together. No ROS in it."""

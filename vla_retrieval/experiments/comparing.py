@@ -1,0 +1,75 @@
+"""Compares finished evaluations, direction by direction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.table import Table as DrawnTable
+
+from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.evaluation.comparing import Comparison, compare
+from vla_retrieval.evaluation.gates import Table, parse_gate, tabulate
+from vla_retrieval.evaluation.query_ids import make_query_ids
+from vla_retrieval.evaluation.report.comparison_page import write_comparison_page
+from vla_retrieval.evaluation.report.json_file import read_json
+from vla_retrieval.evaluation.report.terminal import comparison_table
+from vla_retrieval.evaluation.report.writing import JSON
+from vla_retrieval.experiments.folder import read_trec
+from vla_retrieval.experiments.searching import DIRECTIONS
+
+
+def compare_folders(
+    folders: Sequence[Path], metrics: Sequence[str], gates: Sequence[str], page: Path | None
+) -> tuple[dict[str, tuple[Table, DrawnTable]], int]:
+    """Compare evaluations of the same bags with the first of them.
+
+    Args:
+        folders: Two or more that ``write_folder`` wrote.
+        metrics: To be compared; those of the gates are added.
+        gates: As ``gates.parse_gate`` reads them; each holds in every direction.
+        page: Where to write one HTML file, or None.
+
+    Returns:
+        For each direction its table, plain and drawn; and the exit code.
+
+    Raises:
+        InvalidInputError: If the folders are not such, or were asked different things.
+    """
+    if len(folders) < 2:
+        raise InvalidInputError("folders", "two or more", str(len(folders)))
+    parsed = [parse_gate(text) for text in gates]
+    wanted = list(dict.fromkeys([*metrics, *(gate.metric for gate in parsed)]))
+    names = make_query_ids(str(folder.resolve().name) for folder in folders)
+    found: dict[str, tuple[Table, DrawnTable]] = {}
+    comparisons: dict[str, Comparison] = {}
+    for direction in DIRECTIONS:
+        comparison = _compare(folders, names, direction, wanted)
+        comparisons[direction] = comparison
+        table = tabulate(comparison, parsed)
+        found[direction] = table, comparison_table(comparison, direction)
+    if page is not None:
+        evaluations = {
+            name: read_json(folder / JSON) for name, folder in zip(names, folders, strict=True)
+        }
+        write_comparison_page(comparisons, page, evaluations)
+    return found, max(table.exit_code for table, _ in found.values())
+
+
+def _compare(
+    folders: Sequence[Path], names: Sequence[str], direction: str, metrics: Sequence[str]
+) -> Comparison:
+    baseline, first = read_trec(folders[0], direction)
+    runs = {names[0]: first}
+    for name, folder in zip(names[1:], folders[1:], strict=True):
+        qrels, run = read_trec(folder, direction)
+        if qrels.query_ids != baseline.query_ids or (
+            qrels.entry_ids.tolist(), qrels.offsets.tolist()
+        ) != (baseline.entry_ids.tolist(), baseline.offsets.tolist()):  # fmt: skip
+            raise InvalidInputError(
+                "folders", f"the same queries and relevance as {folders[0]}",
+                f"others in {folder} ({direction})",
+                "Evaluate the same bags with the same split and relevance.",
+            )  # fmt: skip
+        runs[name] = run
+    return compare(baseline, runs, metrics)

@@ -1,0 +1,180 @@
+"""Embedded frames, kept in a memory so that a broken evaluation goes on from where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_retrieval.encoders import Encoder
+from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.evaluation.frames import Frame
+from vla_retrieval.memory import Memory, MemoryOptions
+from vla_retrieval.thumbnails import make_thumbnail
+from vla_retrieval.types import Embeddings, NewEntry, RgbImage, Similarity
+
+Progress = Callable[[str, int, int], None]
+
+_BATCH = 32
+_THUMBNAIL_PX = 120
+_QUERY_ID = "query_id"
+
+
+@dataclass
+class StageSeconds:
+    """Seconds of each call, by stage."""
+
+    calls: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Note one call."""
+        self.calls.setdefault(stage, []).append(seconds)
+
+
+class FrameStore:
+    """Frames with their embeddings and small pictures, in the order of the frames.
+
+    Args:
+        memory: Holds them; each entry's metadata has the frame's ``query_id``.
+        frames: Those that can be read, in order.
+        entry_ids: Theirs, in the memory.
+        refused: Why others have no picture -> how many.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        frames: tuple[Frame, ...],
+        entry_ids: NDArray[np.int64],
+        refused: dict[str, int],
+    ) -> None:
+        """Use ``fill``."""
+        self.memory = memory
+        self.frames = frames
+        self.entry_ids = entry_ids
+        self.refused = refused
+
+
+def open_store(folder: Path, encoder: Encoder, similarity: Similarity, source: str) -> Memory:
+    """Open the memory of a work folder, or begin it.
+
+    Args:
+        folder: For this evaluation's work.
+        encoder: Makes the embeddings.
+        similarity: How they will be compared.
+        source: What the frames are from; another one is refused.
+
+    Raises:
+        InvalidInputError: If the folder holds the work on other bags.
+        StorageError: If it cannot be used, or is of another encoder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / "source.json"
+    wanted = json.dumps({"source": source})
+    if note.exists() and note.read_text(encoding="utf-8") != wanted:
+        raise InvalidInputError(
+            "work", "the work on these bags, unchanged", f"that on others in {folder}",
+            "Give another folder, or remove it.",
+        )  # fmt: skip
+    note.write_text(wanted, encoding="utf-8")
+    options = MemoryOptions(index="exact")
+    return Memory.open(
+        folder / "frames", encoder.fingerprint, similarity, durable=False, options=options
+    )
+
+
+def fingerprint_of(paths: Sequence[Path]) -> str:
+    """Return a hash of which files bags are, by name, size and time of change."""
+    digest = hashlib.sha256()
+    for path in paths:
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in files:
+            stat = file.stat()
+            digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def fill(
+    memory: Memory,
+    frames: Sequence[Frame],
+    encoder: Encoder,
+    seconds: StageSeconds,
+    progress: Progress,
+) -> FrameStore:
+    """Embed the frames that the memory does not hold yet, in order.
+
+    Args:
+        memory: Of ``open_store``.
+        frames: All that will be needed, in order.
+        encoder: Makes the embeddings.
+        seconds: Filled with what each stage took.
+        progress: Told how far it is.
+    """
+    held = _held(memory)
+    refused: dict[str, int] = {}
+    for start in range(0, len(frames), _BATCH):
+        progress("embedding", start, len(frames))
+        # Always the same frames together: a model's last bits depend on the batch. A batch is
+        # committed whole, so what is left of one that was begun cannot be read.
+        some = frames[start : start + _BATCH]
+        begun = any(frame.query_id in held for frame in some)
+        missing = [frame for frame in some if frame.query_id not in held]
+        readable, images = _read(missing, refused, seconds)
+        if readable and not begun:
+            _add(memory, readable, images, encoder, seconds)
+    progress("embedding", len(frames), len(frames))
+    held = _held(memory)
+    kept = tuple(frame for frame in frames if frame.query_id in held)
+    ids = np.array([held[frame.query_id] for frame in kept], dtype=np.int64)
+    return FrameStore(memory, kept, ids, refused)
+
+
+def _held(memory: Memory) -> dict[str, int]:
+    entries = memory.get_many(memory.entry_ids())
+    return {entry.metadata[_QUERY_ID]: entry.entry_id for entry in entries}
+
+
+def _read(
+    frames: Sequence[Frame], refused: dict[str, int], seconds: StageSeconds
+) -> tuple[list[Frame], list[RgbImage]]:
+    readable, images = [], []
+    for frame in frames:
+        started = time.perf_counter()
+        try:
+            images.append(frame.image())
+            readable.append(frame)
+        except InvalidInputError as error:
+            refused[error.field] = refused.get(error.field, 0) + 1
+        seconds.add("decode", time.perf_counter() - started)
+    return readable, images
+
+
+def _add(
+    memory: Memory,
+    frames: Sequence[Frame],
+    images: Sequence[RgbImage],
+    encoder: Encoder,
+    seconds: StageSeconds,
+) -> None:
+    started = time.perf_counter()
+    scenes: Embeddings = encoder.encode_images(images)
+    between = time.perf_counter()
+    instructions = encoder.encode_instructions([frame.instruction for frame in frames])
+    ended = time.perf_counter()
+    seconds.add("encode images (batch)", between - started)
+    seconds.add("encode instructions (batch)", ended - between)
+    entries = [
+        NewEntry(
+            frame.instruction, max(0, frame.stamp_ns), frame.frame_id, frame.episode_id,
+            metadata={_QUERY_ID: frame.query_id},
+            thumbnail=make_thumbnail(image, _THUMBNAIL_PX),
+        )
+        for frame, image in zip(frames, images, strict=True)
+    ]  # fmt: skip
+    memory.add(entries, scenes, instructions)
