@@ -30,8 +30,14 @@ def ranked(
     Raises:
         StorageError: If embeddings cannot be read from the database.
     """
-    with _originals(index, database) as originals:
+    with _originals(index, database) as (originals, gone):
         found = index.search(probes, k, mask, originals)
+        # The database may be ahead of the index: others take the place of what it has lost.
+        while gone and len(found.entry_ids) < k:
+            mask = index.columns.alive.copy() if mask is None else mask.copy()
+            mask[gone] = False
+            gone.clear()
+            found = index.search(probes, k, mask, originals)
     best = [
         Candidate(
             int(found.entry_ids[i]), float(found.scores[i]),
@@ -99,10 +105,11 @@ class Neighbourhood:
 
 
 @contextmanager
-def _originals(index: Index, database: Database) -> Iterator[Originals]:
-    """Lend a reader of stored embeddings, all of one committed state."""
+def _originals(index: Index, database: Database) -> Iterator[tuple[Originals, list[int]]]:
+    """Lend a reader of stored embeddings, all of one committed state, and the rows it misses."""
+    gone: list[int] = []
     if index.kind is not IndexKind.IVF_SQ8:
-        yield _not_needed
+        yield _not_needed, gone
         return
     with database.reading() as connection:
 
@@ -111,10 +118,11 @@ def _originals(index: Index, database: Database) -> Iterator[Originals]:
             found, vectors = store.read_embeddings(
                 connection, ids.tolist(), modality, index.dim, database.path
             )
-            # The database may be ahead: what was removed from it is no longer found.
-            return rows[np.isin(ids, found)], prepared(index.similarity, vectors)
+            there = np.isin(ids, found)
+            gone.extend(rows[~there].tolist())
+            return rows[there], prepared(index.similarity, vectors)
 
-        yield read
+        yield read, gone
 
 
 def _not_needed(modality: Modality, rows: Rows) -> tuple[Rows, Embeddings]:
