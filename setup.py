@@ -36,14 +36,16 @@ setup(
     maintainer_email=MANIFEST.find("maintainer").get("email"),
     license=MANIFEST.findtext("license"),
     packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
-    # Read through __file__, so they lie beside the code: fonts of the contact sheet.
-    package_data={PACKAGE: ["fonts/*"]},
+    # Read through __file__, so they lie beside the code: fonts of the contact sheet, and what the
+    # pages of an evaluation are made of.
+    package_data={PACKAGE: ["fonts/*", "evaluation/report/templates/*"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
         (str(SHARE), ["package.xml"]),
         *files_below("launch", pattern="*.py"),
         *files_below("config"),
         *files_below("demo/model", "demo/bag"),
+        (str(SHARE / "demo"), ["demo/tasks.yaml"]),
     ],
     # setuptools has to be there when it builds, but what it must install is package.xml's and
     # requirements/runtime.txt's to say, in one place each.
@@ -57,6 +59,7 @@ setup(
             "retrieval_node = vla_retrieval.ros.main:main",
             "memory = vla_retrieval.cli.memory:main",
             "demo = vla_retrieval.cli.demo:main",
+            "evaluate = vla_retrieval.cli.evaluate:main",
             "play_bag = vla_retrieval.cli.play_bag:main",
         ],
     },

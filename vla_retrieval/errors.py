@@ -9,6 +9,7 @@ Each names its cause, shows what was expected and what came, and says the next s
     ├── EncoderError             a model cannot be found, loaded or run
     │   └── CheckpointError      a weights file is missing, damaged or of another model
     ├── ShippedFileError         something that comes with the package is not installed
+    ├── MissingLibraryError      a library that only this task needs is not installed
     └── StorageError             the memory directory cannot be used
         ├── MemoryFormatError    it is not a memory, or of a format this version cannot read
         ├── MemoryMismatchError  it was made with another encoder
@@ -57,6 +58,10 @@ class CheckpointError(EncoderError):
 
 class ShippedFileError(RetrievalError):
     """Something that comes with the package is not where the package is."""
+
+
+class MissingLibraryError(RetrievalError):
+    """A library that only some tasks need is not installed."""
 
 
 class StorageError(RetrievalError):
