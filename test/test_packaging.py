@@ -19,13 +19,16 @@ MANIFESTS = {folder.name: folder / "package.xml" for folder in (ROOT, MESSAGES)}
 REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt"))
 
 # How a module is called in Python and in package.xml, where the two differ. None: rosdep has no
-# key, so requirements/runtime.txt names the distribution instead.
+# key, so requirements/ names the distribution instead.
 ROSDEP_KEYS: dict[str, str | None] = {
     "cv2": "python3-opencv",
     "numpy": "python3-numpy",
     "yaml": "python3-yaml",
     "PIL": None,
+    "backports": None,
     "faiss": None,
+    "jinja2": None,
+    "lz4": None,
     "open_clip": None,
     "pyarrow": None,
     "rich": None,
@@ -35,7 +38,14 @@ ROSDEP_KEYS: dict[str, str | None] = {
     "torch": None,
     "torchvision": None,
 }
-DISTRIBUTIONS = {"PIL": "pillow", "faiss": "faiss-cpu", "open_clip": "open_clip_torch"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "backports": "backports.zstd",
+    "faiss": "faiss-cpu",
+    "jinja2": "Jinja2",
+    "open_clip": "open_clip_torch",
+}
+NEWER_PYTHON = {"compression"}  # a part of Python from 3.14 on
 
 
 def manifest(path: Path) -> ElementTree.Element:
@@ -58,7 +68,7 @@ def third_party_imports(folder: Path) -> set[str]:
                 found.update(alias.name.split(".")[0] for alias in node.names)
             elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
                 found.add(node.module.split(".")[0])
-    return found - set(sys.stdlib_module_names) - {"vla_retrieval"}
+    return found - set(sys.stdlib_module_names) - NEWER_PYTHON - {"vla_retrieval"}
 
 
 def pins(path: Path) -> list[str]:
@@ -95,12 +105,13 @@ def test_interfaces_declare_the_packages_whose_types_they_use() -> None:
 @pytest.mark.parametrize("folder", ["vla_retrieval", "launch"])
 def test_everything_imported_is_declared(folder: str) -> None:
     declared = dependencies(ROOT / "package.xml")
-    pinned = {re.split(r"[\[=]", pin)[0] for pin in pins(ROOT / "requirements" / "runtime.txt")}
+    files = [ROOT / "requirements" / name for name in ("runtime.txt", "evaluation.txt")]
+    pinned = {re.split(r"[\[=]", pin)[0] for file in files for pin in pins(file)}
     missing = []
     for module in sorted(third_party_imports(ROOT / folder)):
         key = ROSDEP_KEYS.get(module, module)
         if key is None and DISTRIBUTIONS.get(module, module) not in pinned:
-            missing.append(f"{module}: not in requirements/runtime.txt")
+            missing.append(f"{module}: not in requirements/runtime.txt or evaluation.txt")
         elif key is not None and key not in declared:
             missing.append(f"{module}: {key} is not in package.xml")
 

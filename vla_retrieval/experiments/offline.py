@@ -23,6 +23,12 @@ from vla_retrieval.experiments.searching import DIRECTIONS, Searcher
 from vla_retrieval.experiments.settings import ExperimentSettings
 from vla_retrieval.types import Modality
 
+_RELEVANT = {
+    "instruction": "Relevant is an entry with the query's instruction, however it is written.",
+    "episode": "Relevant is an entry of the query's episode.",
+    "labels": "Relevant is an entry whose instruction has the task label of the query's.",
+    "qrels": "Relevant is what the qrels file says.",
+}
 _ON_THE_MAP = 600  # entries; each is two points
 
 
@@ -103,7 +109,7 @@ def _evaluate(
     results: dict[str, DirectionResult] = {}
     known: dict[str, KnownResult] = {}
     notes = [note for recording in recordings for note in recording.notes]
-    notes += [*split.notes, *_refusals(store)]
+    notes += [*split.notes, _RELEVANT[settings.relevance], *_refusals(store)]
     for direction in DIRECTIONS:
         asked = searcher.asked(split.queries, direction)
         run, top = searcher.run(asked, direction, seconds, progress)
