@@ -97,7 +97,7 @@ class Half:
     Attributes:
         vectors: As they are compared.
         codes: To propose rows, or None to compare all.
-        longest: Length of the longest vector that was ever added.
+        longest: At least the length of the longest vector that was ever added.
     """
 
     vectors: Vectors
@@ -107,8 +107,8 @@ class Half:
     def append(self, vectors: Embeddings) -> None:
         """Append prepared vectors of shape ``(n, dim)``."""
         if len(vectors):
-            lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
-            self.longest = max(self.longest, float(lengths.max()))
+            squares = np.einsum("ij,ij->i", vectors, vectors)
+            self.longest = max(self.longest, math.sqrt(float(squares.max())) * _ROUNDED_UP)
             self.vectors.append(vectors)
             if self.codes is not None:
                 self.codes.append(vectors)
@@ -201,6 +201,8 @@ class Index:
 
     def remove(self, entry_ids: Sequence[int]) -> None:
         """Remove the entries that are there; the others are no error."""
+        if not len(entry_ids):  # also an array
+            return
         self.columns.bury(self.columns.rows_of(np.array(entry_ids, dtype=np.int64)))
 
     def search(

@@ -214,7 +214,7 @@ class Memory:
                 [i for i, entry in zip(ids, kept[0], strict=True) if entry.pinned], pinned=True
             )
         self._after_change()
-        return replace(report, evicted=tuple(evicted))
+        return replace(report, evicted=tuple(evicted)) if evicted else report
 
     def remove(self, entry_ids: Sequence[int]) -> None:
         """Forget entries, with their embeddings and thumbnails: all of them or none.
