@@ -264,6 +264,29 @@ def evaluation(seed: int = 0, boost: float = 0.0) -> Evaluation:
     )
 
 
+def small() -> Evaluation:
+    """Returns an evaluation of one full and one empty direction, without pictures."""
+    means = {
+        "accuracy@1": Estimate(0.3, 0.2, 0.4),
+        "hit@1": Estimate(0.3, 0.2, 0.4),
+        "hit@5": Estimate(0.5, 0.4, 0.6),
+        "recall@5": Estimate(1 / 3, 0.3, 0.35),
+        "mrr": Estimate(0.4, 0.35, 0.45),
+    }
+    values = {name: of.value for name, of in means.items()}
+    result = DirectionResult(
+        7, 2, means, means, (InstructionRow("拿起桌子上的红色杯子", 7, 1.5, values),)
+    )
+    empty = DirectionResult(0, 4, dict.fromkeys(means, NO_ESTIMATE), {})
+    return Evaluation(
+        hash="0123abcd",
+        settings={"seed": "0"},
+        counts={"frames": 11},
+        notes=(),
+        directions={"scene to scenes": result, "pair": empty},
+    )
+
+
 def comparison(seed: int = 0, baseline: str = "clip", run: str = "头_二 <b>") -> Comparison:
     """Returns differences up, down and within chance."""
     rng = np.random.default_rng(seed)

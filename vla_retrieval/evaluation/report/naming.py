@@ -51,10 +51,12 @@ def kind_of(key: str) -> MetricKind:
 
 
 def at_k(name: str) -> str:
-    """Return a metric's name for people: ``"recall@5"`` is ``"Recall@5"``."""
+    """Return a metric's name for people: ``"recall@5"`` is ``"Recall@5"``; others stay."""
     key, k = split_metric(name)
-    title = kind_of(key).title
-    return title if k == "" else title.replace("@K", f"@{k}")
+    kind = _BY_KEY.get(key)
+    if kind is None:
+        return name
+    return kind.title.replace("@K", "" if k == "" else f"@{k}")
 
 
 def by_kind(names: Iterable[str]) -> dict[str, list[str]]:

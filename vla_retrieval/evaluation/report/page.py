@@ -7,6 +7,7 @@ import hashlib
 import math
 from collections.abc import Mapping
 from functools import lru_cache
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ def render_evaluation(evaluation: Evaluation, title: str = "Retrieval evaluation
         MissingLibraryError: If matplotlib or Jinja2 is not installed.
     """
     for limits in view.LIMITS:
-        page = _render("evaluation", title, _context(evaluation, limits))
+        page = render("evaluation", title, _context(evaluation, limits))
         if len(page.encode("utf-8", "replace")) <= MAX_BYTES:
             break
     return page
@@ -76,10 +77,6 @@ def render(template: str, title: str, values: Mapping[str, Any]) -> str:
     Raises:
         MissingLibraryError: If Jinja2 is not installed.
     """
-    return _render(template, title, values)
-
-
-def _render(template: str, title: str, values: Mapping[str, Any]) -> str:
     markup = library("markupsafe").Markup
     style, script = ((_TEMPLATES / name).read_text("utf-8") for name in ("style.css", "script.js"))
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -107,8 +104,12 @@ def _environment() -> Environment:
 
 
 def _exact(value: float) -> str:
-    """Returns all digits, for programs that read the page; '' for NaN."""
-    return "" if math.isnan(value) else repr(value)
+    """Returns all digits as JavaScript and Python read them; '' for NaN."""
+    if isinstance(value, Integral):
+        return str(int(value))
+    if math.isinf(value):
+        return "Infinity" if value > 0 else "-Infinity"
+    return "" if math.isnan(value) else repr(float(value))
 
 
 def _interval(of: Estimate, *, signed: bool = False) -> str:

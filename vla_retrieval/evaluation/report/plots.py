@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from vla_retrieval.evaluation.report.libraries import library
@@ -54,14 +55,16 @@ def curves(name: str, estimates: Mapping[str, Estimate]) -> str:
 
 
 def histogram(name: str, stage: StageSummary) -> str:
-    """Return how often a stage took how long, or '' without a histogram.
+    """Return how often a stage took how long, or '' without a histogram that can be drawn.
+
+    Percentiles outside the bins are left out.
 
     Args:
         name: Different from those of all other plots in the page; letters, digits and hyphens.
         stage: With its times.
     """
     edges, counts = stage.edges_ms, stage.counts
-    if not sum(counts) or len(edges) != len(counts) + 1:
+    if not _can_be_drawn(edges, counts):
         return ""
 
     def draw(axes: Any) -> None:
@@ -70,7 +73,7 @@ def histogram(name: str, stage: StageSummary) -> str:
         percentiles = {"p50": stage.p50_ms, "p90": stage.p90_ms, "p99": stage.p99_ms}
         top = max(counts)
         for place, (label, value) in enumerate(percentiles.items()):
-            if math.isfinite(value):
+            if edges[0] <= value <= edges[-1]:
                 height = top * (1.3 - 0.1 * place)
                 axes.vlines(value, 0, height, color=COLOURS["ink"], linewidth=0.7)
                 axes.annotate(label, (value, height), xytext=(2, -2), va="top", fontsize=7,
@@ -85,6 +88,14 @@ def histogram(name: str, stage: StageSummary) -> str:
     return _plot(draw, name, f"Histogram of {sum(counts)} times, {found}.", (3.4, 1.7))
 
 
+def _can_be_drawn(edges: Sequence[float], counts: Sequence[int]) -> bool:
+    if len(edges) != len(counts) + 1 or min(counts, default=0) < 0 or not sum(counts):
+        return False
+    # Beyond a century, or with bins that are all but equal, matplotlib's axes overflow.
+    widths = [after - before for before, after in pairwise(edges)]
+    return all(abs(edge) < 1e13 for edge in edges) and all(width > 1e-9 for width in widths)
+
+
 def map_groups(points: Sequence[MapPoint]) -> list[str]:
     """Return the instructions that have a colour of their own in a map: the most frequent ones."""
     return [label for label, _ in Counter(point.label for point in points).most_common(MAP_LABELS)]
@@ -95,7 +106,7 @@ def embedding_map(name: str, points: Sequence[MapPoint]) -> str:
 
     Args:
         name: Different from those of all other plots in the page; letters, digits and hyphens.
-        points: With coordinates that are all finite.
+        points: With coordinates from -1e6 to 1e6.
     """
     if not points:
         return ""
@@ -108,8 +119,8 @@ def embedding_map(name: str, points: Sequence[MapPoint]) -> str:
     def draw(axes: Any) -> None:
         for (kind, colour), members in layers.items():
             _draw_points(axes, kind, colour, members)
-        # The coordinates mean nothing by themselves, and the figure is wide: no text would be legible
-        # on a phone that is not too large on a desk.
+        # The coordinates mean nothing by themselves, and text that is legible on a phone would be
+        # too large on a desk in so wide a figure.
         axes.set(xticks=[], yticks=[])
         axes.margins(0.03)
         axes.set_aspect("equal", adjustable="datalim")

@@ -88,7 +88,8 @@ def _drop(parent: Element, tags: set[str]) -> None:
 
 def _add_titles(root: Element, gid: str, texts: Sequence[str]) -> None:
     group = next(element for element in root.iter() if element.get("id") == gid)
-    points = group.iter(f"{_SVG}use")
+    # A shape is defined once and used for each point, unless there are too few points for that.
+    points = list(group.iter(f"{_SVG}use")) or list(group.iter(f"{_SVG}path"))
     for point, text in zip(points, texts, strict=True):
         ElementTree.SubElement(point, f"{_SVG}title").text = text
 

@@ -7,19 +7,23 @@ from datetime import datetime, timezone
 
 MOST_CHARS = 300
 
-# Control characters (not tab and line break) and halves of characters, which HTML cannot hold,
-# and the two that Unicode reserves.
-_UNFIT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
-_PLANE_ENDS = re.compile(f"[{''.join(chr(p << 16 | e) for p in range(1, 17) for e in (0xFFFE, 0xFFFF))}]")  # fmt: skip # noqa: E501
+# Control characters (not tab and line feed) and halves of characters, which HTML cannot hold, and
+# those that Unicode keeps for programs: 32 of them, and the last two of each plane.
+_LAST_TWO = "".join(chr(plane << 16 | end) for plane in range(17) for end in (0xFFFE, 0xFFFF))
+_UNFIT = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_LAST_TWO}]")
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]")
 _KANA_OR_HANGUL = re.compile("[\u3040-\u30ff\uac00-\ud7af]")
 
 
 def readable(text: str, most_chars: int = MOST_CHARS) -> str:
-    """Return text as it can be shown, cut with an ellipsis; unfit characters become U+FFFD."""
+    """Return text as it can be shown, cut with an ellipsis; unfit characters become U+FFFD.
+
+    Line breaks of other systems become line feeds.
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     if len(text) > most_chars:
         text = text[: most_chars - 1] + "…"
-    return _PLANE_ENDS.sub("\ufffd", _UNFIT.sub("\ufffd", text))
+    return _UNFIT.sub("\ufffd", text)
 
 
 def is_chinese(text: str) -> bool:

@@ -180,9 +180,12 @@ def _spread(metrics: Sequence[str]) -> Sequence[str]:
 
 
 def map_points(evaluation: Evaluation, limits: Limits) -> list[MapPoint]:
-    """Return points from all over the list, with finite coordinates and labels fit for SVG."""
+    """Return points from all over the list, with labels fit for SVG.
+
+    Those that have no place in a picture are left out: embeddings of length 1 are near 0.
+    """
     points = [point for point in evaluation.embedding_map
-              if math.isfinite(point.x) and math.isfinite(point.y)]  # fmt: skip
+              if abs(point.x) <= 1e6 and abs(point.y) <= 1e6]  # fmt: skip
     most = min(limits.points, len(points))
     kept = [points[place * len(points) // most] for place in range(most)]
     return [replace(point, label=readable(point.label, 80)) for point in kept]
