@@ -135,6 +135,17 @@ def test_instructions_begin_with_the_hardest_and_end_with_those_without_queries(
     assert [pages.text_of(head) for head in heads] == ["bad", "good", "none"]
 
 
+def test_examples_are_of_different_instructions_where_there_are() -> None:
+    worst = tuple(Example(f"{n}", "cup" if n < 8 else f"tool {n}", 0, 0.0, ()) for n in range(11))
+    result = replace(SMALL.directions["scene to scenes"], worst=worst)
+    root = pages.parse(render_evaluation(replace(SMALL, directions={"scene to scenes": result})))
+
+    queries = [pages.text_of(one) for one in root.iter("div") if one.get("class") == "query"]
+    shown = [next(name for name in ("cup", "tool 8", "tool 9", "tool 10") if name in text)
+             for text in queries]  # fmt: skip
+    assert shown == ["cup", "tool 8", "tool 9", "tool 10", "cup", "cup"]
+
+
 def test_right_and_wrong_are_words_and_not_only_colours(root: Element) -> None:
     marks = Counter(
         (item.get("class"), pages.text_of(item.find("p"))[:1])  # type: ignore[arg-type]

@@ -32,8 +32,9 @@ _MARKERS = {
 def render_evaluation(evaluation: Evaluation, title: str = "Retrieval evaluation") -> str:
     """Return the page of an evaluation.
 
-    It shows the first examples of each list, the hardest instructions and at most 2000 points of
-    the map, with small pictures; where that is more than ``MAX_BYTES``, less of them, down to none.
+    It shows some examples of each list, of different instructions where there are, the hardest
+    instructions and at most 2000 points of the map, with small pictures; where that is more than
+    ``MAX_BYTES``, less of them, down to none.
 
     Args:
         evaluation: To be shown. Whatever its texts hold is shown as text.
@@ -41,7 +42,7 @@ def render_evaluation(evaluation: Evaluation, title: str = "Retrieval evaluation
 
     Returns:
         HTML without references to anything outside it. It has more than ``MAX_BYTES`` in UTF-8
-        only if directions, counts, settings, stages and notes alone do.
+        only if the rest alone has: the means of all directions, counts, settings, times and notes.
 
     Raises:
         MissingLibraryError: If matplotlib or Jinja2 is not installed.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -101,7 +102,7 @@ def _queries(result: DirectionResult) -> str:
 def galleries(evaluation: Evaluation, limits: Limits) -> list[Gallery]:
     """Return the examples of each direction that has any."""
     lists = {
-        name: [(title, list(examples[: limits.examples])) for title, examples in _lists(result)]
+        name: [(title, _varied(examples)[: limits.examples]) for title, examples in _lists(result)]
         for name, result in evaluation.directions.items()
     }
     chosen = [replace(example, matches=example.matches[: limits.matches])
@@ -123,6 +124,20 @@ def _lists(result: DirectionResult) -> Sequence[tuple[str, Sequence[Example]]]:
         ("Worst", result.worst),
         ("Best", result.best),
     )
+
+
+def _varied(examples: Sequence[Example]) -> list[Example]:
+    """Returns the first example of each instruction, then the second of each, and so on.
+
+    Frames of one episode look alike, and fail alike: without this, a list is often one picture.
+    """
+    seen: Counter[str] = Counter()
+    turns = []
+    for example in examples:
+        turns.append(seen[example.instruction])
+        seen[example.instruction] += 1
+    order = sorted(range(len(examples)), key=lambda place: turns[place])
+    return [examples[place] for place in order]
 
 
 def _asked(direction: str) -> str:
