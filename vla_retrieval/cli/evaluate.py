@@ -14,7 +14,8 @@ from vla_retrieval.encoders import EncoderSettings, load_encoder
 from vla_retrieval.errors import RetrievalError
 from vla_retrieval.evaluation.episodes import EpisodeRule
 from vla_retrieval.evaluation.frames import STAMP_SOURCES, ReadOptions
-from vla_retrieval.evaluation.report.terminal import known_table, summary_table
+from vla_retrieval.evaluation.report.json_file import to_json
+from vla_retrieval.evaluation.report.terminal import print_evaluation
 from vla_retrieval.evaluation.splits import SplitOptions
 from vla_retrieval.evaluation.topics import TopicOptions
 from vla_retrieval.experiments.comparing import compare_folders
@@ -58,15 +59,10 @@ def _evaluate(args: argparse.Namespace) -> int:
     write_folder(outcome, args.out, args.title)
     evaluation = outcome.evaluation
     if args.json:
-        print_json(evaluation)
+        print(to_json(evaluation))  # NaN has no place in plain JSON
         return 0
     console = Console()
-    console.print(summary_table(evaluation, "macro"))
-    if evaluation.known:
-        console.print(known_table(evaluation.known))
-    for note in evaluation.notes:
-        console.print(f"- {note}", style="dim", highlight=False, markup=False)
-    console.print(f"hash {evaluation.hash}", highlight=False)
+    print_evaluation(evaluation, console)
     console.print(f"report: {args.out / 'index.html'}", highlight=False, markup=False)
     return 0
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.evaluation import trec
 from vla_retrieval.evaluation.qrels import Qrels
-from vla_retrieval.evaluation.report.csv_files import write_instructions_csv, write_summary_csv
-from vla_retrieval.evaluation.report.json_file import write_json
-from vla_retrieval.evaluation.report.page import render_evaluation
-from vla_retrieval.evaluation.report.writing import INSTRUCTIONS, JSON, PAGE, SUMMARY
+from vla_retrieval.evaluation.report.writing import write_report
 from vla_retrieval.evaluation.run import Run
 from vla_retrieval.experiments.offline import Outcome
-from vla_retrieval.publishing import published
 
 _TAG = "vla_retrieval"
 
@@ -31,17 +28,13 @@ def write_folder(outcome: Outcome, folder: Path, title: str) -> None:
         MissingLibraryError: If what makes the page is not installed.
         StorageError: If the disk refuses.
     """
-    evaluation = outcome.evaluation
-    page = render_evaluation(evaluation, title)
-    with published(folder) as partial:
-        partial.mkdir()
-        (partial / PAGE).write_text(page, encoding="utf-8", errors="replace")
-        write_json(evaluation, partial / JSON)
-        write_summary_csv(evaluation, partial / SUMMARY)
-        write_instructions_csv(evaluation, partial / INSTRUCTIONS)
+
+    def write_trec(partial: Path) -> None:
         for direction, ranked in outcome.ranked.items():
             _write(partial / _file(direction, "run"), trec.run_lines(ranked.run, _TAG))
             _write(partial / _file(direction, "qrels"), trec.qrels_lines(ranked.qrels))
+
+    write_report(outcome.evaluation, folder, title, write_trec)
 
 
 def read_trec(folder: Path, direction: str) -> tuple[Qrels, Run]:
@@ -63,6 +56,6 @@ def _file(direction: str, kind: str) -> str:
     return f"{direction.replace(' ', '_')}.{kind}.txt"
 
 
-def _write(path: Path, lines: object) -> None:
+def _write(path: Path, lines: Iterable[str]) -> None:
     with path.open("w", encoding="utf-8") as file:
-        file.writelines(lines)  # type: ignore[arg-type]
+        file.writelines(lines)

@@ -5,10 +5,14 @@ Every function works inside a transaction that its caller opened.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import zlib
+from pathlib import Path
 
 from vla_retrieval.errors import MemoryFormatError
+
+_log = logging.getLogger(__name__)
 
 
 def write(connection: sqlite3.Connection, text: str | None) -> None:
@@ -34,3 +38,12 @@ def read(connection: sqlite3.Connection) -> str | None:
             "the calibration differs from its checksum. Make it anew: memory calibrate."
         )
     return text
+
+
+def read_if_sound(connection: sqlite3.Connection, directory: Path) -> str | None:
+    """Return the text, or None where it is damaged: the entries are of use without it."""
+    try:
+        return read(connection)
+    except MemoryFormatError as error:
+        _log.warning("%s: %s", directory, error)
+        return None

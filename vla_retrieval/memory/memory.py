@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import sqlite3
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -13,9 +11,8 @@ from pathlib import Path
 from types import TracebackType
 
 import numpy as np
-from numpy.typing import NDArray
 
-from vla_retrieval.errors import InvalidInputError, MemoryFormatError, StorageError
+from vla_retrieval.errors import InvalidInputError, StorageError
 from vla_retrieval.memory import calibration_store, counters
 from vla_retrieval.memory import entries as store
 from vla_retrieval.memory.bounds import make_room
@@ -28,21 +25,15 @@ from vla_retrieval.memory.checks import (
 from vla_retrieval.memory.database import DATABASE_NAME, Database
 from vla_retrieval.memory.directory import prepare_directory, size_bytes
 from vla_retrieval.memory.eviction import Standing
-from vla_retrieval.memory.index import Index
 from vla_retrieval.memory.live import LiveIndex
 from vla_retrieval.memory.lock import DirectoryLock
 from vla_retrieval.memory.maintenance import Maintenance
-from vla_retrieval.memory.merging import Sorted, sort_out
+from vla_retrieval.memory.merging import sort_out
 from vla_retrieval.memory.opening import Opened, open_index
 from vla_retrieval.memory.options import MemoryOptions
 from vla_retrieval.memory.reading import Neighbourhood, ranked
-from vla_retrieval.memory.results import (
-    Added,
-    DirectionStats,
-    IndexStats,
-    MemoryStats,
-    SearchResult,
-)
+from vla_retrieval.memory.results import Added, MemoryStats, SearchResult
+from vla_retrieval.memory.statistics import describe_index, ends
 from vla_retrieval.types import (
     Embeddings,
     Entry,
@@ -53,8 +44,6 @@ from vla_retrieval.types import (
     Probe,
     Similarity,
 )
-
-_log = logging.getLogger(__name__)
 
 
 class Memory:
@@ -148,7 +137,7 @@ class Memory:
                 standing = Standing(
                     store.read_uses(connection), store.pinned_ids(connection).tolist()
                 )
-                calibration = _stored_calibration(connection, directory)
+                calibration = calibration_store.read_if_sound(connection, directory)
             undo.pop_all()
         return cls(
             directory, settled, options, lock, database, opened, standing, calibration,
@@ -191,12 +180,15 @@ class Memory:
             return Added((), (), ())
         self._writable_maintenance().before_adding()
         with self._live.writing() as index:
-            sorted_out = self._sort_out(index, entries, scenes, instructions)
+            around = Neighbourhood(index, self._database)
+            sorted_out = sort_out(
+                entries, scenes, instructions, self._options, around.neighbours, around.entries
+            )
             new = sorted_out.new
             kept = [entries[i] for i in new], scenes[new], instructions[new]
             with self._database.writing() as connection:
                 ids = store.insert(connection, *kept)
-                report = _report(sorted_out, ids)
+                report = sorted_out.report(ids)
                 for entry_id, merged in zip(report.entry_ids, report.merged, strict=True):
                     if merged:
                         store.count_merged(connection, entry_id)
@@ -402,13 +394,15 @@ class Memory:
             StorageError: If it cannot be read.
         """
         with self._live.reading() as index:
-            stamps = index.columns.stamps[index.columns.alive]
-            entries, of_index = len(index), self._index_stats(index)
+            maintenance = self._maintenance
+            last_error = maintenance.keeper.last_error if maintenance else ""
+            of_index = describe_index(index, self._live, last_error)
+            entries, stamps = len(index), ends(index)
             with self._database.reading() as connection:
                 merged = counters.read(connection, counters.MERGED)
                 evicted = counters.read(connection, counters.EVICTED)
         return MemoryStats(
-            entries, size_bytes(self._directory), *_ends(stamps), merged, evicted,
+            entries, size_bytes(self._directory), *stamps, merged, evicted,
             index.similarity, self._fingerprint, self._directory, of_index,
         )  # fmt: skip
 
@@ -469,36 +463,10 @@ class Memory:
         """Close it."""
         self.close()
 
-    def _sort_out(
-        self,
-        index: Index,
-        entries: Sequence[NewEntry],
-        scenes: Embeddings,
-        instructions: Embeddings,
-    ) -> Sorted:
-        if not self._options.merges:
-            nothing: list[int | None] = [None] * len(entries)
-            return Sorted(list(range(len(entries))), nothing, nothing)
-        around = Neighbourhood(index, self._database)
-        return sort_out(
-            entries, scenes, instructions, self._options, around.neighbours, around.entries
-        )
-
     def _after_change(self) -> None:
         maintenance = self._maintenance
         if maintenance is not None:
             maintenance.after_change()
-
-    def _index_stats(self, index: Index) -> IndexStats:
-        directions = tuple(
-            DirectionStats(d.source.value, d.target.value, d.pair, *effort, index.recalls[d])
-            for d, effort in index.efforts.items()
-        )
-        keeper = self._maintenance.keeper if self._maintenance else None
-        return IndexStats(
-            index.kind.value, index.columns.rows, index.columns.dead, index.size_bytes, directions,
-            self._live.source, self._live.behind, keeper.last_error if keeper else "",
-        )  # fmt: skip
 
     def _check_writable(self) -> None:
         if self._read_only:
@@ -509,28 +477,3 @@ class Memory:
         if self._maintenance is None:
             raise StorageError(f"{self._directory}: this memory was closed.")
         return self._maintenance
-
-
-def _report(sorted_out: Sorted, ids: Sequence[int]) -> Added:
-    """Return the id of each entry of a batch, and whether it was merged."""
-    given = dict(zip(sorted_out.new, ids, strict=True))
-    entry_ids: list[int] = []
-    for i, (stored, repeats) in enumerate(
-        zip(sorted_out.stored_id, sorted_out.repeats, strict=True)
-    ):
-        entry_ids.append(stored or given[i if repeats is None else repeats])
-    merged = tuple(i not in given for i in range(len(entry_ids)))
-    return Added(tuple(entry_ids), merged, ())
-
-
-def _stored_calibration(connection: sqlite3.Connection, directory: Path) -> str | None:
-    """Return the calibration, or None where it is damaged: the entries are of use without it."""
-    try:
-        return calibration_store.read(connection)
-    except MemoryFormatError as error:
-        _log.warning("%s: %s", directory, error)
-        return None
-
-
-def _ends(stamps: NDArray[np.int64]) -> tuple[int | None, int | None]:
-    return (int(stamps.min()), int(stamps.max())) if len(stamps) else (None, None)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vla_retrieval.memory.options import MemoryOptions
+from vla_retrieval.memory.results import Added
 from vla_retrieval.types import Action, Embeddings, Entry, NewEntry
 
 _LOOKED_AT = 8
@@ -76,6 +77,22 @@ class Sorted(NamedTuple):
     stored_id: list[int | None]
     repeats: list[int | None]
 
+    def report(self, ids: Sequence[int]) -> Added:
+        """Return the id of each entry of the batch, and whether it was merged.
+
+        Args:
+            ids: Given to the new ones, in their order.
+        """
+        given = dict(zip(self.new, ids, strict=True))
+        entry_ids = [
+            stored or given[position if repeats is None else repeats]
+            for position, (stored, repeats) in enumerate(
+                zip(self.stored_id, self.repeats, strict=True)
+            )
+        ]
+        merged = tuple(position not in given for position in range(len(entry_ids)))
+        return Added(tuple(entry_ids), merged, ())
+
 
 def sort_out(
     entries: Sequence[NewEntry],
@@ -85,8 +102,11 @@ def sort_out(
     neighbours: Neighbours,
     read: Read,
 ) -> Sorted:
-    """Return which of a batch are new, and what the others repeat."""
+    """Return which of a batch are new, and what the others repeat; without merging, all are new."""
     found = Sorted([], [None] * len(entries), [None] * len(entries))
+    if not options.merges:
+        found.new.extend(range(len(entries)))
+        return found
     for i, entry in enumerate(entries):
         found.stored_id[i] = find_duplicate(
             entry, scenes[i], instructions[i], options, neighbours, read

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from vla_retrieval.evaluation.report.csv_files import write_instructions_csv, write_summary_csv
@@ -15,14 +16,18 @@ SUMMARY, INSTRUCTIONS = "summary.csv", "instructions.csv"
 
 
 def write_report(
-    evaluation: Evaluation, folder: Path, title: str = "Retrieval evaluation"
-) -> None:  # fmt: skip
+    evaluation: Evaluation,
+    folder: Path,
+    title: str = "Retrieval evaluation",
+    also: Callable[[Path], None] = lambda folder: None,
+) -> None:
     """Write ``index.html``, ``evaluation.json``, ``summary.csv`` and ``instructions.csv``.
 
     Args:
         evaluation: To be written.
-        folder: New; it appears when all four are whole.
+        folder: New; it appears when all in it are whole.
         title: Of the page.
+        also: Writes more files into the folder before it appears.
 
     Raises:
         InvalidInputError: If the folder exists or its parent does not.
@@ -36,3 +41,4 @@ def write_report(
         write_json(evaluation, partial / JSON)
         write_summary_csv(evaluation, partial / SUMMARY)
         write_instructions_csv(evaluation, partial / INSTRUCTIONS)
+        also(partial)

@@ -1,0 +1,31 @@
+"""What an index says of itself."""
+
+from __future__ import annotations
+
+from vla_retrieval.memory.index import Index
+from vla_retrieval.memory.live import LiveIndex
+from vla_retrieval.memory.results import DirectionStats, IndexStats
+
+
+def describe_index(index: Index, live: LiveIndex, last_error: str) -> IndexStats:
+    """Return how a memory is searched.
+
+    Args:
+        index: In use.
+        live: That lends it.
+        last_error: What went wrong when it was last kept in order, or empty.
+    """
+    directions = tuple(
+        DirectionStats(d.source.value, d.target.value, d.pair, *effort, index.recalls[d])
+        for d, effort in index.efforts.items()
+    )
+    return IndexStats(
+        index.kind.value, index.columns.rows, index.columns.dead, index.size_bytes, directions,
+        live.source, live.behind, last_error,
+    )  # fmt: skip
+
+
+def ends(index: Index) -> tuple[int | None, int | None]:
+    """Return the earliest and the latest stamp of its entries, or None without entries."""
+    stamps = index.columns.stamps[index.columns.alive]
+    return (int(stamps.min()), int(stamps.max())) if len(stamps) else (None, None)
