@@ -29,6 +29,7 @@ ROWS: tuple[frozenset[str], ...] = (
             "publishing",
             "images",
             "calibration",
+            "projection",
         }
     ),
     frozenset({"encoders", "heads", "memory", "evaluation"}),

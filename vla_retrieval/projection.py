@@ -1,0 +1,77 @@
+"""What a learned head does to embeddings, as the memory and the retriever see it.
+
+The rooms that keep embeddings and the one that learns from them meet here, so that neither has to
+know the other.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vla_retrieval.types import Embeddings, Fingerprint, Modality
+
+Codes: TypeAlias = NDArray[np.uint8]
+"""Packed binary hashes, uint8, shape ``(n, bits / 8)``, bits in the order of ``numpy.packbits``."""
+
+
+class Head(Protocol):
+    """A learned projection after the frozen encoder.
+
+    Implementations are immutable and safe under concurrent calls. What a row becomes does not
+    depend on the other rows of the call.
+    """
+
+    @property
+    def method(self) -> str:
+        """How it was learned: ``"joint"``, ``"metric"`` or ``"hash"``."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """``"sha256:<hex>"`` of what it computes; equal digests give equal results."""
+        ...
+
+    @property
+    def encoder(self) -> Fingerprint:
+        """The encoder that it was trained on; its ``head`` is empty."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Length of what ``project`` returns."""
+        ...
+
+    @property
+    def bits(self) -> int:
+        """Length of a code in bits, a multiple of 8; 0 where ``codes`` is not offered."""
+        ...
+
+    def project(self, embeddings: Embeddings, modality: Modality) -> Embeddings:
+        """Project embeddings of one modality.
+
+        Args:
+            embeddings: As the encoder made them, shape ``(n, encoder.dim)``.
+            modality: What they were made from.
+
+        Returns:
+            Float32, shape ``(n, dim)``, rows of unit length.
+        """
+        ...
+
+    def codes(self, embeddings: Embeddings, modality: Modality) -> Codes:
+        """Hash embeddings of one modality, so that neighbours have a small Hamming distance.
+
+        Args:
+            embeddings: As the encoder made them, shape ``(n, encoder.dim)``.
+            modality: What they were made from.
+
+        Returns:
+            Shape ``(n, bits / 8)``.
+
+        Raises:
+            InvalidInputError: If ``bits`` is 0.
+        """
+        ...
