@@ -51,7 +51,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     encoder = load_encoder(
         EncoderSettings(
             model=args.model, pretrained=args.pretrained, checkpoint=args.checkpoint,
-            device=args.device, precision=args.precision,
+            device=args.device, engine=args.engine, precision=args.precision,
         )
     )  # fmt: skip
     with progress_bars() as progress:
@@ -136,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_model(group: argparse._ArgumentGroup) -> None:
     defaults = EncoderSettings()
-    for name in ("model", "pretrained", "checkpoint", "device", "precision"):
+    for name in ("model", "pretrained", "checkpoint", "device", "engine", "precision"):
         group.add_argument(f"--{name}", default=getattr(defaults, name))
 
 

@@ -117,6 +117,8 @@ def _retrieval_status(node: RetrievalNode, silence: Silence | None) -> Diagnosti
         facts |= {
             "model": session.encoder.fingerprint.model,
             "device": session.encoder.device,
+            "engine": session.encoder.engine,
+            "engine_reason": session.encoder.engine_reason,
             "precision": session.encoder.precision,
         }
     status.values = _key_values(facts)

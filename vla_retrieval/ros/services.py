@@ -235,6 +235,7 @@ class Services:
         response.fingerprint = str(session.encoder.fingerprint)
         response.embedding_dim = session.encoder.dim
         response.device = session.encoder.device
+        response.engine = session.encoder.engine
         response.precision = session.encoder.precision
         for name in COUNTS:
             setattr(response, name, self._node.counters.get(name))

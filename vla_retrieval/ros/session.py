@@ -75,6 +75,8 @@ class Session:
                 pretrained=settings.pretrained,
                 checkpoint=settings.checkpoint,
                 device=settings.device,
+                engine=settings.engine,
+                engine_cache_dir=settings.engine_cache_dir,
                 precision=settings.precision,
                 threads=settings.threads,
             )
@@ -92,9 +94,9 @@ class Session:
         self.reader = FrameReader(self.encoder)
         self.worker = InferenceWorker(settings.max_waiting_requests)
         _log.info(
-            "ready: %s on %s (%s), %d entries in %s",
-            self.encoder.fingerprint.model, self.encoder.device, self.encoder.precision,
-            self.memory.stats().entries, settings.memory_path,
+            "ready: %s on %s (%s, %s), %d entries in %s",
+            self.encoder.fingerprint.model, self.encoder.device, self.encoder.engine,
+            self.encoder.precision, self.memory.stats().entries, settings.memory_path,
         )  # fmt: skip
 
     def close(self) -> None:
