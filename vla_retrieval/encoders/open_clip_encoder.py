@@ -17,6 +17,7 @@ from vla_retrieval.encoders.cache import EmbeddingCache
 from vla_retrieval.encoders.checks import check_images, check_texts
 from vla_retrieval.encoders.devices import choose_device, set_threads
 from vla_retrieval.encoders.engine_choice import Ingredients, choose_engine
+from vla_retrieval.encoders.no_random_weights import NoRandomWeights
 from vla_retrieval.encoders.preprocessing import Preprocessor, PreprocessSpec, make_preprocessor
 from vla_retrieval.encoders.settings import EncoderSettings
 from vla_retrieval.encoders.sources import ModelSource, resolve
@@ -205,7 +206,8 @@ def _build(source: ModelSource) -> Any:
     """Return the model without weights, in fp32 on the CPU."""
     try:
         # Forked: the random weights that are replaced here must not shift a seeded training.
-        with _open_clip_is_quiet(), torch.random.fork_rng(devices=[]):
+        no_draws = NoRandomWeights()  # type: ignore[no-untyped-call]
+        with _open_clip_is_quiet(), torch.random.fork_rng(devices=[]), no_draws:
             return open_clip.create_model(
                 source.architecture, load_weights=False, pretrained_text=False,
                 force_preprocess_cfg=dict(source.preprocess),
