@@ -117,7 +117,8 @@ class Services:
             fail(response, error)
             reply.settle(response)
 
-        session.worker.submit(run, give_up, Priority.REQUEST)
+        instruction = getattr(request, "instruction", "")
+        session.worker.submit(run, give_up, Priority.REQUEST, instruction)
         return reply
 
     def _watch(self, reply: Reply, kind: Any, deadline: Deadline) -> Timer | None:

@@ -92,7 +92,10 @@ class Session:
         )
         self.retriever = Retriever(self.encoder, self.memory, settings.thumbnail_px)
         self.reader = FrameReader(self.encoder)
-        self.worker = InferenceWorker(settings.max_waiting_requests)
+        # The encoder keeps what it embedded, so the requests find it there.
+        self.worker = InferenceWorker(
+            settings.max_waiting_requests, self.encoder.encode_instructions
+        )
         _log.info(
             "ready: %s on %s (%s, %s), %d entries in %s",
             self.encoder.fingerprint.model, self.encoder.device, self.encoder.engine,
