@@ -57,6 +57,7 @@ class Settings:
     threads: int = 0
     image_transport: str = "raw"
     image_reliability: str = "best_effort"
+    max_image_megapixels: int = 64
     frame_timeout_sec: float = 5.0
     query_mode: str = "frame"
     query_rate_hz: float = 2.0
@@ -70,6 +71,11 @@ class Settings:
     remember_interval_sec: float = 1.0
     max_waiting_requests: int = 32
     diagnostics_period_sec: float = 1.0
+
+    @property
+    def max_image_pixels(self) -> int:
+        """Most pixels that an image may have."""
+        return self.max_image_megapixels * 1_000_000
 
     @property
     def memory_path(self) -> Path:
@@ -159,6 +165,11 @@ SPECS: dict[str, Spec] = {
     "image_reliability": Spec(
         "QoS reliability asked of the camera; best_effort reads from any publisher.",
         choices=("best_effort", "reliable"),
+    ),
+    "max_image_megapixels": Spec(
+        "Most pixels of an image, in millions; larger ones are refused before they are decoded.",
+        low=1,
+        high=1_000,
     ),
     "frame_timeout_sec": Spec(
         "Warn when publishers are there but no frame came for so many seconds.", low=0.5, high=3600

@@ -260,7 +260,8 @@ class Services:
         if not given:
             return None, None, None
         name, message = given[0]
-        return to_rgb(message, name), None, message.header
+        image = to_rgb(message, name, session.settings.max_image_pixels)
+        return image, None, message.header
 
     def _newest(self) -> Frame:
         frame = self._node.newest_frame.get()

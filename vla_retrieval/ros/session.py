@@ -89,7 +89,7 @@ class Session:
             options=memory_options(settings),
         )
         self.retriever = Retriever(self.encoder, self.memory, settings.thumbnail_px)
-        self.reader = FrameReader(self.encoder)
+        self.reader = FrameReader(self.encoder, settings.max_image_pixels)
         self.worker = InferenceWorker(settings.max_waiting_requests)
         _log.info(
             "ready: %s on %s (%s), %d entries in %s",
