@@ -158,7 +158,7 @@ def test_rubbish_is_refused_by_field(data: bytes, start: bytes) -> None:
 def test_raw_fields_that_do_not_fit_are_refused_by_field(
     height: int, width: int, step: int, encoding: str, is_bigendian: int, data: bytes
 ) -> None:
-    """Any values of any field: a picture of the stated size, or an error, and no other exception."""
+    """Any values of any field: a picture of the stated size, or an error that is meant."""
     raw = SimpleNamespace(
         height=height, width=width, step=step, encoding=encoding, is_bigendian=is_bigendian,
         data=data,

@@ -25,6 +25,7 @@ from vla_retrieval.memory.options import INDEX_CHOICES
 from vla_retrieval.types import Similarity, Target
 
 AUTOSTART = "autostart"
+BYTES_PER_KB = 1 << 10
 BYTES_PER_MB = 1 << 20
 _MOST_MB = 1 << 24  # 16 TB: in bytes it is far inside the 64 bits that messages and SQLite have
 _MOST_ENTRIES = 1_000_000_000
@@ -70,6 +71,7 @@ class Settings:
     remember_mode: str = "never"
     remember_interval_sec: float = 1.0
     max_waiting_requests: int = 32
+    max_request_kb: int = 1024
     diagnostics_period_sec: float = 1.0
 
     @property
@@ -205,6 +207,9 @@ SPECS: dict[str, Spec] = {
     ),
     "max_waiting_requests": Spec(
         "Requests that may wait before new ones are refused.", low=1, high=10_000
+    ),
+    "max_request_kb": Spec(
+        "Most that a request may carry beside its image, in kB of 2^10 bytes.", low=1, high=1 << 20
     ),
     "diagnostics_period_sec": Spec("Period of /diagnostics, in seconds.", low=0.1, high=3600),
 }
