@@ -178,6 +178,7 @@ class Services:
             query, scene=scene, thumbnails=request.with_thumbnails, deadline=deadline, times=times
         )
         retrieval.times.total_sec = time.perf_counter() - received
+        self._node.pace.note(retrieval.times.total_sec)
         response.result = conversions.to_match_array(
             query, retrieval, header or self._now_header(), session.similarity,
             session.encoder.fingerprint.model,

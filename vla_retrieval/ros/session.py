@@ -20,6 +20,7 @@ _log = logging.getLogger(__name__)
 Count = Literal[
     "frames_received",
     "frames_rejected",
+    "frames_skipped",
     "queries_answered",
     "queries_failed",
     "entries_remembered",
