@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -163,7 +164,12 @@ def to_match_message(match: Match) -> messages.Match:
 
 
 def to_match_array(
-    query: Query, retrieval: Retrieval, header: Header, similarity: Similarity, model: str
+    query: Query,
+    retrieval: Retrieval,
+    header: Header,
+    similarity: Similarity,
+    model: str,
+    image_age_sec: float = math.nan,
 ) -> messages.MatchArray:
     """Return the answer to a query as a message."""
     return messages.MatchArray(
@@ -175,6 +181,7 @@ def to_match_array(
         memory_size=retrieval.memory_size,
         eligible_size=retrieval.eligible_size,
         exact=retrieval.exact,
+        image_age_sec=image_age_sec,
         times=_to_times_message(retrieval.times),
     )
 
