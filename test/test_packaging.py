@@ -201,7 +201,8 @@ def test_every_data_file_inside_the_package_is_installed() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["scripts/setup", "scripts/test", "scripts/check", "scripts/demo", ".ci/run"]
+    "name",
+    [f"scripts/{name}" for name in ("setup", "test", "check", "demo", "benchmark")] + [".ci/run"],
 )
 def test_commands_can_be_run_and_stop_at_the_first_failure(name: str) -> None:
     path = ROOT / name

@@ -16,6 +16,7 @@ import torch
 
 import vla_retrieval.encoders.no_telemetry  # noqa: F401  (before OpenVINO)
 from vla_retrieval.encoders.artefacts import ArtefactCache, Key, default_cache_dir
+from vla_retrieval.encoders.compiled_engine import Order
 from vla_retrieval.encoders.exporting import programs
 from vla_retrieval.encoders.preprocessing import Preprocessor, PreprocessSpec
 from vla_retrieval.encoders.settings import EncoderSettings
@@ -194,19 +195,19 @@ def _make(candidate: Candidate, settings: EncoderSettings, parts: Ingredients) -
     """
     if candidate.engine == "torch":
         return _make_torch(candidate, parts)
-    load: Callable[..., Engine]
+    load: Callable[[Order], Engine]
     if candidate.engine == "openvino":
         from vla_retrieval.encoders.openvino_engine import load_openvino_engine as load
     else:
         from vla_retrieval.encoders.onnxruntime_engine import load_onnxruntime_engine as load
     text = TextTower(parts.model, parts.context_length)
-    towers = programs(parts.model, (parts.spec.height, parts.spec.width), text)
-    cache = ArtefactCache(cache_dir(settings))
+    order = Order(
+        programs(parts.model, (parts.spec.height, parts.spec.width), text), text.cut,
+        parts.preprocessor, candidate.precision, settings.threads,
+        ArtefactCache(cache_dir(settings)), _key(parts, text),
+    )  # fmt: skip
     try:
-        return load(
-            towers, text.cut, parts.preprocessor, candidate.precision, settings.threads, cache,
-            _key(parts, text),
-        )  # fmt: skip
+        return load(order)
     except Exception as error:  # exporters and runtimes raise what they like
         raise EncoderError(
             f"engine {candidate.engine} in {candidate.precision} cannot run this model: "

@@ -72,7 +72,7 @@ class Agreement:
 
 def make_probe(preprocessor: Preprocessor, tokenizer: InstructionTokenizer) -> Probe:
     """Return the same images and texts every time, as this model reads them."""
-    images = [_draw(size, seed) for seed, size in enumerate(_SIZES)]
+    images = [draw_scene(size, seed) for seed, size in enumerate(_SIZES)]
     return Probe(preprocessor.prepare(images), tokenizer.tokenize(_TEXTS))
 
 
@@ -138,8 +138,13 @@ def _worst_cosine(got: torch.Tensor, expected: torch.Tensor) -> float:
     return float(cosines.min())
 
 
-def _draw(size: tuple[int, int], seed: int) -> RgbImage:
-    """Draw gradients, discs and a little noise: flat pictures hide what an engine does wrong."""
+def draw_scene(size: tuple[int, int], seed: int) -> RgbImage:
+    """Draw gradients, discs and a little noise: flat pictures hide what an engine does wrong.
+
+    Args:
+        size: Height and width in pixels.
+        seed: Equal seeds make equal pictures.
+    """
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0 : 1 : size[0] * 1j, 0 : 1 : size[1] * 1j]
     image = np.stack([x, y, 1.0 - x * y], axis=2) * rng.uniform(80, 200, 3)

@@ -14,7 +14,6 @@ from tools.benchmarks.data import Recipe, stored_gallery
 from tools.benchmarks.entries import Labels
 from vla_retrieval.encoders import DEMO_MODEL, Encoder, EncoderSettings
 from vla_retrieval.memory import Memory, MemoryOptions
-from vla_retrieval.types import RgbImage
 
 DEFAULTS: Final = {"model": "ViT-B-32", "checkpoint": ""}
 SIZES: Final = {"VGA": (480, 640), "720p": (720, 1280)}
@@ -120,15 +119,3 @@ def memory_folder(settings: Settings, encoder: Encoder) -> Path:
     """Where the filled memory of an encoder lies."""
     weights = encoder.fingerprint.weights.removeprefix("sha256:")[:12]
     return settings.work / f"memory-{weights}-{settings.entries}-{settings.index}"
-
-
-def draw(size: tuple[int, int], seed: int) -> RgbImage:
-    """A picture with gradients, discs and noise, as a camera gives it."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[0 : 1 : size[0] * 1j, 0 : 1 : size[1] * 1j]
-    image = np.stack([x, y, 1.0 - x * y], axis=2) * rng.uniform(80, 200, 3)
-    for _ in range(8):
-        centre, radius = rng.uniform(0, 1, 2), rng.uniform(0.05, 0.25)
-        image[(y - centre[0]) ** 2 + (x - centre[1]) ** 2 < radius**2] = rng.uniform(0, 255, 3)
-    image += rng.normal(0, 3, image.shape)
-    return image.clip(0, 255).astype(np.uint8)

@@ -24,11 +24,11 @@ from std_msgs.msg import Header
 from tools.benchmarks.pipeline.bench import (
     SIZES,
     Settings,
-    draw,
     filled_memory,
     memory_folder,
 )
 from vla_retrieval.encoders import load_encoder
+from vla_retrieval.encoders.verification import draw_scene
 from vla_retrieval.ros.client import RetrievalClient
 from vla_retrieval.ros.conversions import to_ns, to_stamp
 from vla_retrieval.ros.images import to_image_message
@@ -136,7 +136,7 @@ def _drive(
     """Publish, ask and insert at their rates; return frames published and calls made."""
     quality = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
     camera = client.node.create_publisher(Image, "image", quality)
-    frames = [to_image_message(draw(SIZES["VGA"], seed), Image()) for seed in range(8)]
+    frames = [to_image_message(draw_scene(SIZES["VGA"], seed), Image()) for seed in range(8)]
     begun = time.perf_counter()
     published = calls = inserted = 0
     while (now := time.perf_counter() - begun) < seconds:

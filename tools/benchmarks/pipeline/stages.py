@@ -15,9 +15,10 @@ from PIL import Image
 
 from tools.benchmarks.data import Recipe, stored_gallery
 from tools.benchmarks.measuring import Laps, interleave
-from tools.benchmarks.pipeline.bench import SIZES, Settings, draw, filled_memory, has_ros
+from tools.benchmarks.pipeline.bench import SIZES, Settings, filled_memory, has_ros
 from vla_retrieval.encoders import EncoderSettings, load_encoder
 from vla_retrieval.encoders.open_clip_encoder import OpenClipEncoder
+from vla_retrieval.encoders.verification import draw_scene
 from vla_retrieval.memory import Memory
 from vla_retrieval.retriever import Retriever
 from vla_retrieval.types import Modality, Probe, Query, Target
@@ -85,7 +86,8 @@ class Bench:
             PreprocessCfg(**open_clip.get_model_preprocess_cfg(self.model)), is_train=False
         )
         self.pictures = {
-            name: [draw(size, seed) for seed in range(_PICTURES)] for name, size in SIZES.items()
+            name: [draw_scene(size, seed) for seed in range(_PICTURES)]
+            for name, size in SIZES.items()
         }
         prepare = encoder._preprocessor.prepare
         self.prepared = [prepare([picture]) for picture in self.pictures["VGA"]]

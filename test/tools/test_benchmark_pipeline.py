@@ -1,0 +1,65 @@
+"""The benchmark of the whole path: it runs, and its report says what was measured."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("open_clip")
+
+from tools.benchmarks.pipeline import report
+from tools.benchmarks.pipeline.stages import RATIOS
+
+ROOT = Path(__file__).parents[2]
+
+
+def made_up() -> dict:
+    """A result in which one bar is met and one is missed."""
+    spread = {"median": 0.25, "p10": 0.2, "p90": 0.4}
+    return {
+        "engine": "torch", "precision": "fp32", "device": "cpu", "index": "exact", "rounds": 3,
+        "with messages": False, "cosine": {"image": 0.999912},
+        "ratios": [
+            {"text": "first / second", "bar": 0.3, **spread},
+            {"text": "third / fourth", "bar": 0.2, **spread},
+        ],
+        "milliseconds": {"first": spread},
+    }  # fmt: skip
+
+
+def test_table_says_spread_bar_and_whether_it_is_met(capsys):
+    report.show({"stages": made_up()})
+    lines = [line for line in capsys.readouterr().out.splitlines() if " / " in line]
+    assert "0.25 [0.2, 0.4]" in lines[0]
+    assert "met" in lines[0]
+    assert "missed" in lines[1]
+
+
+def test_plot_is_a_picture(tmp_path):
+    pytest.importorskip("matplotlib")
+    report.plot(made_up(), tmp_path / "ratios.png")
+    assert (tmp_path / "ratios.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_quick_run_measures_every_ratio(tmp_path):
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "tools.benchmarks.pipeline", "--quick", "--part", "stages",
+            "--work", str(tmp_path), "--device", "cpu", "--engine", "torch",
+        ],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "pipeline.json").read_text(encoding="utf-8"))["stages"]
+    needs_ros = {"deserialising VGA / memcpy"}
+    wanted = {r.text for r in RATIOS} - (set() if found["with messages"] else needs_ros)
+    assert {line["text"] for line in found["ratios"]} == wanted
+    assert all(0 < line["p10"] <= line["median"] <= line["p90"] for line in found["ratios"])
+    assert found["cosine"]["image"] > 0.9999
+    assert found["cosine"]["preprocessing error / distance between images"] < 0.01
