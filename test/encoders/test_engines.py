@@ -233,6 +233,8 @@ def test_gpu_is_torchs_alone():
     assert candidates(EncoderSettings(), gpu)[0] == [Candidate("torch", "fp16")]
     with pytest.raises(EncoderError, match="engine openvino runs on the CPU"):
         candidates(EncoderSettings(engine="openvino"), gpu)
+    with pytest.raises(EncoderError, match="int8 is computed on the CPU"):
+        candidates(EncoderSettings(precision="int8"), gpu)
 
 
 def test_model_that_an_engine_cannot_convert_is_an_error_that_says_what_to_do(

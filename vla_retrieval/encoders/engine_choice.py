@@ -106,6 +106,11 @@ def candidates(settings: EncoderSettings, device: torch.device) -> tuple[list[Ca
                 f"engine {wanted} runs on the CPU: expected device cpu, got {device}. Set device "
                 "to cpu, or engine to auto or torch."
             )
+        if precision == "int8":
+            raise EncoderError(
+                f"precision int8 is computed on the CPU: expected device cpu, got {device}. Set "
+                "device to cpu, or precision to auto."
+            )
         half = "fp16" if device.type == "cuda" else "fp32"
         reason = "asked for" if wanted == "torch" else "the only engine for a GPU"
         return [Candidate("torch", half if precision == "auto" else precision)], reason
@@ -182,7 +187,8 @@ def _automatic(precision: str) -> tuple[list[Candidate], str]:
     reason = "the fastest that is installed"
     if not found:
         names = ", ".join(library for library in absent.values() if library)
-        reason = f"{names} not installed" if names else f"the only engine for {precision} here"
+        is_missed = names and precision != "fp16"  # which none of them computes in
+        reason = f"{names} not installed" if is_missed else f"the only engine for {precision} here"
     found.append(Candidate("torch", "fp32" if precision == "auto" else precision))
     return found, reason
 
