@@ -52,6 +52,7 @@ class Frame:
         image: Reads and decodes the picture: uint8, shape ``(height, width, 3)``, RGB. Quickest
             in the order of the frames. It raises InvalidInputError for a compressed image that
             turns out not to be one.
+        recorded: Reads the message as it lies in the bag: its type, and its bytes in CDR.
     """
 
     query_id: str
@@ -64,6 +65,7 @@ class Frame:
     episode_id: str
     index: int
     image: Callable[[], RgbImage] = field(repr=False, compare=False)
+    recorded: Callable[[], tuple[str, bytes]] = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)

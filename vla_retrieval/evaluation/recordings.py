@@ -64,6 +64,28 @@ def read_recording(bag: Bag, options: ReadOptions) -> Recording:
     return scan.recording(options.episodes)
 
 
+def image_type(paths: Sequence[Path], options: ReadOptions | None = None) -> str:
+    """Return the message type of bags' images, without reading them through.
+
+    Raises:
+        InvalidInputError: If the topics are not clear, or some are raw and others compressed.
+    """
+    topics = (options or ReadOptions()).topics
+    kinds: dict[str, str] = {}
+    for bag in (Bag(path) for path in paths):
+        chosen = choose_topics(bag.topics, topics, bag.decoder.text_field, bag.name)
+        types = {topic.name: topic.msgtype for topic in bag.topics}
+        kinds |= {f"{bag.name}:{name}": types[name] for name in chosen.images}
+        bag.close()
+    if len(set(kinds.values())) != 1:
+        got = ", ".join(f"{name}: {kind}" for name, kind in sorted(kinds.items()))
+        raise InvalidInputError(
+            "--image-topic", "topics of one type, raw or compressed", got or "none",
+            "Name topics of one type.",
+        )  # fmt: skip
+    return next(iter(kinds.values()))
+
+
 class _Seen(NamedTuple):
     """An image message, as far as it is kept."""
 
@@ -191,11 +213,12 @@ class _Scan:
             names[query_id] += 1
             if names[query_id] > 1:
                 query_id += f"#{names[query_id]}"
+            picture = _Picture(self._bag, cursor, seen.place)
             frames.append(
                 Frame(
                     query_id, bag, seen.place.topic, seen.stamp_ns, seen.place.received_ns,
                     seen.frame_id, text, f"{bag}-{episode + 1:04d}", index,
-                    _Picture(self._bag, cursor, seen.place),
+                    picture, picture.recorded,
                 )
             )  # fmt: skip
         return tuple(frames)
@@ -247,3 +270,8 @@ class _Picture:
         if message.msgtype == COMPRESSED_IMAGE:
             return compressed_to_rgb(content)
         return raw_to_rgb(content, rosbags_converter())
+
+    def recorded(self) -> tuple[str, bytes]:
+        """Return the message's type and its bytes."""
+        message = self._cursor.read(self._place)
+        return message.msgtype, bytes(message.data)

@@ -72,6 +72,11 @@ def to_target(number: int, field: str = "target") -> Target:
         ) from None  # fmt: skip
 
 
+def to_target_number(target: Target) -> int:
+    """Return the number that stands for a target in messages."""
+    return _TARGET_NUMBERS[target]
+
+
 def to_outcome(number: int, field: str = "outcome") -> Outcome:
     """Return the outcome that a request's number names.
 
