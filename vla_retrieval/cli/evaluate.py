@@ -46,14 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _evaluate(args: argparse.Namespace) -> int:
     check_absent(args.out)
-    settings = _settings(args)
+    settings = experiment_settings(args)
     work = args.work or args.out.with_name(f"{args.out.name}.work")
-    encoder = load_encoder(
-        EncoderSettings(
-            model=args.model, pretrained=args.pretrained, checkpoint=args.checkpoint,
-            device=args.device, precision=args.precision,
-        )
-    )  # fmt: skip
+    encoder = load_encoder(encoder_settings(args))
     with progress_bars() as progress:
         outcome = evaluate_bags(args.bags, encoder, settings, work, progress)
     write_folder(outcome, args.out, args.title)
@@ -79,7 +74,16 @@ def _compare(args: argparse.Namespace) -> int:
     return code
 
 
-def _settings(args: argparse.Namespace) -> ExperimentSettings:
+def encoder_settings(args: argparse.Namespace) -> EncoderSettings:
+    """Return what the arguments of ``add_model`` say."""
+    return EncoderSettings(
+        model=args.model, pretrained=args.pretrained, checkpoint=args.checkpoint,
+        device=args.device, precision=args.precision,
+    )  # fmt: skip
+
+
+def experiment_settings(args: argparse.Namespace) -> ExperimentSettings:
+    """Return what the arguments of ``add_reading``, ``add_split`` and ``add_scoring`` say."""
     kind, _, file = args.relevance.partition(":")
     return ExperimentSettings(
         reading=ReadOptions(
@@ -116,31 +120,37 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--work", type=Path, help="folder that lets a broken run go on (OUT.work)")
     parser.add_argument("--title", default="Retrieval evaluation")
     parser.add_argument("--json", action="store_true", help="the result on stdout, as JSON")
-    _add_model(parser.add_argument_group("model"))
-    _add_reading(parser.add_argument_group("reading"))
-    _add_split(parser.add_argument_group("memory and queries"))
-    scoring = parser.add_argument_group("scoring")
-    scoring.add_argument(
-        "--relevance", default="instruction",
-        help="instruction, episode, labels:FILE or qrels:FILE (default: instruction)",
-    )  # fmt: skip
-    scoring.add_argument("--k", type=int, nargs="+", default=[1, 5, 10])
-    scoring.add_argument("--depth", type=int, default=100, help="entries retrieved (100)")
-    scoring.add_argument("--similarity", choices=[s.value for s in Similarity], default="cosine")
-    scoring.add_argument("--scene-weight", type=float, default=0.5, help="in the pair (0.5)")
-    scoring.add_argument(
-        "--alpha", type=float, default=0.05, help="share of answerable queries called unknown"
-    )
+    add_model(parser.add_argument_group("model"))
+    add_reading(parser.add_argument_group("reading"))
+    add_split(parser.add_argument_group("memory and queries"))
+    add_scoring(parser.add_argument_group("scoring"))
     return parser
 
 
-def _add_model(group: argparse._ArgumentGroup) -> None:
+def add_scoring(group: argparse._ArgumentGroup) -> None:
+    """Declare what makes an entry relevant, and what is measured."""
+    group.add_argument(
+        "--relevance", default="instruction",
+        help="instruction, episode, labels:FILE or qrels:FILE (default: instruction)",
+    )  # fmt: skip
+    group.add_argument("--k", type=int, nargs="+", default=[1, 5, 10])
+    group.add_argument("--depth", type=int, default=100, help="entries retrieved (100)")
+    group.add_argument("--similarity", choices=[s.value for s in Similarity], default="cosine")
+    group.add_argument("--scene-weight", type=float, default=0.5, help="in the pair (0.5)")
+    group.add_argument(
+        "--alpha", type=float, default=0.05, help="share of answerable queries called unknown"
+    )
+
+
+def add_model(group: argparse._ArgumentGroup) -> None:
+    """Declare which encoder makes the embeddings."""
     defaults = EncoderSettings()
     for name in ("model", "pretrained", "checkpoint", "device", "precision"):
         group.add_argument(f"--{name}", default=getattr(defaults, name))
 
 
-def _add_reading(group: argparse._ArgumentGroup) -> None:
+def add_reading(group: argparse._ArgumentGroup) -> None:
+    """Declare how bags are read."""
     group.add_argument("--image-topic", action="append", default=[], help="for each camera")
     group.add_argument("--instruction-topic", default="")
     group.add_argument("--episode-topic", default="", help="whose messages begin episodes")
@@ -149,7 +159,8 @@ def _add_reading(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--stamps", choices=STAMP_SOURCES, default="header")
 
 
-def _add_split(group: argparse._ArgumentGroup) -> None:
+def add_split(group: argparse._ArgumentGroup) -> None:
+    """Declare which frames make the memory and which ask."""
     group.add_argument("--query-fraction", type=float, default=0.5, help="of episodes that ask")
     group.add_argument(
         "--absent-fraction", type=float, default=0.0,
