@@ -9,21 +9,19 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vla_retrieval.cli.evaluation_arguments import (
-    add_reading,
-    add_result,
-    add_scoring,
-    add_split,
-    settings_of,
-)
 from vla_retrieval.cli.output import print_error, print_json, progress_bars
 from vla_retrieval.encoders import EncoderSettings, load_encoder
 from vla_retrieval.errors import RetrievalError
+from vla_retrieval.evaluation.episodes import EpisodeRule
+from vla_retrieval.evaluation.frames import STAMP_SOURCES, ReadOptions
 from vla_retrieval.evaluation.report.json_file import to_json
 from vla_retrieval.evaluation.report.terminal import print_evaluation
+from vla_retrieval.evaluation.splits import SplitOptions
+from vla_retrieval.evaluation.topics import TopicOptions
 from vla_retrieval.experiments.comparing import compare_folders
 from vla_retrieval.experiments.folder import write_folder
 from vla_retrieval.experiments.offline import evaluate_bags
+from vla_retrieval.experiments.settings import ExperimentSettings
 from vla_retrieval.publishing import check_absent
 from vla_retrieval.types import Similarity
 
@@ -48,14 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _evaluate(args: argparse.Namespace) -> int:
     check_absent(args.out)
-    settings = settings_of(args)
+    settings = experiment_settings(args)
     work = args.work or args.out.with_name(f"{args.out.name}.work")
-    encoder = load_encoder(
-        EncoderSettings(
-            model=args.model, pretrained=args.pretrained, checkpoint=args.checkpoint,
-            device=args.device, precision=args.precision,
-        )
-    )  # fmt: skip
+    encoder = load_encoder(encoder_settings(args))
     with progress_bars() as progress:
         outcome = evaluate_bags(args.bags, encoder, settings, work, progress)
     write_folder(outcome, args.out, args.title)
@@ -81,6 +74,40 @@ def _compare(args: argparse.Namespace) -> int:
     return code
 
 
+def encoder_settings(args: argparse.Namespace) -> EncoderSettings:
+    """Return what the arguments of ``add_model`` say."""
+    return EncoderSettings(
+        model=args.model, pretrained=args.pretrained, checkpoint=args.checkpoint,
+        device=args.device, precision=args.precision,
+    )  # fmt: skip
+
+
+def experiment_settings(args: argparse.Namespace) -> ExperimentSettings:
+    """Return what the arguments of ``add_reading``, ``add_split`` and ``add_scoring`` say."""
+    kind, _, file = args.relevance.partition(":")
+    return ExperimentSettings(
+        reading=ReadOptions(
+            TopicOptions(
+                tuple(args.image_topic), args.instruction_topic, args.episode_topic
+            ),
+            EpisodeRule(not args.episodes_by_marker_only, args.gap_sec),
+            args.stamps,
+        ),
+        split=SplitOptions(
+            args.query_fraction, args.absent_fraction, tuple(args.gallery_bag),
+            tuple(args.query_bag), args.every_sec, args.exclude_within_sec, args.seed,
+        ),
+        relevance=kind,
+        relevance_file=Path(file) if file else None,
+        similarity=Similarity(args.similarity),
+        scene_weight=args.scene_weight,
+        depth=args.depth,
+        ks=tuple(args.k),
+        alpha=args.alpha,
+        seed=args.seed,
+    )  # fmt: skip
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="evaluate",
@@ -88,20 +115,62 @@ def _parser() -> argparse.ArgumentParser:
         " `evaluate compare A B` compares two results.",
         epilog=_EXIT_CODES,
     )
-    add_result(parser)
+    parser.add_argument("bags", nargs="+", type=Path, help="rosbag2 folders or files")
+    parser.add_argument("--out", type=Path, required=True, help="new folder for the report")
     parser.add_argument("--work", type=Path, help="folder that lets a broken run go on (OUT.work)")
-    _add_model(parser.add_argument_group("model"))
-    add_reading(parser)
-    add_split(parser)
-    scoring = add_scoring(parser, depth=100)
-    scoring.add_argument("--similarity", choices=[s.value for s in Similarity], default="cosine")
+    parser.add_argument("--title", default="Retrieval evaluation")
+    parser.add_argument("--json", action="store_true", help="the result on stdout, as JSON")
+    add_model(parser.add_argument_group("model"))
+    add_reading(parser.add_argument_group("reading"))
+    add_split(parser.add_argument_group("memory and queries"))
+    add_scoring(parser.add_argument_group("scoring"))
     return parser
 
 
-def _add_model(group: argparse._ArgumentGroup) -> None:
+def add_scoring(group: argparse._ArgumentGroup) -> None:
+    """Declare what makes an entry relevant, and what is measured."""
+    group.add_argument(
+        "--relevance", default="instruction",
+        help="instruction, episode, labels:FILE or qrels:FILE (default: instruction)",
+    )  # fmt: skip
+    group.add_argument("--k", type=int, nargs="+", default=[1, 5, 10])
+    group.add_argument("--depth", type=int, default=100, help="entries retrieved (100)")
+    group.add_argument("--similarity", choices=[s.value for s in Similarity], default="cosine")
+    group.add_argument("--scene-weight", type=float, default=0.5, help="in the pair (0.5)")
+    group.add_argument(
+        "--alpha", type=float, default=0.05, help="share of answerable queries called unknown"
+    )
+
+
+def add_model(group: argparse._ArgumentGroup) -> None:
+    """Declare which encoder makes the embeddings."""
     defaults = EncoderSettings()
     for name in ("model", "pretrained", "checkpoint", "device", "precision"):
         group.add_argument(f"--{name}", default=getattr(defaults, name))
+
+
+def add_reading(group: argparse._ArgumentGroup) -> None:
+    """Declare how bags are read."""
+    group.add_argument("--image-topic", action="append", default=[], help="for each camera")
+    group.add_argument("--instruction-topic", default="")
+    group.add_argument("--episode-topic", default="", help="whose messages begin episodes")
+    group.add_argument("--episodes-by-marker-only", action="store_true")
+    group.add_argument("--gap-sec", type=float, default=0.0, help="that ends an episode; 0: none")
+    group.add_argument("--stamps", choices=STAMP_SOURCES, default="header")
+
+
+def add_split(group: argparse._ArgumentGroup) -> None:
+    """Declare which frames make the memory and which ask."""
+    group.add_argument("--query-fraction", type=float, default=0.5, help="of episodes that ask")
+    group.add_argument(
+        "--absent-fraction", type=float, default=0.0,
+        help="of episodes whose instruction no other has, asked as absent",
+    )  # fmt: skip
+    group.add_argument("--gallery-bag", action="append", default=[], help="that makes the memory")
+    group.add_argument("--query-bag", action="append", default=[], help="that asks")
+    group.add_argument("--every-sec", type=float, default=0.0, help="one frame per")
+    group.add_argument("--exclude-within-sec", type=float, default=0.0)
+    group.add_argument("--seed", type=int, default=0)
 
 
 def _compare_parser() -> argparse.ArgumentParser:

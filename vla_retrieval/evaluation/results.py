@@ -160,25 +160,17 @@ class LiveResult:
 
     Attributes:
         frames_played: Images that went out.
-        frames_answered: Images that a match array came for.
+        frames_answered: Images that a match array came for, with the instruction in force.
         latency_ms: Image stamp to match received.
-        frame_age_ms: Image stamp to the node beginning to work at it: latency without the node's
-            own time for the answer. The way back of the answer is in it.
-        staleness_ms: How old the newest answer's image had become when the next answer came: the
-            oldest knowledge that a planner acts on (peak age of information: Costa, Codreanu,
-            Ephremides, "On the age of information in status update systems with packet
-            management", 2016).
-        drops: Why images have no answer -> how many. Together with those answered, all played.
-        stages: The node's own account of each answer, by stage.
+        frame_age_ms: Age of the frame that an answer used when the node sent it.
+        drops: Why the others have no answer -> how many.
     """
 
     frames_played: int
     frames_answered: int
     latency_ms: StageSummary
     frame_age_ms: StageSummary
-    staleness_ms: StageSummary | None = None
     drops: Mapping[str, int] = field(default_factory=dict)
-    stages: Mapping[str, StageSummary] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -197,7 +189,6 @@ class Evaluation:
         times: Stage name to its times.
         embedding_map: Some entries, for a picture.
         live: What only a running node shows, or None.
-        wall_sec: Part of the work to the seconds that it took, all together the wall time.
     """
 
     hash: str
@@ -209,4 +200,3 @@ class Evaluation:
     times: Mapping[str, StageSummary] = field(default_factory=dict)
     embedding_map: tuple[MapPoint, ...] = ()
     live: LiveResult | None = None
-    wall_sec: Mapping[str, float] = field(default_factory=dict)

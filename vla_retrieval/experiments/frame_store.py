@@ -22,7 +22,7 @@ from vla_retrieval.types import Embeddings, NewEntry, RgbImage, Similarity
 Progress = Callable[[str, int, int], None]
 
 _BATCH = 32
-THUMBNAIL_PX = 120
+_THUMBNAIL_PX = 120
 _QUERY_ID = "query_id"
 
 
@@ -169,16 +169,12 @@ def _add(
     ended = time.perf_counter()
     seconds.add("encode images (batch)", between - started)
     seconds.add("encode instructions (batch)", ended - between)
-    thumbnails = [make_thumbnail(image, THUMBNAIL_PX) for image in images]
-    drawn = time.perf_counter()
-    seconds.add("thumbnails (batch)", drawn - ended)
     entries = [
         NewEntry(
             frame.instruction, max(0, frame.stamp_ns), frame.frame_id, frame.episode_id,
             metadata={_QUERY_ID: frame.query_id},
-            thumbnail=thumbnail,
+            thumbnail=make_thumbnail(image, _THUMBNAIL_PX),
         )
-        for frame, thumbnail in zip(frames, thumbnails, strict=True)
+        for frame, image in zip(frames, images, strict=True)
     ]  # fmt: skip
     memory.add(entries, scenes, instructions)
-    seconds.add("keep (batch)", time.perf_counter() - drawn)

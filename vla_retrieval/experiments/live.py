@@ -1,11 +1,9 @@
-"""A running node's answers, as an evaluation takes them. No ROS in it."""
+"""What a running node answered, scored as answers from bags are, and compared with those."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -13,175 +11,131 @@ from vla_retrieval.evaluation.frames import Frame
 from vla_retrieval.evaluation.results import LiveResult
 from vla_retrieval.evaluation.run import Run
 from vla_retrieval.experiments import scoring
-from vla_retrieval.experiments.frame_store import THUMBNAIL_PX
-from vla_retrieval.experiments.searching import askers
+from vla_retrieval.experiments.assembling import Outcome, assemble
+from vla_retrieval.experiments.planning import Plan
+from vla_retrieval.experiments.searching import DIRECTIONS, asking
 from vla_retrieval.thumbnails import make_thumbnail
-from vla_retrieval.types import Embeddings, Modality
+from vla_retrieval.types import Fingerprint
 
-PUBLISHED = "pair"
-"""The direction that the node publishes; it is asked for the others."""
+TOLERANCE = 1e-5
+"""Scores closer than this count as tied when two rankings are compared: a node encodes one image at
+a time and sends scores as float32, bags are encoded in batches and scored in float64."""
 
-Hits = Sequence[tuple[int, float]]
-"""Entry ids of the node's memory with their scores."""
+_THUMBNAIL_PX = 120
 
-
-@dataclass(frozen=True)
-class LiveAnswer:
-    """One answer that a frame got while the bag was played.
-
-    Attributes:
-        hits: Its matches.
-        instruction: That the node held to be in force.
-        arrived_sec: When it came, on the clock of ``stamped_sec``.
-        stamped_sec: The image's stamp.
-        stages_sec: The node's own account, by stage; ``total`` is all of it.
-    """
-
-    hits: Hits
-    instruction: str
-    arrived_sec: float
-    stamped_sec: float
-    stages_sec: Mapping[str, float]
-
-    @property
-    def latency_sec(self) -> float:
-        """From the image's stamp to the answer."""
-        return self.arrived_sec - self.stamped_sec
+Hit = tuple[int, float]
+"""Position in the gallery, and score."""
 
 
-@dataclass(frozen=True)
-class Pass:
-    """What came of playing frames.
+@dataclass
+class Heard:
+    """What a running node said.
 
     Attributes:
-        played: The frames, in order.
-        answers: Query id to answer, in order of arrival.
-        counted: What the node counted meanwhile: ``frames_received``, ``frames_rejected``,
-            ``queries_answered``, ``queries_failed``.
+        hits: Direction -> query id -> the answer, best first.
+        live: Latencies, ages and drops.
+        stages: Stage -> seconds of each published answer, as the node says.
+        notes: Sentences about how it was asked.
     """
 
-    played: tuple[Frame, ...]
-    answers: Mapping[str, LiveAnswer]
-    counted: Mapping[str, int] = field(default_factory=dict)
-
-    def usable(self) -> dict[str, LiveAnswer]:
-        """Return the answers that were given under the frame's own instruction."""
-        return {
-            frame.query_id: answer
-            for frame in self.played
-            if (answer := self.answers.get(frame.query_id)) is not None
-            and answer.instruction == frame.instruction
-        }
-
-    def result(self) -> LiveResult:
-        """Return latencies, ages and what became of the others."""
-        answers = sorted(self.answers.values(), key=lambda answer: answer.arrived_sec)
-        ages = [a.latency_sec - a.stages_sec.get("total", 0.0) for a in answers]
-        peaks = [after.arrived_sec - before.stamped_sec for before, after in pairwise(answers)]
-        stages: dict[str, list[float]] = {}
-        for answer in answers:
-            for stage, sec in answer.stages_sec.items():
-                stages.setdefault(stage, []).append(sec)
-        return LiveResult(
-            len(self.played), len(answers),
-            scoring.summarise([answer.latency_sec for answer in answers]),
-            scoring.summarise(ages), scoring.summarise(peaks), self._drops(),
-            {stage: scoring.summarise(seconds) for stage, seconds in stages.items()},
-        )  # fmt: skip
-
-    def _drops(self) -> dict[str, int]:
-        """Return why frames have no answer, as far as the node's counts tell."""
-        missing = len(self.played) - len(self.answers)
-        count = Counter(self.counted)
-        causes = {
-            "did not reach the node": len(self.played) - count["frames_received"],
-            "refused by the node": count["frames_rejected"],
-            "failed in the node": count["queries_failed"],
-            "answered, but the answer did not come back": (
-                count["queries_answered"] - len(self.answers)
-            ),
-        }
-        found: dict[str, int] = {}
-        for cause, number in causes.items():
-            found[cause] = max(0, min(number, missing))
-            missing -= found[cause]
-        # The node takes the newest frame, so what is left came while it was busy.
-        return {**found, "a newer frame came while the node was busy": missing}
+    live: LiveResult
+    hits: dict[str, dict[str, list[Hit]]] = field(default_factory=dict)
+    stages: dict[str, list[float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
-class LiveAnswers:
-    """Answers queries by what a running node said.
+def score_heard(
+    plan: Plan, gallery: Sequence[Frame], heard: Heard, fingerprint: Fingerprint
+) -> Outcome:
+    """Score what a node answered.
 
     Args:
-        gallery: Frames that the node remembers, in order.
-        entry_ids: Theirs, in the node's memory.
-        refused: Why it did not remember others -> how many.
-        played: What came of playing those that ask.
-        ask: Asks the node about a frame in a direction.
-        embeddings: Returns an entry's two halves from the node, by its id.
-        depth: Most matches of an answer.
+        plan: Which frames asked.
+        gallery: What the node's memory holds, in the order of positions.
+        heard: Its answers.
+        fingerprint: Of the node's encoder.
     """
 
-    def __init__(
-        self,
-        gallery: Sequence[Frame],
-        entry_ids: Sequence[int],
-        refused: Mapping[str, int],
-        played: Pass,
-        ask: Callable[[Frame, str], Hits],
-        embeddings: Callable[[int], Mapping[Modality, Embeddings]],
-        depth: int,
-    ) -> None:
-        """Number the gallery from 0 on."""
-        self.refused = refused
-        self._gallery = tuple(gallery)
-        self._entry_ids = tuple(entry_ids)
-        self._number_of = {entry_id: number for number, entry_id in enumerate(entry_ids)}
-        self._answers = played.usable()
-        self._ask = ask
-        self._embeddings = embeddings
-        self._halves: dict[int, Mapping[Modality, Embeddings]] = {}
-        self._depth = depth
+    def answer(frames: Sequence[Frame], direction: str) -> tuple[tuple[Frame, ...], Run]:
+        said = heard.hits.get(direction, {})
+        answered = tuple(f for f in asking(frames, direction) if f.query_id in said)
+        return answered, _run([said[f.query_id] for f in answered], answered, plan.settings.depth)
 
-    @property
-    def gallery(self) -> tuple[Frame, ...]:
-        """Entries; rankings name them by position."""
-        return self._gallery
+    outcome = assemble(plan, gallery, answer, _picture, fingerprint, heard.notes, 0)
+    times = {f"node: {name}": scoring.summarise(calls) for name, calls in heard.stages.items()}
+    evaluation = replace(outcome.evaluation, times=times, live=heard.live)
+    return replace(outcome, evaluation=evaluation)
 
-    def rank(self, frames: Sequence[Frame], direction: str) -> tuple[tuple[Frame, ...], Run]:
-        """Return those that were answered, and the answers.
 
-        Where the image asks, these are frames that were answered while the bag was played. Words
-        alone ask whether or not their frames were answered.
-        """
-        asked = askers(frames, direction)
-        if direction.startswith("instruction"):
-            hits = [self._ask(frame, direction) for frame in asked]
-        else:
-            asked = [frame for frame in asked if frame.query_id in self._answers]
-            hits = [
-                self._answers[frame.query_id].hits
-                if direction == PUBLISHED
-                else self._ask(frame, direction)
-                for frame in asked
-            ]
-        # An entry that somebody else remembered meanwhile is none of the gallery's.
-        known = [[(self._number_of[e], s) for e, s in one if e in self._number_of] for one in hits]
-        rows = [row for row, one in enumerate(known) for _ in one]
-        run = Run.from_hits(
-            tuple(frame.query_id for frame in asked), np.array(rows, np.int64),
-            np.array([entry for one in known for entry, _ in one], np.int64),
-            np.array([score for one in known for _, score in one], np.float64), self._depth,
-        )  # fmt: skip
-        return tuple(asked), run
+def _run(answers: Sequence[Sequence[Hit]], frames: Sequence[Frame], depth: int) -> Run:
+    rows = [row for row, hits in enumerate(answers) for _ in hits]
+    flat = [hit for hits in answers for hit in hits]
+    return Run.from_hits(
+        [frame.query_id for frame in frames], np.array(rows, np.int64),
+        np.array([entry for entry, _ in flat], np.int64),
+        np.array([score for _, score in flat], np.float64), depth,
+    )  # fmt: skip
 
-    def thumbnail(self, frame: Frame) -> bytes:
-        """Return a frame's small picture, as JPEG."""
-        return make_thumbnail(frame.image(), THUMBNAIL_PX)
 
-    def gallery_embeddings(self, rows: Sequence[int], modality: Modality) -> Embeddings:
-        """Return one half of some entries, shape ``(n, dim)``."""
-        for row in rows:
-            if row not in self._halves:
-                self._halves[row] = self._embeddings(self._entry_ids[row])
-        return np.stack([self._halves[row][modality] for row in rows])
+def _picture(frame: Frame) -> bytes:
+    return make_thumbnail(frame.image(), _THUMBNAIL_PX)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two evaluations rank alike in one direction.
+
+    Attributes:
+        both: Queries that both answered.
+        same: Of those, how many have the same ranking but for ties within ``TOLERANCE``.
+        largest_difference: Of the scores at one rank, over all queries.
+    """
+
+    both: int
+    same: int
+    largest_difference: float
+
+    def __str__(self) -> str:
+        """Return it as a sentence's end."""
+        return (
+            f"{self.same} of {self.both} rankings are the same as offline, scores differ by "
+            f"{self.largest_difference:.1e} at most"
+        )
+
+
+def compare(live: Outcome, offline: Outcome) -> Mapping[str, Agreement]:
+    """Compare the rankings of the queries that both answered, by direction."""
+    return {
+        name: _agreement(live.ranked[name].run, offline.ranked[name].run) for name in DIRECTIONS
+    }
+
+
+def _agreement(one: Run, other: Run) -> Agreement:
+    rows = {query_id: row for row, query_id in enumerate(other.query_ids)}
+    both = [(n, rows[q]) for n, q in enumerate(one.query_ids) if q in rows]
+    same, largest = 0, 0.0
+    for n, m in both:
+        alike, difference = _alike(
+            one.entry_ids[n], one.scores[n], other.entry_ids[m], other.scores[m]
+        )
+        same += alike
+        largest = max(largest, difference)
+    return Agreement(len(both), same, largest)
+
+
+def _alike(
+    ids: np.ndarray, scores: np.ndarray, other_ids: np.ndarray, other_scores: np.ndarray
+) -> tuple[bool, float]:
+    """Return whether two rankings are the same but for ties, and the largest difference."""
+    kept, other_kept = ids >= 0, other_ids >= 0
+    if np.count_nonzero(kept) != np.count_nonzero(other_kept):
+        return False, float("nan")
+    ids, scores = ids[kept], scores[kept]
+    other_ids, other_scores = other_ids[other_kept], other_scores[other_kept]
+    if not len(ids):
+        return True, 0.0
+    difference = float(np.abs(scores - other_scores).max())
+    score_of = dict(zip(other_ids.tolist(), other_scores.tolist(), strict=True))
+    # What only one of them has was cut off at the end, where the last scores are tied.
+    theirs = np.array([score_of.get(i, other_scores[-1]) for i in ids.tolist()])
+    return bool((np.abs(theirs - other_scores) <= TOLERANCE).all()), difference

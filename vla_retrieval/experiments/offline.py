@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from vla_retrieval.encoders import Encoder
-from vla_retrieval.evaluation.recordings import read_recordings
+from vla_retrieval.evaluation.frames import Frame
+from vla_retrieval.evaluation.results import MapPoint
+from vla_retrieval.evaluation.run import Run
 from vla_retrieval.experiments import frame_store, scoring
-from vla_retrieval.experiments.assembling import (
-    Outcome,
-    assemble,
-    check_answerable,
-    in_order,
-    split_recordings,
-)
-from vla_retrieval.experiments.frame_store import Progress, StageSeconds
+from vla_retrieval.experiments.assembling import Outcome, assemble
+from vla_retrieval.experiments.frame_store import FrameStore, Progress, StageSeconds
+from vla_retrieval.experiments.planning import Plan, check_sides, make_plan
 from vla_retrieval.experiments.searching import Searcher
 from vla_retrieval.experiments.settings import ExperimentSettings
+from vla_retrieval.types import Modality
 
-_PARTS = {
-    "encoding": ("encode images (batch)", "encode instructions (batch)"),
-    "searching": ("search",),
-    "reading the bag": ("scan",),
-    "reading and decoding pictures": ("decode",),
-    "thumbnails": ("thumbnails (batch)",),
-    "keeping": ("keep (batch)",),
-}
+_ON_THE_MAP = 600  # entries; each is two points
 
 
 def evaluate_bags(
@@ -51,38 +43,57 @@ def evaluate_bags(
         InvalidInputError: If a bag cannot be evaluated, or the work folder is of others.
         StorageError: If the work folder cannot be used.
     """
+    plan = make_plan(paths, settings)
     seconds = StageSeconds()
-    started = time.perf_counter()
-    recordings = read_recordings(paths, settings.reading)
-    split = split_recordings(recordings, settings)
-    seconds.add("scan", time.perf_counter() - started)
-    needed = in_order(recordings, split.gallery, split.queries, split.absent)
     source = frame_store.fingerprint_of(paths)
     with frame_store.open_store(work, encoder, settings.similarity, source) as memory:
-        store = frame_store.fill(memory, needed, encoder, seconds, progress)
-        searcher = Searcher(
-            store, split.gallery, settings.depth, settings.scene_weight, seconds, progress
-        )
-        check_answerable(searcher.gallery, split.queries)
-        deciding = {"fingerprint": asdict(encoder.fingerprint)}
-        outcome = assemble(searcher, recordings, split, settings, _model(encoder), deciding)
-    times = {name: scoring.summarise(calls) for name, calls in seconds.calls.items()}
-    wall = _wall(seconds, time.perf_counter() - started)
-    return replace(outcome, evaluation=replace(outcome.evaluation, times=times, wall_sec=wall))
+        store = frame_store.fill(memory, plan.frames, encoder, seconds, progress)
+        return _evaluate(store, plan, encoder, seconds, progress)
 
 
-def _model(encoder: Encoder) -> dict[str, str]:
-    return {
-        "model": encoder.fingerprint.model,
-        "weights": encoder.fingerprint.weights,
-        "head": encoder.fingerprint.head or "none",
-    }
+def _evaluate(
+    store: FrameStore, plan: Plan, encoder: Encoder, seconds: StageSeconds, progress: Progress
+) -> Outcome:
+    settings = plan.settings
+    searcher = Searcher(store, plan.split.gallery, settings.depth, settings.scene_weight)
+    check_sides(searcher.gallery, plan.split.queries)
+
+    def answer(frames: Sequence[Frame], direction: str) -> tuple[tuple[Frame, ...], Run]:
+        asked = searcher.asked(frames, direction)
+        return asked.frames, searcher.run(asked, direction, seconds, progress)
+
+    outcome = assemble(
+        plan, searcher.gallery, answer, searcher.thumbnail, encoder.fingerprint,
+        _refusals(store), sum(store.refused.values()),
+    )  # fmt: skip
+    evaluation = replace(
+        outcome.evaluation,
+        times={name: scoring.summarise(calls) for name, calls in seconds.calls.items()},
+        embedding_map=_map(searcher, settings.seed),
+    )
+    return replace(outcome, evaluation=evaluation)
 
 
-def _wall(seconds: StageSeconds, total: float) -> dict[str, float]:
-    """Return where the time went; what no stage accounts for is scoring and pictures."""
-    parts = {
-        part: sum(sum(seconds.calls.get(stage, [])) for stage in stages)
-        for part, stages in _PARTS.items()
-    }
-    return {**parts, "scoring and the rest": max(0.0, total - sum(parts.values()))}
+def _refusals(store: FrameStore) -> list[str]:
+    return [
+        f"{count} image(s) could not be decoded: {reason}."
+        for reason, count in sorted(store.refused.items())
+    ]
+
+
+def _map(searcher: Searcher, seed: int) -> tuple[MapPoint, ...]:
+    """Return some entries in the plane of the two largest principal components of both halves."""
+    count = len(searcher.gallery)
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.choice(count, min(count, _ON_THE_MAP), replace=False)).tolist()
+    halves = [searcher.gallery_embeddings(rows, modality) for modality in Modality]
+    # Each half about its own mean: the gap between modalities would be all there is to see.
+    centred = np.concatenate([half - half.mean(axis=0) for half in halves]).astype(np.float64)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    plane = centred @ axes[:2].T
+    labels = [searcher.gallery[row].instruction for row in rows]
+    kinds = [modality.value for modality in Modality for _ in rows]
+    return tuple(
+        MapPoint(float(point[0]), float(point[1] if len(point) > 1 else 0.0), kind, label)
+        for point, kind, label in zip(plane, kinds, labels * len(Modality), strict=True)
+    )

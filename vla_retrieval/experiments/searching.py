@@ -25,14 +25,13 @@ DIRECTIONS: Mapping[str, tuple[bool, bool, Target]] = {
 """Name to whether the image asks, whether the instruction does, and what is searched."""
 
 
-def askers(frames: Sequence[Frame], direction: str) -> list[Frame]:
-    """Return the frames that ask in a direction: all, or where only words do, each wording once."""
+def asking(frames: Sequence[Frame], direction: str) -> list[Frame]:
+    """Return the frames that ask in a direction: where only words do, the first of each wording."""
     if DIRECTIONS[direction][0]:
         return list(frames)
-    first: dict[str, Frame] = {}
-    for frame in frames:
-        first.setdefault(frame.instruction, frame)
-    return list(first.values())
+    first = list({frame.instruction: frame for frame in reversed(frames)}.values())
+    first.reverse()
+    return first
 
 
 @dataclass(frozen=True)
@@ -63,51 +62,34 @@ class Searcher:
         gallery: Those that make the memory, in order.
         depth: Entries retrieved per query.
         scene_weight: Of the scene in the pair.
-        seconds: Filled with what each search took.
-        progress: Told how far it is.
     """
 
     def __init__(
-        self,
-        store: FrameStore,
-        gallery: Sequence[Frame],
-        depth: int,
-        scene_weight: float,
-        seconds: StageSeconds,
-        progress: Progress,
+        self, store: FrameStore, gallery: Sequence[Frame], depth: int, scene_weight: float
     ) -> None:
         """Number the gallery from 0 on."""
-        self.refused: Mapping[str, int] = store.refused
-        self._seconds, self._progress = seconds, progress
         self._memory: Memory = store.memory
         self._id_of = dict(
             zip((f.query_id for f in store.frames), store.entry_ids.tolist(), strict=True)
         )
-        self._gallery = tuple(frame for frame in gallery if frame.query_id in self._id_of)
-        ids = [self._id_of[frame.query_id] for frame in self._gallery]
+        self.gallery = tuple(frame for frame in gallery if frame.query_id in self._id_of)
+        ids = [self._id_of[frame.query_id] for frame in self.gallery]
         self._number_of = {entry_id: number for number, entry_id in enumerate(ids)}
         others = set(self._memory.entry_ids()) - set(ids)
         self._filter = Filter(exclude_ids=tuple(sorted(others)))
         self._depth = depth
         self._scene_weight = scene_weight
 
-    @property
-    def gallery(self) -> tuple[Frame, ...]:
-        """Entries; rankings name them by position."""
-        return self._gallery
-
-    def rank(self, frames: Sequence[Frame], direction: str) -> tuple[tuple[Frame, ...], Run]:
-        """Return which queries some frames make in a direction, and their answers."""
-        asked = self._asked(frames, direction)
-        return asked.frames, self._run(asked, direction)
-
-    def _asked(self, frames: Sequence[Frame], direction: str) -> Asked:
-        readable = askers([f for f in frames if f.query_id in self._id_of], direction)
+    def asked(self, frames: Sequence[Frame], direction: str) -> Asked:
+        """Return the queries that some frames make in a direction."""
+        readable = [frame for frame in frames if frame.query_id in self._id_of]
+        readable = asking(readable, direction)
         ids = [self._id_of[frame.query_id] for frame in readable]
         halves = {m: self._memory.embeddings_of(ids, m) for m in Modality}
         return Asked(tuple(readable), halves[Modality.SCENE], halves[Modality.INSTRUCTION])
 
-    def _run(self, asked: Asked, direction: str) -> Run:
+    def run(self, asked: Asked, direction: str, seconds: StageSeconds, progress: Progress) -> Run:
+        """Search for every query; return the rankings."""
         by_image, by_text, target = DIRECTIONS[direction]
         rows: list[int] = []
         entries: list[int] = []
@@ -120,11 +102,11 @@ class Searcher:
             )  # fmt: skip
             started = time.perf_counter()
             found = self._memory.search(probes, self._depth, filter=self._filter)
-            self._seconds.add("search", time.perf_counter() - started)
+            seconds.add("search", time.perf_counter() - started)
             rows += [row] * len(found.candidates)
             entries += [self._number_of[c.entry_id] for c in found.candidates]
             scores += [c.score for c in found.candidates]
-            self._progress(f"searching: {direction}", row + 1, len(asked.frames))
+            progress(f"searching: {direction}", row + 1, len(asked.frames))
         return Run.from_hits(
             asked.query_ids, np.array(rows, np.int64), np.array(entries, np.int64),
             np.array(scores), self._depth,
@@ -136,5 +118,5 @@ class Searcher:
 
     def gallery_embeddings(self, rows: Sequence[int], modality: Modality) -> Embeddings:
         """Return one half of some gallery entries, shape ``(n, dim)``."""
-        ids = [self._id_of[self._gallery[row].query_id] for row in rows]
+        ids = [self._id_of[self.gallery[row].query_id] for row in rows]
         return self._memory.embeddings_of(ids, modality)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -70,11 +71,6 @@ def to_target(number: int, field: str = "target") -> Target:
             field, "Query.TARGET_SCENES (0), TARGET_INSTRUCTIONS (1) or TARGET_PAIR (2)",
             str(number),
         ) from None  # fmt: skip
-
-
-def to_target_number(target: Target) -> int:
-    """Return the number that stands for a target in messages."""
-    return _TARGET_NUMBERS[target]
 
 
 def to_outcome(number: int, field: str = "outcome") -> Outcome:
@@ -168,7 +164,12 @@ def to_match_message(match: Match) -> messages.Match:
 
 
 def to_match_array(
-    query: Query, retrieval: Retrieval, header: Header, similarity: Similarity, model: str
+    query: Query,
+    retrieval: Retrieval,
+    header: Header,
+    similarity: Similarity,
+    model: str,
+    image_age_sec: float = math.nan,
 ) -> messages.MatchArray:
     """Return the answer to a query as a message."""
     return messages.MatchArray(
@@ -180,6 +181,7 @@ def to_match_array(
         memory_size=retrieval.memory_size,
         eligible_size=retrieval.eligible_size,
         exact=retrieval.exact,
+        image_age_sec=image_age_sec,
         times=_to_times_message(retrieval.times),
     )
 

@@ -71,7 +71,7 @@ class BagPlayer:
             )
         self.total = sum(counts[name] for name in self._topics)
         self._publishers = {
-            name: node.create_publisher(message_class(kinds[name]), target, player_qos())
+            name: node.create_publisher(_message_class(kinds[name]), target, _qos())
             for name, target in self._topics.items()
         }
 
@@ -127,15 +127,14 @@ def _reader(bag: Path) -> AnyReader:
     return AnyReader([bag], default_typestore=get_typestore(Stores.LATEST))
 
 
-def player_qos() -> QoSProfile:
-    """Return how what was recorded is published."""
+def _qos() -> QoSProfile:
     # Reliable, so that what is played arrives; best-effort subscribers hear it too.
     return QoSProfile(
         depth=10, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.VOLATILE
     )
 
 
-def message_class(name: str) -> Any:
+def _message_class(name: str) -> Any:
     """Return the class of e.g. ``sensor_msgs/msg/Image``."""
     package, kind, message = name.split("/")
     try:

@@ -11,6 +11,7 @@ from vla_retrieval.encoders import Encoder, EncoderSettings, load_encoder
 from vla_retrieval.memory import Eviction, Memory, MemoryOptions
 from vla_retrieval.retriever import Retriever
 from vla_retrieval.ros.frames import FrameReader
+from vla_retrieval.ros.freshness import LastAnswers
 from vla_retrieval.ros.parameters import BYTES_PER_MB, Settings
 from vla_retrieval.ros.worker import InferenceWorker
 from vla_retrieval.types import Remembered, Similarity
@@ -20,6 +21,7 @@ _log = logging.getLogger(__name__)
 Count = Literal[
     "frames_received",
     "frames_rejected",
+    "frames_skipped",
     "queries_answered",
     "queries_failed",
     "entries_remembered",
@@ -89,7 +91,8 @@ class Session:
             options=memory_options(settings),
         )
         self.retriever = Retriever(self.encoder, self.memory, settings.thumbnail_px)
-        self.reader = FrameReader(self.encoder)
+        self.reader = FrameReader(self.encoder, settings.max_image_pixels)
+        self.last_answers = LastAnswers()
         self.worker = InferenceWorker(settings.max_waiting_requests)
         _log.info(
             "ready: %s on %s (%s), %d entries in %s",
