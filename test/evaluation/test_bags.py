@@ -20,7 +20,7 @@ from test.evaluation import writers
 from test.evaluation.writers import Recorded, two_tasks, write_mcap, write_rosbags, write_sqlite
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.evaluation.frames import Frame, ReadOptions, Recording
-from vla_retrieval.evaluation.recordings import read_recordings
+from vla_retrieval.evaluation.recordings import image_type, read_recordings
 from vla_retrieval.evaluation.topics import TopicOptions
 
 DEMO = Path(__file__).parents[2] / "demo" / "bag"
@@ -263,6 +263,15 @@ def test_metadata_that_is_rubbish_is_passed_over(tmp_path: Path) -> None:
 
     assert len(recording.frames) == 16
     assert any("metadata.yaml cannot be read" in note for note in recording.notes)
+
+
+def test_the_type_of_images_is_known_without_reading_the_bag_through(tmp_path: Path) -> None:
+    raw = write_rosbags(tmp_path / "raw", two_tasks())
+
+    assert image_type([DEMO]) == "sensor_msgs/msg/CompressedImage"
+    assert image_type([raw]) == "sensor_msgs/msg/Image"
+    with pytest.raises(InvalidInputError, match=r"--image-topic: expected topics of one type"):
+        image_type([raw, DEMO])
 
 
 def killed_recorder(folder: Path) -> tuple[Path, list[int]]:

@@ -64,6 +64,27 @@ def read_recording(bag: Bag, options: ReadOptions) -> Recording:
     return scan.recording(options.episodes)
 
 
+def image_type(paths: Sequence[Path], options: ReadOptions | None = None) -> str:
+    """Return the message type of bags' images, without reading the bags through.
+
+    Raises:
+        InvalidInputError: If topics are not clear, or some are raw and others compressed.
+    """
+    topics = (options or ReadOptions()).topics
+    kinds: dict[str, str] = {}
+    for bag in map(Bag, paths):
+        chosen = choose_topics(bag.topics, topics, bag.decoder.text_field, bag.name)
+        types = {topic.name: topic.msgtype for topic in bag.topics}
+        kinds |= {f"{bag.name}:{name}": types[name] for name in chosen.images}
+        bag.close()
+    if len(set(kinds.values())) != 1:
+        got = ", ".join(f"{name}: {kind}" for name, kind in sorted(kinds.items()))
+        raise InvalidInputError(
+            "--image-topic", "topics of one type, raw or compressed", got or "none"
+        )
+    return next(iter(kinds.values()))
+
+
 class _Seen(NamedTuple):
     """An image message, as far as it is kept."""
 
