@@ -266,7 +266,9 @@ def evaluation(seed: int = 0, boost: float = 0.0) -> Evaluation:
             stage(rng, 41.0, 2_871),
             stage(rng, 55.0, 2_871),
             {"replaced by a newer frame before their turn": 129},
+            stage(rng, 180.0, 2_870),
         ),
+        wall_sec={"encoding": 265.0, "searching": 24.0, "thumbnails": 8.25, "the <rest>": 2.75},
     )
 
 

@@ -87,6 +87,14 @@ def test_another_storage_of_the_same_data_gives_the_same_hash(
     assert found.evaluation.hash == outcome.evaluation.hash
 
 
+def test_the_parts_of_the_wall_time_are_those_of_the_stages(outcome: Outcome) -> None:
+    wall, times = outcome.evaluation.wall_sec, outcome.evaluation.times
+    encoding = sum(times[f"encode {what} (batch)"].total_sec for what in ("images", "instructions"))
+    assert wall["encoding"] == pytest.approx(encoding)
+    assert wall["searching"] == pytest.approx(times["search"].total_sec)
+    assert min(wall.values()) >= 0.0
+
+
 def test_another_setting_gives_another_hash(outcome: Outcome, tmp_path: Path) -> None:
     other = ExperimentSettings(
         split=SplitOptions(seed=1), relevance="labels", relevance_file=DEMO / "tasks.yaml",

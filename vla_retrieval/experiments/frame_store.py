@@ -169,12 +169,16 @@ def _add(
     ended = time.perf_counter()
     seconds.add("encode images (batch)", between - started)
     seconds.add("encode instructions (batch)", ended - between)
+    thumbnails = [make_thumbnail(image, _THUMBNAIL_PX) for image in images]
+    drawn = time.perf_counter()
+    seconds.add("thumbnails (batch)", drawn - ended)
     entries = [
         NewEntry(
             frame.instruction, max(0, frame.stamp_ns), frame.frame_id, frame.episode_id,
             metadata={_QUERY_ID: frame.query_id},
-            thumbnail=make_thumbnail(image, _THUMBNAIL_PX),
+            thumbnail=thumbnail,
         )
-        for frame, image in zip(frames, images, strict=True)
+        for frame, thumbnail in zip(frames, thumbnails, strict=True)
     ]  # fmt: skip
     memory.add(entries, scenes, instructions)
+    seconds.add("keep (batch)", time.perf_counter() - drawn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,16 @@ from vla_retrieval.experiments.planning import Plan, check_sides, make_plan
 from vla_retrieval.experiments.searching import Searcher
 from vla_retrieval.experiments.settings import ExperimentSettings
 from vla_retrieval.types import Modality
+
+_PARTS = {
+    "encoding": ("encode images (batch)", "encode instructions (batch)"),
+    "searching": ("search",),
+    "reading the bag": ("scan",),
+    "reading and decoding pictures": ("decode",),
+    "thumbnails": ("thumbnails (batch)",),
+    "keeping": ("keep (batch)",),
+}
+"""Part of the work to the stages that it consists of."""
 
 _ON_THE_MAP = 600  # entries; each is two points
 
@@ -43,12 +54,16 @@ def evaluate_bags(
         InvalidInputError: If a bag cannot be evaluated, or the work folder is of others.
         StorageError: If the work folder cannot be used.
     """
+    started = time.perf_counter()
     plan = make_plan(paths, settings)
     seconds = StageSeconds()
+    seconds.add("scan", time.perf_counter() - started)
     source = frame_store.fingerprint_of(paths)
     with frame_store.open_store(work, encoder, settings.similarity, source) as memory:
         store = frame_store.fill(memory, plan.frames, encoder, seconds, progress)
-        return _evaluate(store, plan, encoder, seconds, progress)
+        outcome = _evaluate(store, plan, encoder, seconds, progress)
+    wall = _wall(seconds, time.perf_counter() - started)
+    return replace(outcome, evaluation=replace(outcome.evaluation, wall_sec=wall))
 
 
 def _evaluate(
@@ -72,6 +87,15 @@ def _evaluate(
         embedding_map=_map(searcher, settings.seed),
     )
     return replace(outcome, evaluation=evaluation)
+
+
+def _wall(seconds: StageSeconds, total_sec: float) -> dict[str, float]:
+    """Return where the time went; what no stage accounts for is scoring and its pictures."""
+    parts = {
+        part: sum(sum(seconds.calls.get(stage, ())) for stage in stages)
+        for part, stages in _PARTS.items()
+    }
+    return {**parts, "scoring and the rest": max(0.0, total_sec - sum(parts.values()))}
 
 
 def _refusals(store: FrameStore) -> list[str]:

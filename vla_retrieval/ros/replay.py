@@ -156,6 +156,8 @@ class Replay:
         self._hits: dict[str, dict[str, list[Hit]]] = {name: {} for name in DIRECTIONS}
         self._latencies: list[float] = []
         self._ages: list[float] = []
+        self._stalenesses: list[float] = []
+        self._newest_ns: int | None = None  # stamp of the newest image that was answered
         self._stages: dict[str, list[float]] = {}
         self._outdated: set[str] = set()
         self._waiting = 0
@@ -280,6 +282,9 @@ class Replay:
                 return
             self._latencies.append((received_ns - stamp_ns) / _NS_PER_SEC)
             self._ages.append(float(message.image_age_sec))
+            if self._newest_ns is not None:
+                self._stalenesses.append((received_ns - self._newest_ns) / _NS_PER_SEC)
+            self._newest_ns = max(stamp_ns, self._newest_ns or stamp_ns)
             for stage in _STAGES:
                 seconds = float(getattr(message.times, f"{stage}_sec"))
                 self._stages.setdefault(stage.replace("_", " "), []).append(seconds)
@@ -348,7 +353,7 @@ class Replay:
             }
             live = LiveResult(
                 played, answered, scoring.summarise(self._latencies), scoring.summarise(self._ages),
-                _shared_out(played - answered, causes),
+                _shared_out(played - answered, causes), scoring.summarise(self._stalenesses),
             )  # fmt: skip
             return Heard(live, self._hits, self._stages, [_how(self._options)])
 
