@@ -24,7 +24,6 @@ from vla_retrieval.types import Modality
 _PARTS = {
     "encoding": ("encode images (batch)", "encode instructions (batch)"),
     "searching": ("search",),
-    "reading the bag": ("scan",),
     "reading and decoding pictures": ("decode",),
     "thumbnails": ("thumbnails (batch)",),
     "keeping": ("keep (batch)",),
@@ -56,13 +55,13 @@ def evaluate_bags(
     """
     started = time.perf_counter()
     plan = make_plan(paths, settings)
+    read_sec = time.perf_counter() - started
     seconds = StageSeconds()
-    seconds.add("scan", time.perf_counter() - started)
     source = frame_store.fingerprint_of(paths)
     with frame_store.open_store(work, encoder, settings.similarity, source) as memory:
         store = frame_store.fill(memory, plan.frames, encoder, seconds, progress)
         outcome = _evaluate(store, plan, encoder, seconds, progress)
-    wall = _wall(seconds, time.perf_counter() - started)
+    wall = _wall(seconds, read_sec, time.perf_counter() - started)
     return replace(outcome, evaluation=replace(outcome.evaluation, wall_sec=wall))
 
 
@@ -89,12 +88,13 @@ def _evaluate(
     return replace(outcome, evaluation=evaluation)
 
 
-def _wall(seconds: StageSeconds, total_sec: float) -> dict[str, float]:
+def _wall(seconds: StageSeconds, read_sec: float, total_sec: float) -> dict[str, float]:
     """Return where the time went; what no stage accounts for is scoring and its pictures."""
     parts = {
         part: sum(sum(seconds.calls.get(stage, ())) for stage in stages)
         for part, stages in _PARTS.items()
     }
+    parts["reading the bag"] = read_sec
     return {**parts, "scoring and the rest": max(0.0, total_sec - sum(parts.values()))}
 
 
