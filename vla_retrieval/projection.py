@@ -6,11 +6,13 @@ know the other.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_retrieval.errors import HeadMismatchError
 from vla_retrieval.types import Embeddings, Fingerprint, Modality
 
 Codes: TypeAlias = NDArray[np.uint8]
@@ -75,3 +77,31 @@ class Head(Protocol):
             InvalidInputError: If ``bits`` is 0.
         """
         ...
+
+
+def projected_fingerprint(encoder: Fingerprint, head: Head | None) -> Fingerprint:
+    """Return the fingerprint of what a head makes of an encoder's embeddings.
+
+    Args:
+        encoder: Of the embeddings; its ``head`` is empty.
+        head: None leaves them as they are.
+    """
+    return encoder if head is None else replace(encoder, dim=head.dim, head=head.digest)
+
+
+def check_head(head: Head, encoder: Fingerprint) -> None:
+    """Refuse a head that was not trained on an encoder's embeddings.
+
+    Raises:
+        HeadMismatchError: It names both fingerprints.
+    """
+    if head.encoder != encoder:
+        raise HeadMismatchError(
+            f"head {short_digest(head)}: expected one for the encoder {encoder}, got one for"
+            f" {head.encoder}. Train a head on embeddings of this encoder, or load that one."
+        )
+
+
+def short_digest(head: Head | None) -> str:
+    """Return the first 12 hexadecimal digits of a head's digest, or ``"none"``, for people."""
+    return "none" if head is None else head.digest.removeprefix("sha256:")[:12]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +16,9 @@ from vla_retrieval.memory.codes import Codes, lists_for, rows_to_train
 from vla_retrieval.memory.database import Database
 from vla_retrieval.memory.index import Half, Index, IndexKind
 from vla_retrieval.memory.options import AUTO, MemoryOptions
-from vla_retrieval.memory.similarity import prepared
 from vla_retrieval.memory.tuning import tune
 from vla_retrieval.memory.vectors import ByteVectors, Vectors, WholeVectors
+from vla_retrieval.projection import Head
 from vla_retrieval.types import Embeddings, Modality, Similarity
 
 _log = logging.getLogger(__name__)
@@ -64,10 +65,10 @@ def choose(options: MemoryOptions, rows: int, dim: int) -> IndexKind:
 def outgrown(index: Index, options: MemoryOptions) -> str:
     """Return why an index should be built anew, or ''."""
     rows = len(index)
-    wanted = choose(options, rows, index.dim)
+    wanted = choose(options, rows, index.width)
     simpler = _BY_SIZE.index(wanted) < _BY_SIZE.index(index.kind)
     # Going back to a simpler kind needs a clear reason, or a memory at a limit would flap.
-    clear = choose(options, _CLEARLY * rows, index.dim) is wanted
+    clear = choose(options, _CLEARLY * rows, index.width) is wanted
     if wanted is not index.kind and (clear or not simpler):
         return f"{rows} entries are for {wanted.value}, not {index.kind.value}"
     if index.kind is not IndexKind.EXACT and rows >= _GROWN * index.built_rows:
@@ -85,6 +86,7 @@ def build(
     *,
     give_up: GiveUp = lambda: False,
     exact: bool = False,
+    head: Head | None = None,
 ) -> Index:
     """Return an index over all entries.
 
@@ -93,11 +95,12 @@ def build(
     Args:
         database: Is read in many short transactions: SQLite's log could not be folded into the
             database during a long one.
-        dim: Length of an embedding.
+        dim: Length of a stored embedding.
         similarity: How embeddings are compared.
         options: Which kind, and how fast and sure it must be.
         give_up: Asked now and then.
         exact: Whether to build an exact one whatever the options say.
+        head: Projects the embeddings before they are compared, or None.
 
     Raises:
         GivenUpError: If ``give_up`` said yes.
@@ -105,15 +108,15 @@ def build(
     """
     with database.reading() as connection:
         ids = store.all_ids(connection)
-    kind = IndexKind.EXACT if exact else choose(options, len(ids), dim)
+    index = Index.exact(dim, similarity, options.search_threads, head)
+    kind = IndexKind.EXACT if exact else choose(options, len(ids), index.width)
     if kind is IndexKind.EXACT:
-        index = Index.exact(dim, similarity, options.search_threads)
         add_after(index, database, give_up)
         return index
     started = time.perf_counter()
     with kernels.threads(options.build_threads):
-        halves = {m: _fitted(database, m, ids, kind, dim, similarity, give_up) for m in Modality}
-    index = Index(dim, similarity, kind, halves, threads=options.build_threads)
+        halves = {m: _fitted(database, m, ids, kind, index, give_up) for m in Modality}
+    index = replace(index, kind=kind, halves=halves, threads=options.build_threads)
     add_after(index, database, give_up)
     index.built_rows = len(index)
     filled = time.perf_counter()
@@ -162,7 +165,7 @@ def catch_up(index: Index, database: Database) -> None:
 def without_dead_rows(index: Index) -> Index:
     """Return a copy of an exact index without the rows of removed entries."""
     rows = np.flatnonzero(index.columns.alive).astype(np.int64)
-    copy = Index.exact(index.dim, index.similarity, index.threads)
+    copy = Index.exact(index.dim, index.similarity, index.threads, index.head)
     copy.columns = index.columns.only(rows)
     for modality, half in copy.halves.items():
         old = index.halves[modality]
@@ -177,18 +180,26 @@ def _fitted(
     modality: Modality,
     ids: NDArray[np.int64],
     kind: IndexKind,
-    dim: int,
-    similarity: Similarity,
+    like: Index,
     give_up: GiveUp,
 ) -> Half:
-    """Return an empty half whose codes are fitted to a sample of the stored embeddings."""
+    """Return an empty half whose codes are fitted to a sample of the stored embeddings.
+
+    Args:
+        database: Where they are.
+        modality: Which half.
+        ids: Of all entries.
+        kind: Of the index that the half is for.
+        like: An empty index that compares as that one will.
+        give_up: Asked once.
+    """
     if give_up():
         raise GivenUpError
-    squares = similarity is Similarity.NEGATIVE_L2
+    squares = like.similarity is Similarity.NEGATIVE_L2
     lists = lists_for(len(ids))
-    sample = _sample(database, modality, ids, dim, rows_to_train(lists))
-    sample = prepared(similarity, sample)
-    vectors: Vectors = WholeVectors(dim, squares=squares)
+    sample = _sample(database, modality, ids, like.dim, rows_to_train(lists))
+    sample = like.compared(sample, modality)
+    vectors: Vectors = WholeVectors(like.width, squares=squares)
     if kind is IndexKind.IVF_SQ8:
         vectors = ByteVectors.fitted(sample, squares=squares)
     return Half(vectors, Codes.trained(sample, lists, squares=squares))

@@ -3,7 +3,10 @@
 There are three kinds. ``EXACT`` compares a query with every row. ``IVF`` lets short codes propose
 rows and compares those. ``IVF_SQ8`` is the same with 8 bits per number in RAM; the few rows that
 remain are compared with their embeddings on disk. In each kind the scores that come out are
-computed in float64 from the embeddings as they were stored.
+computed in float64 from the embeddings as they were stored, projected where there is a head.
+
+What is compared are the embeddings, or what a learned head makes of them: the head is part of
+the index, so that a query is always projected by the head that projected what it is compared with.
 
 Not safe for concurrent use: the memory holds its lock around every call.
 """
@@ -19,11 +22,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.memory import kernels
 from vla_retrieval.memory.codes import Codes, Effort, Selection
 from vla_retrieval.memory.columns import Columns, Mask, Rows
 from vla_retrieval.memory.similarity import Tolerance, prepared, similarities
 from vla_retrieval.memory.vectors import Vectors, WholeVectors
+from vla_retrieval.projection import Head
 from vla_retrieval.types import Embeddings, Modality, NewEntry, Probe, Similarity
 
 _SCORED_DIRECTLY = 256
@@ -142,8 +147,8 @@ class Index:
     """Finds the best entries for any probes.
 
     Attributes:
-        dim: Length of an embedding.
-        similarity: How embeddings are compared.
+        dim: Length of an embedding as it is added.
+        similarity: How vectors are compared.
         kind: How entries are found.
         halves: Their vectors.
         columns: Their entries.
@@ -151,6 +156,7 @@ class Index:
         recalls: What share of the ten best it found when that was tuned.
         threads: Of FAISS, in a search.
         built_rows: Rows there were when the codes were fitted.
+        head: Projects embeddings before they are compared, or None.
     """
 
     dim: int
@@ -162,17 +168,26 @@ class Index:
     recalls: dict[Direction, float] = field(default_factory=dict)
     threads: int = 1
     built_rows: int = 0
+    head: Head | None = None
 
     @classmethod
-    def exact(cls, dim: int, similarity: Similarity, threads: int = 1) -> Index:
+    def exact(
+        cls, dim: int, similarity: Similarity, threads: int = 1, head: Head | None = None
+    ) -> Index:
         """Return an empty index that compares everything."""
         squares = similarity is Similarity.NEGATIVE_L2
-        halves = {m: Half(WholeVectors(dim, squares=squares)) for m in Modality}
-        return cls(dim, similarity, IndexKind.EXACT, halves, threads=threads)
+        width = dim if head is None else head.dim
+        halves = {m: Half(WholeVectors(width, squares=squares)) for m in Modality}
+        return cls(dim, similarity, IndexKind.EXACT, halves, threads=threads, head=head)
 
     def __len__(self) -> int:
         """Return the number of entries."""
         return self.columns.rows - self.columns.dead
+
+    @property
+    def width(self) -> int:
+        """Length of a vector as it is compared."""
+        return self.dim if self.head is None else self.head.dim
 
     @property
     def size_bytes(self) -> int:
@@ -195,9 +210,24 @@ class Index:
             instructions: Shape ``(n, dim)``, as the encoder made them.
         """
         with kernels.threads(self.threads):
-            self.halves[Modality.SCENE].append(prepared(self.similarity, scenes))
-            self.halves[Modality.INSTRUCTION].append(prepared(self.similarity, instructions))
+            self.halves[Modality.SCENE].append(self.compared(scenes, Modality.SCENE))
+            instructions = self.compared(instructions, Modality.INSTRUCTION)
+            self.halves[Modality.INSTRUCTION].append(instructions)
         self.columns.append(entry_ids, entries)
+
+    def compared(self, embeddings: Embeddings, modality: Modality) -> Embeddings:
+        """Return embeddings as they are compared: projected, then prepared for the similarity.
+
+        Args:
+            embeddings: Shape ``(n, dim)``, as the encoder made them.
+            modality: What they were made from.
+
+        Returns:
+            Shape ``(n, width)``.
+        """
+        if self.head is not None and len(embeddings):
+            embeddings = self.head.project(embeddings, modality)
+        return prepared(self.similarity, embeddings.reshape(-1, self.width))
 
     def remove(self, entry_ids: Sequence[int]) -> None:
         """Remove the entries that are there; the others are no error."""
@@ -219,10 +249,19 @@ class Index:
             mask: Rows that may be found; None is all, when none is dead.
             originals: Where vectors are not whole in RAM.
         """
-        ready = [replace(p, vector=prepared(self.similarity, p.vector)) for p in probes]
+        ready = [replace(p, vector=self._compared_query(p)) for p in probes]
         with kernels.threads(self.threads):
             rows, exact = self._choose(ready, k, mask)
             return self._score(ready, rows, exact, originals)
+
+    def _compared_query(self, probe: Probe) -> Embeddings:
+        source = probe.source
+        if source is None and self.head is not None:
+            raise InvalidInputError(
+                "probe.source", "what the vector was made from: the head projects each modality in"
+                " its own way", "None",
+            )  # fmt: skip
+        return self.compared(probe.vector[np.newaxis], source or probe.modality)[0]
 
     def _choose(self, probes: Sequence[Probe], k: int, mask: Mask | None) -> tuple[Rows, bool]:
         """Return rows to score, and whether the best are surely among them."""
@@ -377,8 +416,8 @@ class Index:
 
     def _tolerance(self, scan: _Scan) -> Tolerance:
         if self.similarity is Similarity.NEGATIVE_L2:
-            return Tolerance.of_distances(self.dim)
-        return Tolerance.of_dots(self.dim, scan.length * self.halves[scan.modality].longest)
+            return Tolerance.of_distances(self.width)
+        return Tolerance.of_dots(self.width, scan.length * self.halves[scan.modality].longest)
 
     def _scans(self, active: Sequence[Probe]) -> Iterator[_Scan]:
         """Yield what is compared.

@@ -27,6 +27,7 @@ from vla_retrieval.memory.directory import sync
 from vla_retrieval.memory.failures import storage_errors
 from vla_retrieval.memory.index import Direction, Half, Index, IndexKind
 from vla_retrieval.memory.vectors import ByteVectors, Vectors, WholeVectors
+from vla_retrieval.projection import Head, projected_fingerprint
 from vla_retrieval.types import Fingerprint, Modality, Similarity
 
 SNAPSHOT_NAME = "index.snapshot"
@@ -53,7 +54,7 @@ class Frozen:
         index: To be kept.
         sequence: The commit that it shows.
         mark: Random; the database names it too (``counters.SNAPSHOT``).
-        fingerprint: Of the embeddings.
+        fingerprint: Of the stored embeddings.
     """
 
     def __init__(self, index: Index, sequence: int, mark: int, fingerprint: Fingerprint) -> None:
@@ -74,10 +75,11 @@ class Frozen:
             "format": FORMAT,
             "sequence": sequence,
             "mark": mark,
-            "fingerprint": asdict(fingerprint),
+            # Of what is compared: a snapshot of one head is not taken for that of another.
+            "fingerprint": asdict(projected_fingerprint(fingerprint, index.head)),
             "similarity": index.similarity.value,
             "kind": index.kind.value,
-            "dim": index.dim,
+            "dim": index.width,
             "rows": self._rows,
             "built_rows": index.built_rows,
             "key": columns.key.hex(),
@@ -157,16 +159,40 @@ class Restored:
     mark: int
 
 
-def read(directory: Path, fingerprint: Fingerprint, similarity: Similarity) -> Restored:
+def read(
+    directory: Path, fingerprint: Fingerprint, similarity: Similarity, head: Head | None = None
+) -> Restored:
     """Return what the snapshot of a memory holds.
 
+    Args:
+        directory: Of the memory.
+        fingerprint: Of its embeddings.
+        similarity: How they are compared.
+        head: What projects them before that, or None.
+
     Raises:
-        SnapshotError: If there is none, or it is damaged, or of other embeddings.
+        SnapshotError: If there is none, or it is damaged, or of other embeddings or another head.
+    """
+    restored = read_compared(directory, projected_fingerprint(fingerprint, head), similarity)
+    restored.index.dim, restored.index.head = fingerprint.dim, head
+    return restored
+
+
+def read_compared(directory: Path, compared: Fingerprint, similarity: Similarity) -> Restored:
+    """Return what the snapshot of a memory holds, its index without the head.
+
+    Args:
+        directory: Of the memory.
+        compared: Of the vectors, after the head where there was one.
+        similarity: How they are compared.
+
+    Raises:
+        SnapshotError: As in ``read``.
     """
     with _reading(directory) as reader:
         expected = {
-            "format": FORMAT, "fingerprint": asdict(fingerprint),
-            "similarity": similarity.value, "dim": fingerprint.dim,
+            "format": FORMAT, "fingerprint": asdict(compared),
+            "similarity": similarity.value, "dim": compared.dim,
         }  # fmt: skip
         for name, value in expected.items():
             if reader.header.get(name) != value:
@@ -185,6 +211,16 @@ def similarity_of(directory: Path) -> Similarity:
     """
     with _reading(directory) as reader:
         return Similarity(reader.header["similarity"])
+
+
+def fingerprint_of(directory: Path) -> Fingerprint:
+    """Return the fingerprint of the vectors in the snapshot of a memory.
+
+    Raises:
+        SnapshotError: If there is none, or its table of contents is damaged.
+    """
+    with _reading(directory) as reader:
+        return Fingerprint(**reader.header["fingerprint"])
 
 
 @contextmanager
