@@ -14,6 +14,7 @@ from vla_retrieval.memory import entries as store
 from vla_retrieval.memory import kernels
 from vla_retrieval.memory.codes import Codes, lists_for, rows_to_train
 from vla_retrieval.memory.database import Database
+from vla_retrieval.memory.hashing import ROWS_TO_FIT, HashCodes, Planes
 from vla_retrieval.memory.index import Half, Index, IndexKind
 from vla_retrieval.memory.options import AUTO, MemoryOptions
 from vla_retrieval.memory.tuning import tune
@@ -32,7 +33,7 @@ FEWEST_TO_FIT = 2_000
 _COLUMN_BYTES = 100  # of an entry with a few tags (columns.py)
 _CODE_BYTES_PER_NUMBER = 1 / 4
 _DEAD_WORTH_REMOVING = 1 / 4
-_BY_SIZE = (IndexKind.EXACT, IndexKind.IVF, IndexKind.IVF_SQ8)
+_BY_SIZE = (IndexKind.EXACT, IndexKind.HASH, IndexKind.IVF, IndexKind.IVF_SQ8)
 _CLEARLY = 2  # times the rows that would still have the same kind
 _GROWN = 1.5  # times the rows that the codes were fitted to
 _ROWS_COPIED = 8_192
@@ -55,11 +56,21 @@ def choose(options: MemoryOptions, rows: int, dim: int) -> IndexKind:
         return IndexKind.EXACT
     if options.index != AUTO:
         return IndexKind(options.index)
-    whole = rows * (2 * 4 * dim + _COLUMN_BYTES)
-    if rows <= EXACT_UP_TO and whole <= options.index_bytes:
+    if rows <= EXACT_UP_TO and _fits_whole(options, rows, dim, 0):
         return IndexKind.EXACT
-    coded = whole + rows * 2 * (dim * _CODE_BYTES_PER_NUMBER + 8)
-    return IndexKind.IVF if coded <= options.index_bytes else IndexKind.IVF_SQ8
+    coded = _fits_whole(options, rows, dim, dim * _CODE_BYTES_PER_NUMBER + 8)
+    return IndexKind.IVF if coded else IndexKind.IVF_SQ8
+
+
+def in_bytes(options: MemoryOptions, rows: int, dim: int, kind: IndexKind) -> bool:
+    """Return whether an index of a kind over so many rows keeps vectors in 8 bits per number."""
+    if kind is IndexKind.HASH:
+        return not _fits_whole(options, rows, dim, dim / 8)
+    return kind is IndexKind.IVF_SQ8
+
+
+def _fits_whole(options: MemoryOptions, rows: int, dim: int, code_bytes: float) -> bool:
+    return rows * (2 * (4 * dim + code_bytes) + _COLUMN_BYTES) <= options.index_bytes
 
 
 def outgrown(index: Index, options: MemoryOptions) -> str:
@@ -71,6 +82,11 @@ def outgrown(index: Index, options: MemoryOptions) -> str:
     clear = choose(options, _CLEARLY * rows, index.width) is wanted
     if wanted is not index.kind and (clear or not simpler):
         return f"{rows} entries are for {wanted.value}, not {index.kind.value}"
+    if index.kind is IndexKind.HASH:
+        # Back to whole vectors only with room to spare, for the same reason.
+        some = rows if index.whole else _CLEARLY * rows
+        if in_bytes(options, some, index.width, index.kind) is index.whole:
+            return f"{rows} entries are for {'bytes' if index.whole else 'whole vectors'}"
     if index.kind is not IndexKind.EXACT and rows >= _GROWN * index.built_rows:
         return f"it was fitted to {index.built_rows} entries and there are {rows}"
     if index.columns.dead > max(1_000, _DEAD_WORTH_REMOVING * index.columns.rows):
@@ -114,9 +130,11 @@ def build(
         add_after(index, database, give_up)
         return index
     started = time.perf_counter()
+    bytewise = in_bytes(options, len(ids), index.width, kind)
     with kernels.threads(options.build_threads):
-        halves = {m: _fitted(database, m, ids, kind, index, give_up) for m in Modality}
-    index = replace(index, kind=kind, halves=halves, threads=options.build_threads)
+        fit = _hashing if kind is IndexKind.HASH else _listing
+        halves, planes = fit(database, ids, index, give_up, bytewise=bytewise)
+    index = replace(index, kind=kind, halves=halves, planes=planes, threads=options.build_threads)
     add_after(index, database, give_up)
     index.built_rows = len(index)
     filled = time.perf_counter()
@@ -175,43 +193,66 @@ def without_dead_rows(index: Index) -> Index:
     return copy
 
 
-def _fitted(
-    database: Database,
-    modality: Modality,
-    ids: NDArray[np.int64],
-    kind: IndexKind,
-    like: Index,
-    give_up: GiveUp,
-) -> Half:
-    """Return an empty half whose codes are fitted to a sample of the stored embeddings.
+def _listing(
+    database: Database, ids: NDArray[np.int64], like: Index, give_up: GiveUp, *, bytewise: bool
+) -> tuple[dict[Modality, Half], None]:
+    """Return empty halves whose lists and codes are fitted to samples of stored embeddings.
 
     Args:
         database: Where they are.
-        modality: Which half.
         ids: Of all entries.
-        kind: Of the index that the half is for.
         like: An empty index that compares as that one will.
-        give_up: Asked once.
+        give_up: Asked for each half.
+        bytewise: Whether vectors are kept in 8 bits per number.
     """
-    if give_up():
-        raise GivenUpError
     squares = like.similarity is Similarity.NEGATIVE_L2
     lists = lists_for(len(ids))
-    sample = _sample(database, modality, ids, like.dim, rows_to_train(lists))
-    sample = like.compared(sample, modality)
-    vectors: Vectors = WholeVectors(like.width, squares=squares)
-    if kind is IndexKind.IVF_SQ8:
-        vectors = ByteVectors.fitted(sample, squares=squares)
-    return Half(vectors, Codes.trained(sample, lists, squares=squares))
+    halves = {}
+    for modality in Modality:
+        sample = _sample(database, modality, ids, like, rows_to_train(lists), give_up)
+        codes = Codes.trained(sample, lists, squares=squares)
+        halves[modality] = Half(_empty(sample, squares=squares, bytewise=bytewise), codes)
+    return halves, None
+
+
+def _hashing(
+    database: Database, ids: NDArray[np.int64], like: Index, give_up: GiveUp, *, bytewise: bool
+) -> tuple[dict[Modality, Half], Planes | None]:
+    """Return empty halves for binary codes, and planes where the head does not make those.
+
+    Args are those of ``_listing``.
+    """
+    squares = like.similarity is Similarity.NEGATIVE_L2
+    samples = {m: _sample(database, m, ids, like, ROWS_TO_FIT, give_up) for m in Modality}
+    planes, bits = None, like.head.bits if like.head is not None else 0
+    if not bits:
+        planes = Planes.fitted(samples)
+        bits = planes.bits
+    halves = {
+        modality: Half(_empty(sample, squares=squares, bytewise=bytewise), HashCodes(bits))
+        for modality, sample in samples.items()
+    }
+    return halves, planes
+
+
+def _empty(sample: Embeddings, *, squares: bool, bytewise: bool) -> Vectors:
+    """Return where vectors like those of a sample are kept."""
+    if bytewise:
+        return ByteVectors.fitted(sample, squares=squares)
+    return WholeVectors(sample.shape[1], squares=squares)
 
 
 def _sample(
     database: Database,
     modality: Modality,
     ids: NDArray[np.int64],
-    dim: int,
+    like: Index,
     rows: int,
+    give_up: GiveUp,
 ) -> Embeddings:
+    """Return some stored embeddings as an index compares them."""
+    if give_up():
+        raise GivenUpError
     rng = np.random.default_rng(len(ids))
     chosen = np.sort(rng.choice(ids, min(rows, len(ids)), replace=False))
     parts = []
@@ -219,6 +260,6 @@ def _sample(
         some = chosen[start : start + 256].tolist()
         with database.reading() as connection:
             path = database.path
-            parts.append(store.read_embeddings(connection, some, modality, dim, path)[1])
+            parts.append(store.read_embeddings(connection, some, modality, like.dim, path)[1])
         time.sleep(_PAUSE_SEC)
-    return np.concatenate(parts)
+    return like.compared(np.concatenate(parts), modality)

@@ -11,7 +11,7 @@ from pathlib import Path
 from vla_retrieval.memory import building, counters, snapshot
 from vla_retrieval.memory import entries as store
 from vla_retrieval.memory.database import Database
-from vla_retrieval.memory.index import Index, IndexKind
+from vla_retrieval.memory.index import Index
 from vla_retrieval.memory.options import MemoryOptions
 from vla_retrieval.projection import Head, projected_fingerprint
 from vla_retrieval.types import Fingerprint, Similarity
@@ -108,7 +108,8 @@ def _built(
     say = _log.warning if count > _WORTH_A_WARNING else _log.debug
     say("building the index from %s", source)
     width = projected_fingerprint(fingerprint, head).dim
-    exact = building.choose(options, count, width) is not IndexKind.IVF_SQ8
+    kind = building.choose(options, count, width)
+    exact = not building.in_bytes(options, count, width, kind)
     index = building.build(
         database, fingerprint.dim, similarity, options, exact=exact, head=head
     )  # fmt: skip

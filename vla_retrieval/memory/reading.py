@@ -11,7 +11,7 @@ from vla_retrieval import ranking
 from vla_retrieval.memory import entries as store
 from vla_retrieval.memory.columns import Mask, Rows
 from vla_retrieval.memory.database import Database
-from vla_retrieval.memory.index import Index, IndexKind, Originals
+from vla_retrieval.memory.index import Index, Originals
 from vla_retrieval.memory.merging import Neighbour, cosine
 from vla_retrieval.types import Candidate, Embeddings, Entry, Filter, Modality, Probe
 
@@ -117,7 +117,7 @@ class Neighbourhood:
 def _originals(index: Index, database: Database) -> Iterator[tuple[Originals, list[int]]]:
     """Lend a reader of stored embeddings, all of one committed state, and the rows it misses."""
     gone: list[int] = []
-    if index.kind is not IndexKind.IVF_SQ8:
+    if index.whole:
         yield _not_needed, gone
         return
     with database.reading() as connection:

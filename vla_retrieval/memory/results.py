@@ -90,7 +90,7 @@ class IndexStats:
     """How the memory is searched.
 
     Attributes:
-        kind: ``exact``, ``ivf`` or ``ivf_sq8``.
+        kind: ``exact``, ``ivf``, ``ivf_sq8`` or ``hash``.
         rows: Of the index, those of removed entries included.
         dead_rows: Of removed entries.
         ram_bytes: About what it takes.

@@ -25,6 +25,7 @@ from vla_retrieval.memory.codes import Codes, Effort
 from vla_retrieval.memory.columns import Columns, ColumnState
 from vla_retrieval.memory.directory import sync
 from vla_retrieval.memory.failures import storage_errors
+from vla_retrieval.memory.hashing import HashCodes, Planes
 from vla_retrieval.memory.index import Direction, Half, Index, IndexKind
 from vla_retrieval.memory.vectors import ByteVectors, Vectors, WholeVectors
 from vla_retrieval.projection import Head, projected_fingerprint
@@ -35,6 +36,7 @@ TEMPORARY_NAME = "index.snapshot.new"
 FORMAT = 1
 
 _ROWS_AT_ONCE = 8_192  # 16 MB of embeddings at 512 dimensions
+_NORMALS = "planes.normals"
 _MAGIC = b"VLARSNAP"
 _TAIL = struct.Struct("<8sQII")  # magic, where the table starts, its size, its checksum
 
@@ -65,6 +67,7 @@ class Frozen:
         self._codes = {
             m: half.codes.to_bytes() for m, half in index.halves.items() if half.codes is not None
         }
+        self._planes = index.planes
         self._columns = {
             name: value
             for name, value in columns._asdict().items()
@@ -142,6 +145,10 @@ class Frozen:
             yield f"{half}.vectors", (self._rows, dim), dtype, vectors.blocks(self._rows)
         for modality, content in self._codes.items():
             yield f"{modality.value}.codes", content.shape, "|u1", [content]
+        if self._planes is not None:
+            yield _NORMALS, self._planes.normals.shape, "<f4", [self._planes.normals]
+            for modality, centre in self._planes.centres.items():
+                yield f"{modality.value}.centre", centre.shape, "<f4", [centre]
 
 
 @dataclass(frozen=True)
@@ -265,7 +272,7 @@ class _Reader:
             header["dim"], Similarity(header["similarity"]), IndexKind(header["kind"]),
             {m: self._half(m) for m in Modality},
             Columns.restored(ColumnState(**state, key=bytes.fromhex(header["key"]))),
-            built_rows=header["built_rows"],
+            built_rows=header["built_rows"], planes=self._planes(),
         )  # fmt: skip
         for source, target, pair, probes, depth, recall in header["efforts"]:
             direction = Direction(Modality(source), Modality(target), pair)
@@ -286,7 +293,7 @@ class _Reader:
         squares = self.header["similarity"] == Similarity.NEGATIVE_L2.value
         kind = IndexKind(self.header["kind"])
         vectors: Vectors
-        if kind is IndexKind.IVF_SQ8:
+        if f"{half}.low" in self._sections:
             bytewise = ByteVectors(
                 self._array(f"{half}.low"), self._array(f"{half}.step"), squares=squares
             )
@@ -297,10 +304,17 @@ class _Reader:
             vectors = WholeVectors(self.header["dim"], squares=squares)
             for block in self._blocks(f"{half}.vectors"):
                 vectors.append(block)
-        codes = None
+        codes: Codes | HashCodes | None = None
         if kind is not IndexKind.EXACT:
-            codes = Codes.from_bytes(self._array(f"{half}.codes"))
+            of_kind = HashCodes if kind is IndexKind.HASH else Codes
+            codes = of_kind.from_bytes(self._array(f"{half}.codes"))
         return Half(vectors, codes, float(self.header["longest"][half]))
+
+    def _planes(self) -> Planes | None:
+        if _NORMALS not in self._sections:
+            return None
+        centres = {m: self._array(f"{m.value}.centre") for m in Modality}
+        return Planes(self._array(_NORMALS), centres)
 
     def _array(self, name: str) -> Array:
         blocks = list(self._blocks(name))
