@@ -8,8 +8,8 @@ Each names its cause, shows what was expected and what came, and says the next s
     ├── DeadlineExceededError    no answer within the time given
     ├── EncoderError             a model cannot be found, loaded or run
     │   └── CheckpointError      a weights file is missing, damaged or of another model
-    ├── HeadError                a learned head cannot be read or used
-    │   └── HeadMismatchError    it was made for another encoder
+    ├── HeadError                a file of a learned head cannot be read or written
+    │   └── HeadMismatchError    it was trained on another encoder
     ├── ShippedFileError         something that comes with the package is not installed
     ├── MissingLibraryError      a library that only this task needs is not installed
     └── StorageError             the memory directory cannot be used
@@ -22,6 +22,11 @@ The node adds NoFrameError and NotActiveError (``ros/replies.py``).
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vla_retrieval.types import Fingerprint
 
 
 class RetrievalError(Exception):
@@ -59,11 +64,31 @@ class CheckpointError(EncoderError):
 
 
 class HeadError(RetrievalError):
-    """A learned head cannot be read or used."""
+    """A file of a learned head is missing, damaged, or no head that this version knows."""
 
 
 class HeadMismatchError(HeadError):
-    """A learned head was made for another encoder."""
+    """A head was trained on another encoder.
+
+    Attributes:
+        head: Fingerprint of the encoder that the head was trained on.
+        encoder: Fingerprint of the encoder that is in use.
+    """
+
+    def __init__(self, source: str, head: Fingerprint, encoder: Fingerprint) -> None:
+        """Build the message from both fingerprints.
+
+        Args:
+            source: The head's file.
+            head: Of the encoder that the head was trained on.
+            encoder: Of the encoder that is in use.
+        """
+        self.head = head
+        self.encoder = encoder
+        super().__init__(
+            f"{source} was trained on another encoder: expected {encoder}, got {head}. Load the"
+            " encoder that it was trained on, or train a head for this one."
+        )
 
 
 class ShippedFileError(RetrievalError):

@@ -96,12 +96,14 @@ def check_head(head: Head, encoder: Fingerprint) -> None:
         HeadMismatchError: It names both fingerprints.
     """
     if head.encoder != encoder:
-        raise HeadMismatchError(
-            f"head {short_digest(head)}: expected one for the encoder {encoder}, got one for"
-            f" {head.encoder}. Train a head on embeddings of this encoder, or load that one."
-        )
+        raise HeadMismatchError(f"The head {name_of(head)}", head.encoder, encoder)
 
 
-def short_digest(head: Head | None) -> str:
-    """Return the first 12 hexadecimal digits of a head's digest, or ``"none"``, for people."""
-    return "none" if head is None else head.digest.removeprefix("sha256:")[:12]
+def short_digest(digest: str) -> str:
+    """Return the first 12 hexadecimal digits of a digest, for people; of an empty one, nothing."""
+    return digest.removeprefix("sha256:")[:12]
+
+
+def name_of(head: Head | None) -> str:
+    """Return a head's method and short digest, or ``"none"``, for people."""
+    return "none" if head is None else f"{head.method} {short_digest(head.digest)}"

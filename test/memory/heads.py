@@ -56,9 +56,8 @@ class LinearHead:
 
 def row_by_row(vectors: Embeddings, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return ``vectors @ matrix``; BLAS would pick its order of summation by the rows."""
-    found: NDArray[np.float64] = np.stack(
-        [(matrix * row[:, np.newaxis]).sum(axis=0) for row in vectors.astype(np.float64)]
-    )
+    wide = vectors.astype(np.float64)
+    found: NDArray[np.float64] = (wide[:, :, np.newaxis] * matrix).sum(axis=1)
     return found
 
 

@@ -16,7 +16,7 @@ from vla_retrieval.memory.index import Index, IndexKind
 from vla_retrieval.memory.keeper import Keeper
 from vla_retrieval.memory.live import LiveIndex
 from vla_retrieval.memory.options import MemoryOptions
-from vla_retrieval.projection import Head, short_digest
+from vla_retrieval.projection import Head, name_of
 from vla_retrieval.types import Fingerprint
 
 _log = logging.getLogger(__name__)
@@ -181,7 +181,7 @@ class Maintenance:
 
     def _reason_to_rebuild(self, index: Index) -> str:
         if not _same_head(index.head, self._head):
-            return f"head {short_digest(self._head)} instead of {short_digest(index.head)}"
+            return f"head {name_of(self._head)} instead of {name_of(index.head)}"
         return building.outgrown(index, self._options)
 
     def _rebuild(self, reason: str, give_up: building.GiveUp) -> None:

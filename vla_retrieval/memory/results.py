@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vla_retrieval.projection import Head
+from vla_retrieval.projection import Head, short_digest
 from vla_retrieval.types import Candidate, Fingerprint, Similarity
 
 
@@ -83,6 +83,10 @@ class HeadStats:
     method: str
     dim: int
     bits: int
+
+    def __str__(self) -> str:
+        """Return what identifies it, for people."""
+        return f"{self.method} {short_digest(self.digest)}"
 
 
 @dataclass(frozen=True)

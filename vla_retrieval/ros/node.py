@@ -19,6 +19,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
 from vla_retrieval.errors import RetrievalError
+from vla_retrieval.projection import Head, name_of
 from vla_retrieval.ros import parameters
 from vla_retrieval.ros.diagnostics import make_diagnostics
 from vla_retrieval.ros.frames import NewestFrame
@@ -62,6 +63,7 @@ class RetrievalNode(LifecycleNode):
         self.counters = Counters()
         self.session: Session | None = None
         self.is_active = False
+        self._next_head: Head | None = None  # from its check to its use, in one call
         self._live: LivePath | None = None
         self._group = MutuallyExclusiveCallbackGroup()
         self._images: Subscription[Any] | None = None
@@ -207,8 +209,20 @@ class RetrievalNode(LifecycleNode):
     def _on_set_parameters(self, changes: list[Parameter[Any]]) -> SetParametersResult:
         if self.session is None:
             return SetParametersResult(successful=True)
-        return parameters.refuse_unless_live(changes)
+        answer = parameters.refuse_unless_live(changes)
+        head = next((change for change in changes if change.name == "head"), None)
+        if answer.successful and head is not None:
+            try:
+                self._next_head = self.session.load_head(parameters.to_head_path(head.value))
+            except RetrievalError as error:
+                return SetParametersResult(successful=False, reason=str(error))
+        return answer
 
     def _on_parameters_set(self, changes: list[Parameter[Any]]) -> None:
         known = {p.name: p.value for p in changes if p.name in parameters.SPECS}
         self.settings = dataclasses.replace(self.settings, **known)
+        if self.session is not None and "head" in known:
+            try:
+                self.session.memory.use_head(self._next_head)
+            except RetrievalError as error:
+                self.get_logger().error(f"the head stays {name_of(self.session.memory.head)}: {error}")
