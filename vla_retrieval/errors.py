@@ -23,11 +23,6 @@ The node adds NoFrameError and NotActiveError (``ros/replies.py``).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from vla_retrieval.types import Fingerprint
-
 
 class RetrievalError(Exception):
     """Root of the tree."""
@@ -68,27 +63,7 @@ class HeadError(RetrievalError):
 
 
 class HeadMismatchError(HeadError):
-    """A head was trained on another encoder.
-
-    Attributes:
-        head: Fingerprint of the encoder that the head was trained on.
-        encoder: Fingerprint of the encoder that is in use.
-    """
-
-    def __init__(self, source: str, head: Fingerprint, encoder: Fingerprint) -> None:
-        """Build the message from both fingerprints.
-
-        Args:
-            source: The head's file.
-            head: Of the encoder that the head was trained on.
-            encoder: Of the encoder that is in use.
-        """
-        self.head = head
-        self.encoder = encoder
-        super().__init__(
-            f"{source} was trained on another encoder: expected {encoder}, got {head}. Load the"
-            " encoder that it was trained on, or train a head for this one."
-        )
+    """A head was trained on another encoder; the message has both fingerprints."""
 
 
 class ShippedFileError(RetrievalError):
