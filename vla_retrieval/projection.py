@@ -96,7 +96,11 @@ def check_head(head: Head, encoder: Fingerprint) -> None:
         HeadMismatchError: It names both fingerprints.
     """
     if head.encoder != encoder:
-        raise HeadMismatchError(f"The head {name_of(head)}", head.encoder, encoder)
+        raise HeadMismatchError(
+            f"The head {name_of(head)} was trained on another encoder: expected {encoder}, got"
+            f" {head.encoder}. Load the encoder that it was trained on, or train a head for this"
+            " one."
+        )
 
 
 def short_digest(digest: str) -> str:

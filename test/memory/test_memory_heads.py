@@ -225,7 +225,7 @@ def test_a_head_of_another_encoder_is_refused_with_both_fingerprints(
     memory = Compared(open_memory())
     memory.add(5, 0)
     other = replace(make_head(DIM, 1), encoder=fingerprint(DIM, model="another model"))
-    with pytest.raises(HeadMismatchError, match="expected double .*, got another model "):
+    with pytest.raises(HeadMismatchError, match=r"expected double .*, got another model "):
         memory.memory.use_head(other)
     memory.check("none")
     with pytest.raises(HeadMismatchError, match="another model"):

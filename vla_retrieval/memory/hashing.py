@@ -120,9 +120,7 @@ class HashCodes:
         """Return how many rows are in the list of each vector: there is one list."""
         return np.full(len(vectors), max(1, len(self)), dtype=np.int64)
 
-    def propose(
-        self, queries: Codes, depth: int, selection: Selection | None
-    ) -> NDArray[np.int64]:
+    def propose(self, queries: Codes, depth: int, selection: Selection | None) -> NDArray[np.int64]:
         """Return the nearest rows of each query, at most ``depth`` each, ascending.
 
         Args:

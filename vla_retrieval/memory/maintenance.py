@@ -98,7 +98,8 @@ class Maintenance:
 
     def use_head(self, head: Head | None) -> None:
         """Build the index anew with another head in the background, and use it from then on."""
-        self._head = head
+        if not _same_head(head, self._head):  # else a build for it would begin again
+            self._head = head
         self.keeper.wake()
 
     def close(self) -> None:

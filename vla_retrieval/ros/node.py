@@ -19,7 +19,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
 from vla_retrieval.errors import RetrievalError
-from vla_retrieval.projection import Head, name_of
+from vla_retrieval.projection import Head
 from vla_retrieval.ros import parameters
 from vla_retrieval.ros.diagnostics import make_diagnostics
 from vla_retrieval.ros.frames import NewestFrame
@@ -225,4 +225,4 @@ class RetrievalNode(LifecycleNode):
             try:
                 self.session.memory.use_head(self._next_head)
             except RetrievalError as error:
-                self.get_logger().error(f"the head stays {name_of(self.session.memory.head)}: {error}")
+                self.get_logger().error(f"the head is not changed: {error}")
