@@ -14,12 +14,12 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 
+from test.learned import turned_head, written
 from vla_retrieval import ranking
 from vla_retrieval.encoders import DoubleEncoder
-from vla_retrieval.heads import JointHead, save_head
 from vla_retrieval.memory import Memory
 from vla_retrieval.projection import Head, short_digest
-from vla_retrieval.types import Embeddings, Fingerprint, Modality, NewEntry
+from vla_retrieval.types import Embeddings, Modality, NewEntry
 from vla_retrieval_msgs.msg import MatchArray
 
 from .harness import START_SEC, NodeProcess, Robot, ask, picture, wait_until
@@ -27,17 +27,6 @@ from .harness import START_SEC, NodeProcess, Robot, ask, picture, wait_until
 Start = Callable[..., NodeProcess]
 COUNT, K = 40, 6
 ASKED = "instruction 7, or one like it"
-
-
-def make_head(encoder: Fingerprint, seed: int) -> JointHead:
-    """Return a head that turns each modality in its own way."""
-    rng = np.random.default_rng(seed)
-    weights: dict[str, Any] = {}
-    for modality in Modality:
-        turn = np.linalg.qr(rng.standard_normal((encoder.dim, encoder.dim)))[0]
-        weights[f"{modality.value}.weight"] = (turn - np.eye(encoder.dim)).astype(np.float32)
-        weights[f"{modality.value}.bias"] = np.zeros(encoder.dim, np.float32)
-    return JointHead(encoder, weights)
 
 
 class Kept:
@@ -53,16 +42,13 @@ class Kept:
             memory.add(entries, self.scenes, self.encoder.encode_instructions(texts))
         self.heads: dict[str, Head | None] = {"": None}
         for seed in (1, 2):
-            head = make_head(self.encoder.fingerprint, seed)
-            path = folder / f"{seed}.safetensors"
-            save_head(head, path)
-            self.heads[str(path)] = head
+            head = turned_head(self.encoder.fingerprint, seed)
+            self.heads[str(written(head, folder / f"{seed}.safetensors"))] = head
         self.paths = list(self.heads)
         self.damaged = folder / "damaged.safetensors"
         self.damaged.write_bytes(Path(self.paths[1]).read_bytes()[:-100])
-        self.foreign = folder / "foreign.safetensors"
         other = replace(self.encoder.fingerprint, model="another model")
-        save_head(make_head(other, 3), self.foreign)
+        self.foreign = written(turned_head(other, 3), folder / "foreign.safetensors")
 
     def expected(self, head: Head | None) -> list[int]:
         """Return the ids that brute force ranks first for the question, scenes compared."""

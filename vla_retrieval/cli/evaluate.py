@@ -22,6 +22,7 @@ from vla_retrieval.experiments.comparing import compare_folders
 from vla_retrieval.experiments.folder import write_folder
 from vla_retrieval.experiments.offline import evaluate_bags
 from vla_retrieval.experiments.settings import ExperimentSettings
+from vla_retrieval.heads import load_head
 from vla_retrieval.publishing import check_absent
 from vla_retrieval.types import Similarity
 
@@ -54,8 +55,9 @@ def _evaluate(args: argparse.Namespace) -> int:
             device=args.device, precision=args.precision,
         )
     )  # fmt: skip
+    head = None if args.head is None else load_head(args.head, encoder.fingerprint)
     with progress_bars() as progress:
-        outcome = evaluate_bags(args.bags, encoder, settings, work, progress)
+        outcome = evaluate_bags(args.bags, encoder, settings, work, progress, head)
     write_folder(outcome, args.out, args.title)
     evaluation = outcome.evaluation
     if args.json:
@@ -138,6 +140,9 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     defaults = EncoderSettings()
     for name in ("model", "pretrained", "checkpoint", "device", "precision"):
         group.add_argument(f"--{name}", default=getattr(defaults, name))
+    group.add_argument(
+        "--head", type=Path, help="file of a learned head that projects embeddings (none)"
+    )
 
 
 def _add_reading(group: argparse._ArgumentGroup) -> None:

@@ -129,6 +129,7 @@ def _add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:
         choices=[similarity.value for similarity in Similarity],
         help="as the node's parameter (default: the one it was last searched with)",
     )
+    parser.add_argument("--head", type=Path, help="as the node's parameter (default: none)")
 
 
 def _number(check: Callable[[float], object]) -> Callable[[str], float]:

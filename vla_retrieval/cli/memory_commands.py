@@ -24,6 +24,7 @@ from vla_retrieval.memory.directory import size_bytes
 from vla_retrieval.memory.failures import storage_errors
 from vla_retrieval.memory.findings import Report
 from vla_retrieval.memory.options import MemoryOptions
+from vla_retrieval.projection import Head
 from vla_retrieval.publishing import check_absent
 from vla_retrieval.types import Fingerprint, Similarity
 
@@ -153,6 +154,7 @@ def open_to_write(
     directory: Path,
     fingerprint: Fingerprint | None = None,
     wanted: Similarity | None = None,
+    head: Head | None = None,
 ) -> Iterator[Memory]:
     """Open a memory as its snapshot was written for, so that the snapshot stays of use.
 
@@ -160,13 +162,14 @@ def open_to_write(
         directory: Of the memory.
         fingerprint: Of a new memory, or None.
         wanted: Similarity to open it with instead.
+        head: To open it with, or None; a snapshot that was written with another is of no use.
     """
     similarity = wanted or Similarity.COSINE
     if wanted is None and (directory / DATABASE_NAME).exists():
         with open_contents(directory) as contents:
             similarity = contents.similarity()
     options = MemoryOptions(build_threads=os.cpu_count() or 1)
-    with Memory.open(directory, fingerprint, similarity, options=options) as memory:
+    with Memory.open(directory, fingerprint, similarity, options=options, head=head) as memory:
         yield memory
 
 

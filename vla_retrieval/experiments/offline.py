@@ -21,6 +21,7 @@ from vla_retrieval.experiments.frame_store import FrameStore, Progress, StageSec
 from vla_retrieval.experiments.scoring import Ranked
 from vla_retrieval.experiments.searching import DIRECTIONS, Searcher
 from vla_retrieval.experiments.settings import ExperimentSettings
+from vla_retrieval.projection import Head
 from vla_retrieval.types import Modality
 
 _RELEVANT = {
@@ -51,6 +52,7 @@ def evaluate_bags(
     settings: ExperimentSettings,
     work: Path,
     progress: Progress = lambda doing, done, total: None,
+    head: Head | None = None,
 ) -> Outcome:
     """Evaluate retrieval over bags.
 
@@ -60,8 +62,11 @@ def evaluate_bags(
         settings: What is wanted.
         work: Folder that keeps what was embedded; a second call goes on from there.
         progress: Told how far it is.
+        head: Projects embeddings before they are compared, or None. The work folder keeps
+            embeddings, so one serves evaluations with several heads and without.
 
     Raises:
+        HeadMismatchError: If the head was made for another encoder.
         InvalidInputError: If a bag cannot be evaluated, or the work folder is of others.
         StorageError: If the work folder cannot be used.
     """
@@ -70,7 +75,7 @@ def evaluate_bags(
     split = _split(recordings, settings)
     needed = _in_order(recordings, split)
     source = frame_store.fingerprint_of(paths)
-    with frame_store.open_store(work, encoder, settings.similarity, source) as memory:
+    with frame_store.open_store(work, encoder, settings.similarity, source, head) as memory:
         store = frame_store.fill(memory, needed, encoder, seconds, progress)
         return _evaluate(store, recordings, split, encoder, settings, seconds, progress)
 
@@ -127,10 +132,10 @@ def _evaluate(
                 known[direction] = found
             else:
                 notes.append(f"Known or not, {direction}: {found}")
-    deciding = {**settings.deciding(), "fingerprint": asdict(encoder.fingerprint)}
+    deciding = {**settings.deciding(), "fingerprint": asdict(store.memory.compared)}
     evaluation = Evaluation(
         hash=scoring.digest(deciding, searcher.gallery, ranked),
-        settings={**_model(encoder), **settings.shown()},
+        settings={**_model(encoder, store.memory.head), **settings.shown()},
         counts=_counts(recordings, split, store),
         notes=tuple(notes),
         directions=results,
@@ -148,11 +153,11 @@ def _refusals(store: FrameStore) -> list[str]:
     ]
 
 
-def _model(encoder: Encoder) -> dict[str, str]:
+def _model(encoder: Encoder, head: Head | None) -> dict[str, str]:
     return {
         "model": encoder.fingerprint.model,
         "weights": encoder.fingerprint.weights,
-        "head": encoder.fingerprint.head or "none",
+        "head": "none" if head is None else f"{head.method} {head.digest}",
     }
 
 
