@@ -6,13 +6,14 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from vla_retrieval.errors import HeadMismatchError, InvalidInputError
-from vla_retrieval.memory import Memory
+from vla_retrieval.memory import Eviction, Memory, MemoryOptions
 from vla_retrieval.memory.checking import check
 from vla_retrieval.memory.contents import open_contents
 from vla_retrieval.memory.index import Index
@@ -89,6 +90,72 @@ def test_search_with_a_head_is_brute_force_over_projected_vectors(
     memory.add(60, 0)
     memory.remove(4, 30)
     memory.check(head)
+
+
+@pytest.mark.parametrize("similarity", SIMILARITIES, ids=lambda s: s.value)
+@pytest.mark.parametrize("head", ["turned", "fewer dimensions"])
+@pytest.mark.parametrize("kind", ["ivf", "ivf_sq8"])
+def test_what_an_approximate_index_finds_has_the_scores_of_brute_force(
+    open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch, kind: str, head: str,
+    similarity: Similarity,
+) -> None:  # fmt: skip
+    """Also the last rows of ``ivf_sq8``, whose embeddings are read and projected one by one."""
+    monkeypatch.setattr("vla_retrieval.memory.building.FEWEST_TO_FIT", 200)
+    for name in ("_COMPARED_WHOLE", "_COMPARED_BYTES", "_SCORED_DIRECTLY"):
+        monkeypatch.setattr(f"vla_retrieval.memory.index.{name}", 16)
+    options = MemoryOptions(index=kind, recall_target=0.9)
+    memory = Compared(open_memory(similarity=similarity, options=options), similarity)
+    memory.add(500, 0)
+    memory.memory.use_head(HEADS[head])
+    assert memory.memory.wait_until_idle(WAIT)
+    assert memory.memory.stats().index.kind == kind
+    memory.remove(*range(1, 500, 7))
+    memory.add(20, 3)
+    k, recalls = 9, []
+    for seed, wanted in product(range(6), (Filter(), Filter(tags=("even",)))):
+        for probes in queries(seed).values():
+            found = memory.memory.search(probes, k, filter=wanted)
+            expected = memory.expected[head].search(similarity, probes, 1000, wanted).candidates
+            scores = {candidate.entry_id: candidate.score for candidate in expected}
+            assert len(found.candidates) == k
+            for candidate in found.candidates:
+                assert candidate.score == pytest.approx(scores[candidate.entry_id], abs=1e-12)
+            best = {candidate.entry_id for candidate in expected[:k]}
+            recalls.append(len(best & {c.entry_id for c in found.candidates}) / k)
+    assert np.mean(recalls) >= 0.85
+
+
+class TestNearDuplicates:
+    """What is stored does not depend on the head."""
+
+    OPTIONS = MemoryOptions(merge_scene=0.999, merge_instruction=0.999)
+
+    def test_are_found_though_a_head_draws_many_together(self, open_memory: OpenMemory) -> None:
+        collapsing = make_head(DIM, 4, width=1)  # each half becomes 1 or -1
+        memory = open_memory(head=collapsing, options=self.OPTIONS)
+        scenes, instructions = pairs(30, 0)
+        same = [NewEntry("do it", n) for n in range(30)]
+        assert memory.add(same, scenes, instructions) == list(range(1, 31))
+        again = memory.add_with_report(same, scenes, instructions)
+        assert again.merged == (True,) * 30
+        assert again.entry_ids == tuple(range(1, 31))
+
+    def test_are_not_made_by_a_head(self, open_memory: OpenMemory) -> None:
+        memory = open_memory(head=make_head(DIM, 4, width=1), options=self.OPTIONS)
+        scenes, instructions = pairs(30, 0)
+        added = memory.add_with_report([NewEntry("do it", 0)] * 30, scenes, instructions)
+        assert not any(added.merged)
+
+    @pytest.mark.parametrize("head", ["none", "turned", "fewer dimensions"])
+    def test_go_first_where_the_most_redundant_do(self, open_memory: OpenMemory, head: str) -> None:
+        options = MemoryOptions(max_entries=10, eviction=Eviction.MOST_REDUNDANT)
+        memory = open_memory(head=HEADS[head], options=options)
+        scenes, instructions = pairs(10, 0)
+        scenes[7], instructions[7] = scenes[2], instructions[2]
+        memory.add(entries(10), scenes, instructions)
+        (new,) = memory.add(entries(1), *pairs(1, 77))
+        assert {3, 8} - set(memory.entry_ids())
+        assert new in memory.entry_ids()
 
 
 def test_embeddings_stay_those_of_the_encoder(open_memory: OpenMemory) -> None:
