@@ -92,8 +92,14 @@ class Searched:
                 assert_same(found, self.expected.search(self.similarity, probes, k, filter_))
 
 
-@pytest.mark.parametrize("similarity", Similarity, ids=lambda s: s.value)
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    ("head", "similarity"),
+    [
+        *((head, Similarity.COSINE) for head in HEADS),
+        ("planes", Similarity.NEGATIVE_L2), ("head", Similarity.NEGATIVE_L2),
+        ("head of fewer dimensions", Similarity.DOT),
+    ],
+)  # fmt: skip
 def test_where_all_are_reranked_the_answer_is_brute_force_beside_filters_adds_and_removals(
     all_are_reranked: None, open_memory: OpenMemory, head: str, similarity: Similarity
 ) -> None:
@@ -127,8 +133,10 @@ def test_where_ram_is_scarce_vectors_are_kept_in_bytes_and_scores_stay_exact(
         assert candidate.score == pytest.approx(scores[candidate.entry_id], abs=1e-12)
 
 
-@pytest.mark.parametrize("options", [OPTIONS, IN_BYTES], ids=["whole", "bytes"])
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize(
+    ("head", "options"),
+    [("planes", OPTIONS), ("planes over a head", IN_BYTES), ("head", IN_BYTES), ("head", OPTIONS)],
+)
 def test_a_snapshot_brings_codes_planes_and_depths_back(
     small_limits: None, open_memory: OpenMemory, head: str, options: MemoryOptions
 ) -> None:

@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         "--format", choices=["parquet", "directory"], required=True,
         help="parquet: one file for machines; directory: a folder and a page to look at",
     )  # fmt: skip
+    export.add_argument("--head", type=Path, help="a head of method hash: write its codes as well")
     import_ = add("import", commands.import_, "store all entries of an export, under new ids")
     import_.add_argument("source", type=Path, metavar="SOURCE", help="what export wrote")
     import_.add_argument(

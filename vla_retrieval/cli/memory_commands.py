@@ -16,6 +16,7 @@ from vla_retrieval import reembedding, transfer
 from vla_retrieval.cli.output import print_json, progress_bars, size
 from vla_retrieval.encoders import load_encoder
 from vla_retrieval.errors import RetrievalError
+from vla_retrieval.heads import load_head
 from vla_retrieval.memory import Memory, checking, dropping
 from vla_retrieval.memory.contents import open_contents
 from vla_retrieval.memory.database import DATABASE_NAME
@@ -84,8 +85,9 @@ def compact(args: Namespace) -> int:
 def export(args: Namespace) -> int:
     """Write all entries into a file or a folder."""
     writers = {"parquet": transfer.export_parquet, "directory": transfer.export_folder}
+    head = None if args.head is None else load_head(args.head)
     with open_contents(args.directory) as contents, progress_bars() as progress:
-        count = writers[args.format](contents, args.out, progress)
+        count = writers[args.format](contents, args.out, progress, head)
     if args.json:
         print_json({"entries": count, "out": args.out})
     else:

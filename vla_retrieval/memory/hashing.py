@@ -87,6 +87,8 @@ class HashCodes:
     def __init__(self, bits: int) -> None:
         """Start empty."""
         self._index = faiss.IndexBinaryFlat(bits)
+        # Counting distances takes half the time of a heap at 4096 of 100 000 rows, and as long at 64.
+        self._index.use_heap = False
 
     @classmethod
     def from_bytes(cls, content: Codes) -> HashCodes:
