@@ -25,11 +25,7 @@ HEAD = make_head(DIM, 1, bits=24)
 FORMATS: dict[str, Any] = {"parquet": export_parquet, "directory": export_folder}
 
 
-@pytest.fixture(params=FORMATS)
-def form(request: pytest.FixtureRequest) -> str:
-    if request.param == "parquet":
-        pytest.importorskip("pyarrow")
-    return str(request.param)
+both_forms = pytest.mark.parametrize("form", FORMATS)
 
 
 @pytest.fixture
@@ -43,6 +39,8 @@ def filled(memory: Memory, directory: Path) -> Path:
 
 
 def export(directory: Path, target: Path, form: str, head: Head | None) -> int:
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
     with open_contents(directory) as contents:
         return int(FORMATS[form](contents, target, head=head))
 
@@ -60,6 +58,7 @@ def read_codes(path: Path, form: str) -> tuple[list[np.ndarray], str]:
     return made, table.schema.metadata[b"vla_retrieval.head"].decode()
 
 
+@both_forms
 def test_has_the_code_of_every_entry_in_its_row(filled: Path, tmp_path: Path, form: str) -> None:
     assert export(filled, tmp_path / "out", form, HEAD) == COUNT - 1
     codes, digest = read_codes(tmp_path / "out", form)
@@ -69,6 +68,7 @@ def test_has_the_code_of_every_entry_in_its_row(filled: Path, tmp_path: Path, fo
         np.testing.assert_array_equal(found, expected)
 
 
+@both_forms
 def test_is_imported_as_one_without_codes_is(
     filled: Path, open_memory: OpenMemory, tmp_path: Path, form: str
 ) -> None:
@@ -79,6 +79,7 @@ def test_is_imported_as_one_without_codes_is(
     assert memory.stats().entries == COUNT - 1
 
 
+@both_forms
 def test_of_an_empty_memory_has_codes_of_no_entry(
     memory: Memory, directory: Path, tmp_path: Path, form: str
 ) -> None:
@@ -88,6 +89,7 @@ def test_of_an_empty_memory_has_codes_of_no_entry(
     assert [len(half) for half in codes] == [0, 0]
 
 
+@both_forms
 def test_with_a_head_that_has_no_codes_or_is_of_another_encoder_leaves_nothing(
     filled: Path, tmp_path: Path, form: str
 ) -> None:

@@ -87,7 +87,7 @@ class HashCodes:
     def __init__(self, bits: int) -> None:
         """Start empty."""
         self._index = faiss.IndexBinaryFlat(bits)
-        # Counting distances takes half the time of a heap at 4096 of 100 000 rows, and as long at 64.
+        # Counting distances takes half as long as a heap at 4096 of 100 000 rows, the same at 64.
         self._index.use_heap = False
 
     @classmethod
