@@ -20,6 +20,7 @@ _log = logging.getLogger(__name__)
 Count = Literal[
     "frames_received",
     "frames_rejected",
+    "frames_skipped",
     "queries_answered",
     "queries_failed",
     "entries_remembered",
@@ -89,7 +90,7 @@ class Session:
             options=memory_options(settings),
         )
         self.retriever = Retriever(self.encoder, self.memory, settings.thumbnail_px)
-        self.reader = FrameReader(self.encoder)
+        self.reader = FrameReader(self.encoder, settings.max_image_pixels)
         self.worker = InferenceWorker(settings.max_waiting_requests)
         _log.info(
             "ready: %s on %s (%s), %d entries in %s",
