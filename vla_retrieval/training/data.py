@@ -76,7 +76,8 @@ class Pairs:
         chosen = index.tolist()
         return Pairs(
             self.encoder, self.scenes[index], self.instructions[index],
-            *(tuple(of[i] for i in chosen) for of in (self.texts, self.labels, self.episodes)),
+            tuple(self.texts[i] for i in chosen), tuple(self.labels[i] for i in chosen),
+            tuple(self.episodes[i] for i in chosen),
         )  # fmt: skip
 
     def fingerprint(self) -> str:

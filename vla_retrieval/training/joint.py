@@ -30,9 +30,7 @@ class JointLearner:
     def __init__(self, encoder: Fingerprint, settings: TrainingSettings, device: str) -> None:
         self._encoder = encoder
         shape = encoder.dim, encoder.dim
-        self._weights = {
-            m: torch.zeros(shape, device=device, requires_grad=True) for m in Modality
-        }
+        self._weights = {m: torch.zeros(shape, device=device, requires_grad=True) for m in Modality}
         self._biases = {
             m: torch.zeros(encoder.dim, device=device, requires_grad=True) for m in Modality
         }

@@ -22,7 +22,7 @@ DIRECTIONS: Mapping[str, tuple[Modality, Modality]] = {
     "scene to instructions": (Modality.SCENE, Modality.INSTRUCTION),
     "scene to scenes": (Modality.SCENE, Modality.SCENE),
 }
-"""Name to what asks and what is found. From instructions to instructions words decide, not heads."""
+"""Name to what asks and what is found. Between instructions words decide, and not a head."""
 
 METRICS = ("ndcg@10", "hit@1", "recall@10")
 MAX_QUERIES = 1000
