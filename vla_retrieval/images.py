@@ -9,12 +9,16 @@ so what they are given is made harmless first, and the result is the same from e
 * 16-bit values are reduced to 8 bits here (one of the two rounds, the other cuts off),
 * compressed images are decoded by OpenCV directly, whichever of the two is installed.
 
+No picture is made that has more pixels than the caller allows: a PNG of a few kilobytes may claim
+a billion. Only formats are decoded whose size is found without decoding.
+
 Compared on all encodings below, with odd sizes and padding, cv_bridge 3.2.1 and 3.4.0 and
 rosbags-image 0.10.4 gave the same bits this way.
 """
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -23,6 +27,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias, cast
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.types import RgbImage
@@ -78,27 +83,36 @@ _LAYOUTS: dict[str, _Layout] = {
 }
 SUPPORTED_ENCODINGS = tuple(_LAYOUTS)
 
+MAX_PIXELS = 64_000_000
+"""Pixels that a picture may have where nobody says otherwise: 8K video has 33 million."""
+
 _MAX_SIDE_PX = 1 << 14
+_FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")
+_ANY_FORMAT = "JPEG, PNG, WebP, TIFF or BMP image"
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 # Cameras append padding or comments behind a JPEG's end; a file cut short has no end at all.
 _JPEG_TAIL_BYTES = 4096
 
 
-def raw_to_rgb(message: RawImage, convert: Converter, field: str = "image") -> RgbImage:
+def raw_to_rgb(
+    message: RawImage, convert: Converter, field: str = "image", max_pixels: int = MAX_PIXELS
+) -> RgbImage:
     """Return the picture in a raw image message.
 
     Args:
         message: Like sensor_msgs/Image.
         convert: What turns encodings other than rgb8 into RGB.
         field: Name of the message for errors.
+        max_pixels: Most pixels that are taken.
 
     Returns:
         Uint8, shape ``(height, width, 3)``, RGB. It may share the message's memory.
 
     Raises:
-        InvalidInputError: If the message is empty, malformed or of an unknown encoding.
+        InvalidInputError: If the message is empty, malformed, too large or of an unknown encoding.
     """
     layout = _check(message, field)
+    _check_pixels(message.width, message.height, field, max_pixels)
     pixels = _unpad(message, layout)
     if layout.depth == 2:
         pixels = _to_8_bit(pixels, bool(message.is_bigendian))
@@ -141,6 +155,15 @@ def _check(message: RawImage, field: str) -> _Layout:
     return layout
 
 
+def _check_pixels(width: int, height: int, field: str, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise InvalidInputError(
+            f"{field} (width * height)", f"at most {max_pixels} pixels",
+            f"{width} * {height} = {width * height}",
+            "Send a smaller picture; in the node, max_image_megapixels is the limit.",
+        )  # fmt: skip
+
+
 def check_raw(message: RawImage, field: str = "image") -> None:
     """Find what makes a raw message no picture, without making the picture.
 
@@ -175,7 +198,7 @@ def check_compressed(message: CompressedImage, field: str = "image") -> bytes:
     """
     data = bytes(message.data)
     if not data:
-        raise InvalidInputError(f"{field}.data", "a JPEG or PNG image", "0 bytes")
+        raise InvalidInputError(f"{field}.data", f"a {_ANY_FORMAT}", "0 bytes")
     if "compressedDepth" in message.format:
         raise InvalidInputError(f"{field}.format", "a colour image", repr(message.format))
     if data.startswith(_JPEG_START) and _JPEG_END not in data[-_JPEG_TAIL_BYTES:]:
@@ -185,20 +208,24 @@ def check_compressed(message: CompressedImage, field: str = "image") -> bytes:
     return data
 
 
-def compressed_to_rgb(message: CompressedImage, field: str = "image") -> RgbImage:
-    """Return the picture in a compressed image message: a JPEG, PNG or whatever else OpenCV reads.
+def compressed_to_rgb(
+    message: CompressedImage, field: str = "image", max_pixels: int = MAX_PIXELS
+) -> RgbImage:
+    """Return the picture in a compressed image message: a JPEG, PNG, WebP, TIFF or BMP.
 
     Args:
         message: Like sensor_msgs/CompressedImage.
         field: Name of the message for errors.
+        max_pixels: Most pixels that are decoded.
 
     Returns:
         Uint8, shape ``(height, width, 3)``, RGB.
 
     Raises:
-        InvalidInputError: If the message is empty, depth, cut off, or nothing that OpenCV reads.
+        InvalidInputError: If the message is empty, depth, cut off, too large, or no such picture.
     """
     data = check_compressed(message, field)
+    _check_pixels(*_size_of(data, field), field, max_pixels)
     try:
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except cv2.error as error:
@@ -206,8 +233,26 @@ def compressed_to_rgb(message: CompressedImage, field: str = "image") -> RgbImag
     else:
         reason = f"{len(data)} bytes starting with {data[:4].hex(' ')}"
     if picture is None:
-        raise InvalidInputError(f"{field}.data", "a JPEG or PNG image", reason)
+        raise InvalidInputError(f"{field}.data", f"a whole {_ANY_FORMAT}", reason)
     return cast("RgbImage", cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
+
+
+def _size_of(data: bytes, field: str) -> tuple[int, int]:
+    """Return width and height as the header says, without decoding a pixel.
+
+    Raises:
+        InvalidInputError: If it is none of the formats, or its header makes no sense.
+    """
+    try:
+        # Pillow only reads the header here, and has limits of its own to what that may claim.
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as header:
+            return header.size
+    except UnidentifiedImageError:
+        got = f"{len(data)} bytes starting with {data[:4].hex(' ')}"
+    except Exception as error:
+        # Pillow's readers raise whatever a damaged header makes them meet.
+        got = f"{len(data)} bytes: {error}"
+    raise InvalidInputError(f"{field}.data", f"a {_ANY_FORMAT}", got)
 
 
 def rosbags_converter() -> Converter:

@@ -75,7 +75,7 @@ class Robot:
         kind = CompressedImage if compressed else Image
         topic = "image/compressed" if compressed else "image"
         self.camera = node.create_publisher(kind, topic, BEST_EFFORT)
-        self._instructions = node.create_publisher(String, "instruction", 10)
+        self.instructions = node.create_publisher(String, "instruction", 10)
 
     def close(self) -> None:
         """Leave the graph."""
@@ -87,7 +87,7 @@ class Robot:
 
     def wait_until_heard(self) -> None:
         """Return once the node listens to the camera and to the instructions."""
-        for publisher in (self.camera, self._instructions):
+        for publisher in (self.camera, self.instructions):
             wait_until(
                 lambda p=publisher: p.get_subscription_count() > 0,  # type: ignore[misc]
                 f"a subscriber of {publisher.topic_name}",
@@ -95,7 +95,7 @@ class Robot:
 
     def say(self, text: str) -> None:
         """Give an instruction, and return when the node has it."""
-        self._instructions.publish(String(data=text))
+        self.instructions.publish(String(data=text))
 
     def show(self, pixels: NDArray[np.uint8], stamp_ns: int) -> None:
         """Let the camera see a picture."""

@@ -249,13 +249,16 @@ def test_the_contact_sheet_is_drawn_for_those_who_listen(start: Start, robot: Ro
 
 def test_diagnostics_tell_state_and_counts(start: Start, robot: Robot) -> None:
     """An active node is OK, and says what it holds."""
-    begin(start, robot, diagnostics_period_sec=0.2)
+    begin(start, robot, diagnostics_period_sec=0.2, device="cpu")
+    robot.wait_until_heard()
     reports = robot.collect(DiagnosticArray, "/diagnostics")
     report = reports.wait_for(lambda m: m.status[0].level == DiagnosticStatus.OK)
     facts = {pair.key: pair.value for pair in report.status[0].values}
     assert report.status[0].name == "/retrieval: retrieval"
     assert facts["model"] == "double"
     assert facts["entries_merged"] == "0"
+    assert facts["image_topic"] == "/image"
+    assert facts["frames_lost"] == "0"
     of_memory = {pair.key: pair.value for pair in report.status[1].values}
     assert report.status[1].name == "/retrieval: memory"
     assert of_memory["memory_size"] == "0"
@@ -267,11 +270,48 @@ def test_a_camera_that_is_matched_but_not_heard_is_reported_with_the_cure(
     start: Start, robot: Robot
 ) -> None:
     """The log and the diagnostics name the transport setting."""
-    node = begin(start, robot, frame_timeout_sec=0.5, diagnostics_period_sec=0.2)
+    node = begin(start, robot, frame_timeout_sec=0.5, diagnostics_period_sec=0.2, device="cpu")
     reports = robot.collect(DiagnosticArray, "/diagnostics")
     node.wait_for_log("fastdds_large_images.xml")
     report = reports.wait_for(lambda m: m.status[0].level == DiagnosticStatus.WARN)
     assert "publisher is matched on /image" in report.status[0].message
+
+
+def test_diagnostics_tell_how_long_answers_take_and_how_old_the_newest_frame_is(
+    start: Start, robot: Robot
+) -> None:
+    """Percentiles are there once something was answered, and the age grows without frames."""
+    begin(start, robot, diagnostics_period_sec=0.1, device="cpu")
+    robot.wait_until_heard()
+    answers = robot.collect(MatchArray, "retrieval/matches")
+    show_until(robot, answers, picture(1), SECOND)
+    reports = robot.collect(DiagnosticArray, "/diagnostics")
+
+    def age(message: Any) -> float:
+        facts = {pair.key: pair.value for pair in message.status[0].values}
+        assert 0.0 < float(facts["answer_p50_sec"]) <= float(facts["answer_p99_sec"])
+        return float(facts["newest_frame_age_sec"])
+
+    first = age(reports.wait_for())
+    assert reports.wait_for(lambda message: age(message) > first + 0.15)
+
+
+def test_a_camera_with_another_qos_is_named_in_the_diagnostics(start: Start, robot: Robot) -> None:
+    """A best-effort camera is not heard by a node that asks for a reliable one."""
+    node = start(image_reliability="reliable", diagnostics_period_sec=0.1, device="cpu")
+    assert robot.client.wait_until_active(node.is_alive, START_SEC), node.log
+    reports = robot.collect(DiagnosticArray, "/diagnostics")
+    report = reports.wait_for(lambda m: m.status[0].level == DiagnosticStatus.WARN)
+    assert "RELIABILITY" in report.status[0].message
+    assert "image_reliability" in report.status[0].message
+
+
+def test_a_cpu_that_nobody_asked_for_is_a_warning(start: Start, robot: Robot) -> None:
+    """Device auto on a machine without a GPU; the test double computes on the CPU anyway."""
+    begin(start, robot, diagnostics_period_sec=0.1, device="auto")
+    reports = robot.collect(DiagnosticArray, "/diagnostics")
+    report = reports.wait_for(lambda m: m.status[0].level == DiagnosticStatus.WARN)
+    assert "device auto chose the CPU" in report.status[0].message
 
 
 def test_live_parameters_follow_and_the_others_are_refused_with_the_reason(

@@ -178,8 +178,8 @@ def broken(**changes: object) -> Image:
         (broken(step=0), "image.step", f"at least {WIDTH * 3}", "0"),
         (broken(data=b""), "image.data", f"{HEIGHT * WIDTH * 3} bytes", "0 bytes"),
         (broken(data=b"1" * 179), "image.data", "180 bytes", "179 bytes"),
-        (CompressedImage(format="jpeg"), "image.data", "a JPEG or PNG", "0 bytes"),
-        (CompressedImage(format="jpeg", data=b"rubbish"), "image.data", "a JPEG or PNG", "72 75"),
+        (CompressedImage(format="jpeg"), "image.data", "a JPEG, PNG", "0 bytes"),
+        (CompressedImage(format="jpeg", data=b"rubbish"), "image.data", "a JPEG, PNG", "72 75"),
         (CompressedImage(data=jpeg()[: len(jpeg()) // 2]), "image.data", "a whole JPEG", "cut off"),
         (
             CompressedImage(format="16UC1; compressedDepth", data=jpeg()),

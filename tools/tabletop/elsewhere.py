@@ -1,7 +1,7 @@
 """A place that the demonstration model never saw: other cameras, lamps, surfaces and clutter.
 
-Every range below lies outside the one that ``render.sample_view`` draws from, or well beyond it, so
-that what the model makes of such a picture is its guess in another domain.
+Camera, lamp and ambient light are drawn from outside the ranges of ``render.sample_view``; surfaces
+have patterns, where the model saw wood and plain colours; and it never saw clutter.
 """
 
 import io
@@ -28,13 +28,20 @@ _COLOURS: Final = (
 )  # fmt: skip
 """Pink, brown, turquoise, grey, olive and sand: none is the colour of an object."""
 
-_TOPS: Final = {"checked": ((196, 72, 60), (226, 220, 208)), "striped": ((60, 96, 150), (196, 204, 210)),
-                "tiled": ((92, 140, 96), (128, 168, 128)), "marbled": ((36, 38, 44), (70, 74, 84))}  # fmt: skip
-_GROUNDS: Final = {"carpet": ((112, 40, 44), (132, 58, 58)), "lawn": ((58, 92, 44), (76, 112, 56))}
+_TOPS: Final = {
+    "checked": ((204, 194, 172), (226, 218, 202)),
+    "striped": ((122, 130, 140), (142, 150, 158)),
+    "tiled": ((104, 140, 108), (128, 162, 130)),
+    "marbled": ((52, 54, 60), (72, 76, 88)),
+}
+_GROUNDS: Final = {
+    "carpet": ((112, 70, 66), (126, 84, 78)),
+    "lawn": ((70, 92, 60), (82, 104, 68)),
+}
 
 
 def elsewhere() -> Surroundings:
-    """Patterned table tops in strong colours, other floors, and clutter."""
+    """Patterned table tops, coloured floors, and clutter."""
     rng = np.random.default_rng(31)
     textures = {
         f"{name}.png": _pattern(rng, name, *colours) for name, colours in (_TOPS | _GROUNDS).items()
@@ -49,19 +56,19 @@ def sample_view_elsewhere(rng: np.random.Generator, scene: Scene) -> View:
     lamp_side = float(rng.choice([-1.0, 1.0]))
     dim = bool(rng.integers(2))
     return View(
-        azimuth=90.0 + side * float(rng.uniform(12.0, 26.0)),
-        elevation=-float(rng.uniform(66.0, 76.0) if steep else rng.uniform(36.0, 45.0)),
-        distance=float(rng.uniform(1.22, 1.36)),
+        azimuth=90.0 + side * float(rng.uniform(10.0, 18.0)),
+        elevation=-float(rng.uniform(63.0, 69.0) if steep else rng.uniform(41.0, 47.0)),
+        distance=float(rng.uniform(1.23, 1.30)),
         lookat=_triple(rng.uniform(-0.03, 0.03, 3) + np.array([0.0, -0.03, 0.02])),
         lamp=_triple(
-            np.array([lamp_side * rng.uniform(0.7, 1.2), rng.uniform(-0.9, 0.7), -1.0])
+            np.array([lamp_side * rng.uniform(0.62, 0.95), rng.uniform(-0.75, 0.55), -1.0])
         ),
-        brightness=float(rng.uniform(0.28, 0.45) if dim else rng.uniform(0.85, 1.0)),
-        ambient=float(rng.uniform(0.18, 0.28)),
-        tint=_triple(1.0 + rng.uniform(-0.16, 0.16, 3)),
+        brightness=float(rng.uniform(0.36, 0.48) if dim else rng.uniform(0.82, 0.92)),
+        ambient=float(rng.uniform(0.22, 0.29)),
+        tint=_triple(1.0 + rng.uniform(-0.12, 0.12, 3)),
         table=int(rng.integers(len(_TOPS))),
         floor=int(rng.integers(len(_GROUNDS))),
-        colour_noise=tuple(_triple(row) for row in rng.uniform(-0.06, 0.06, (MAX_OBJECTS, 3))),
+        colour_noise=tuple(_triple(row) for row in rng.uniform(-0.045, 0.045, (MAX_OBJECTS, 3))),
         clutter=_scattered(rng, scene),
     )
 

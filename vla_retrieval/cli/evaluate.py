@@ -84,13 +84,7 @@ def _compare(args: argparse.Namespace) -> int:
 def _settings(args: argparse.Namespace) -> ExperimentSettings:
     kind, _, file = args.relevance.partition(":")
     return ExperimentSettings(
-        reading=ReadOptions(
-            TopicOptions(
-                tuple(args.image_topic), args.instruction_topic, args.episode_topic
-            ),
-            EpisodeRule(not args.episodes_by_marker_only, args.gap_sec),
-            args.stamps,
-        ),
+        reading=reading_of(args),
         split=SplitOptions(
             args.query_fraction, args.absent_fraction, tuple(args.gallery_bag),
             tuple(args.query_bag), args.every_sec, args.exclude_within_sec, args.seed,
@@ -118,8 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--work", type=Path, help="folder that lets a broken run go on (OUT.work)")
     parser.add_argument("--title", default="Retrieval evaluation")
     parser.add_argument("--json", action="store_true", help="the result on stdout, as JSON")
-    _add_model(parser.add_argument_group("model"))
-    _add_reading(parser.add_argument_group("reading"))
+    add_model(parser.add_argument_group("model"))
+    add_reading(parser.add_argument_group("reading"))
     _add_split(parser.add_argument_group("memory and queries"))
     scoring = parser.add_argument_group("scoring")
     scoring.add_argument(
@@ -136,7 +130,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_model(group: argparse._ArgumentGroup) -> None:
+def reading_of(args: argparse.Namespace) -> ReadOptions:
+    """Return how bags are read, from the arguments of ``add_reading``."""
+    return ReadOptions(
+        TopicOptions(tuple(args.image_topic), args.instruction_topic, args.episode_topic),
+        EpisodeRule(not args.episodes_by_marker_only, args.gap_sec),
+        args.stamps,
+    )
+
+
+def add_model(group: argparse._ArgumentGroup) -> None:
+    """Add the arguments that name an encoder."""
     defaults = EncoderSettings()
     for name in ("model", "pretrained", "checkpoint", "device", "precision"):
         group.add_argument(f"--{name}", default=getattr(defaults, name))
@@ -145,7 +149,8 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def _add_reading(group: argparse._ArgumentGroup) -> None:
+def add_reading(group: argparse._ArgumentGroup) -> None:
+    """Add the arguments that say how bags are read."""
     group.add_argument("--image-topic", action="append", default=[], help="for each camera")
     group.add_argument("--instruction-topic", default="")
     group.add_argument("--episode-topic", default="", help="whose messages begin episodes")

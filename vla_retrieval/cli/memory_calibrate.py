@@ -25,7 +25,7 @@ from vla_retrieval.types import Similarity
 
 def calibrate(args: Namespace) -> int:
     """Calibrate a memory with its own entries."""
-    same = _groups(args.same) if args.same else []
+    same = read_groups(args.same) if args.same else []
     wanted = Similarity(args.similarity) if args.similarity else None
     head = None if args.head is None else load_head(args.head)
     with (
@@ -44,7 +44,7 @@ def calibrate(args: Namespace) -> int:
     return 0
 
 
-def _groups(path: Path) -> list[list[str]]:
+def read_groups(path: Path) -> list[list[str]]:
     """Return the rows of a CSV file, without empty cells.
 
     Raises:

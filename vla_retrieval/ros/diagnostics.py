@@ -14,8 +14,12 @@ from vla_retrieval.ros.session import COUNTS
 if TYPE_CHECKING:
     from vla_retrieval.memory import Memory, MemoryStats
     from vla_retrieval.ros.node import RetrievalNode
-    from vla_retrieval.ros.watch import Silence
 
+NS_PER_SEC = 1_000_000_000
+_ON_THE_CPU = (
+    "device auto chose the CPU, where encoding takes several times as long as on a GPU: set device "
+    "to cpu if that is meant, else look at the log of the start for the reason."
+)
 _LEAST_FREE_SHARE = 0.05
 _LEAST_FREE_MB = 200
 
@@ -32,15 +36,15 @@ class DiskUsage(Protocol):
         """That may still be written."""
 
 
-def make_diagnostics(node: RetrievalNode, silence: Silence | None) -> DiagnosticArray:
+def make_diagnostics(node: RetrievalNode, warnings: list[str]) -> DiagnosticArray:
     """Return the node's state as a message.
 
     Args:
         node: The node.
-        silence: Why no frames come, or None.
+        warnings: What is wrong with its camera.
     """
     name = node.get_fully_qualified_name()
-    array = DiagnosticArray(status=[_retrieval_status(node, silence)])
+    array = DiagnosticArray(status=[_retrieval_status(node, warnings)])
     if node.session is not None:
         array.status.append(memory_status(node.session.memory))
     for status, part in zip(array.status, ("retrieval", "memory"), strict=False):
@@ -104,15 +108,17 @@ def memory_status(memory: Memory) -> DiagnosticStatus:
     )
 
 
-def _retrieval_status(node: RetrievalNode, silence: Silence | None) -> DiagnosticStatus:
+def _retrieval_status(node: RetrievalNode, warnings: list[str]) -> DiagnosticStatus:
     status = DiagnosticStatus(level=DiagnosticStatus.WARN)
     session = node.session
+    if session is not None and _fell_back(session.settings.device, session.encoder.device):
+        warnings = [*warnings, _ON_THE_CPU]
     if session is None:
         status.message = "not configured"
     elif not node.is_active:
         status.message = "not active"
-    elif silence is not None:
-        status.message = silence.text
+    elif warnings:
+        status.message = " ".join(warnings)
     else:
         status.level, status.message = DiagnosticStatus.OK, "active"
     facts: dict[str, object] = {name: node.counters.get(name) for name in COUNTS}
@@ -122,8 +128,29 @@ def _retrieval_status(node: RetrievalNode, silence: Silence | None) -> Diagnosti
             "device": session.encoder.device,
             "precision": session.encoder.precision,
         }
-    status.values = _key_values(facts)
+    status.values = _key_values(facts | _camera_facts(node))
     return status
+
+
+def _fell_back(wanted: str, device: str) -> bool:
+    return wanted == "auto" and device == "cpu"
+
+
+def _camera_facts(node: RetrievalNode) -> dict[str, object]:
+    """Return what comes in and how quickly it is answered; ages and times in seconds."""
+    half, most = node.pace.percentiles(50, 99)
+    facts: dict[str, object] = {
+        "image_topic": node.image_topic,
+        "answer_p50_sec": f"{half:.4f}",
+        "answer_p99_sec": f"{most:.4f}",
+    }
+    if node.camera is not None:
+        facts |= {"image_publishers": node.camera.publishers, "frames_lost": node.camera.lost}
+    frame = node.newest_frame.get()
+    if frame is not None:
+        age_ns = node.get_clock().now().nanoseconds - frame.received_ns
+        facts["newest_frame_age_sec"] = f"{age_ns / NS_PER_SEC:.3f}"
+    return facts
 
 
 def _key_values(facts: dict[str, object]) -> list[KeyValue]:

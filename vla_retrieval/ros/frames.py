@@ -68,9 +68,10 @@ class Instruction:
 class FrameReader:
     """Decodes and encodes frames, each at most once. For the inference thread alone."""
 
-    def __init__(self, encoder: Encoder) -> None:
-        """Read with an encoder."""
+    def __init__(self, encoder: Encoder, max_pixels: int) -> None:
+        """Read with an encoder frames of at most so many pixels."""
         self._encoder = encoder
+        self._max_pixels = max_pixels
         self._number = 0
         self._image: RgbImage | None = None
         self._scene: Embeddings | None = None
@@ -79,11 +80,11 @@ class FrameReader:
         """Return the frame's picture.
 
         Raises:
-            InvalidInputError: If it is malformed or of an unknown encoding.
+            InvalidInputError: If it is malformed, too large or of an unknown encoding.
         """
         if self._image is None or frame.number != self._number:
             self._image, self._scene = None, None
-            self._image = to_rgb(frame.message, "image")
+            self._image = to_rgb(frame.message, "image", self._max_pixels)
             self._number = frame.number
         return self._image
 

@@ -16,28 +16,37 @@ import numpy as np
 from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 
-from vla_retrieval.images import Converter, compressed_to_rgb, raw_to_rgb, rosbags_converter
+from vla_retrieval.images import (
+    MAX_PIXELS,
+    Converter,
+    compressed_to_rgb,
+    raw_to_rgb,
+    rosbags_converter,
+)
 from vla_retrieval.types import RgbImage
 
 _log = logging.getLogger(__name__)
 
 
-def to_rgb(message: Image | CompressedImage, field: str = "image") -> RgbImage:
+def to_rgb(
+    message: Image | CompressedImage, field: str = "image", max_pixels: int = MAX_PIXELS
+) -> RgbImage:
     """Return the picture in an image message.
 
     Args:
         message: Raw or compressed.
         field: Name of the message for errors.
+        max_pixels: Most pixels that it may have.
 
     Returns:
         Uint8, shape ``(height, width, 3)``, RGB. It may share the message's memory.
 
     Raises:
-        InvalidInputError: If the message is empty, malformed or of an unknown encoding.
+        InvalidInputError: If the message is empty, malformed, too large or of an unknown encoding.
     """
     if isinstance(message, CompressedImage):
-        return compressed_to_rgb(message, field)
-    return raw_to_rgb(message, _converter(), field)
+        return compressed_to_rgb(message, field, max_pixels)
+    return raw_to_rgb(message, _converter(), field, max_pixels)
 
 
 def is_empty(message: Image | CompressedImage) -> bool:

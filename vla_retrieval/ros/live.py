@@ -56,6 +56,7 @@ class LivePath:
         # Used by the inference thread alone.
         newest = node.newest_frame.get()
         self._asked_about = (newest.number if newest else 0, 0)
+        self._looked_at = newest.number if newest else 0
         self._remembered_number, self._remembered_ns, self._remembered_episode = 0, 0, ""
 
     def on_frame(self, message: ImageMessage) -> None:
@@ -113,6 +114,9 @@ class LivePath:
         frame = self._node.newest_frame.get()
         if frame is None:
             return
+        # Those between were replaced by a newer one before their turn came.
+        self._node.counters.add("frames_skipped", max(0, frame.number - self._looked_at - 1))
+        self._looked_at = frame.number
         try:
             if ask and (frame.number, turn) != self._asked_about:
                 self._asked_about = (frame.number, turn)
@@ -150,6 +154,7 @@ class LivePath:
             counts_as_use=False,  # a camera at rest would make what it looks at the most used
         )
         retrieval.times.total_sec = time.perf_counter() - start
+        self._node.pace.note(retrieval.times.total_sec)
         answer = conversions.to_match_array(
             query, retrieval, frame.header, session.similarity, session.encoder.fingerprint.model
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -12,23 +11,23 @@ from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from rclpy.timer import Timer
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from vla_retrieval.errors import RetrievalError
 from vla_retrieval.projection import Head
 from vla_retrieval.ros import parameters
+from vla_retrieval.ros.camera import Camera
 from vla_retrieval.ros.diagnostics import make_diagnostics
 from vla_retrieval.ros.frames import NewestFrame
 from vla_retrieval.ros.live import LivePath
+from vla_retrieval.ros.pace import Pace
 from vla_retrieval.ros.parameters import Settings
 from vla_retrieval.ros.replies import NotActiveError
 from vla_retrieval.ros.services import Services
 from vla_retrieval.ros.session import Counters, Session
-from vla_retrieval.ros.watch import FrameWatch
 from vla_retrieval_msgs.msg import MatchArray
 
 _WARN_AGAIN_SEC = 10.0
@@ -45,6 +44,8 @@ class RetrievalNode(LifecycleNode):
         settings: The parameters' values; the live ones follow changes.
         newest_frame: The newest frame received.
         counters: Counts since the node was activated.
+        pace: How long answers took since then.
+        camera: The subscription to it while active, else None.
         session: What exists while configured, else None.
         is_active: Whether the node is in its active state.
     """
@@ -61,15 +62,15 @@ class RetrievalNode(LifecycleNode):
         self.settings: Settings = parameters.read(self)
         self.newest_frame = NewestFrame()
         self.counters = Counters()
+        self.pace = Pace()
         self.session: Session | None = None
         self.is_active = False
         self._next_head: Head | None = None  # from its check to its use, in one call
         self._live: LivePath | None = None
         self._group = MutuallyExclusiveCallbackGroup()
-        self._images: Subscription[Any] | None = None
+        self.camera: Camera | None = None
         self._instructions: Subscription[Any] | None = None
         self._query_timer: Timer | None = None
-        self._watch: FrameWatch | None = None
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self.add_post_set_parameters_callback(self._on_parameters_set)
         self.match_publisher = self.create_lifecycle_publisher(MatchArray, "~/matches", 10)
@@ -120,6 +121,7 @@ class RetrievalNode(LifecycleNode):
             self.get_logger().error("cannot activate: configure the node first")
             return TransitionCallbackReturn.FAILURE
         self.counters.reset()
+        self.pace.reset()
         self._live = LivePath(self, self.session)
         self._listen(self._live)
         self.is_active = True
@@ -153,52 +155,33 @@ class RetrievalNode(LifecycleNode):
             session.close()
 
     def _listen(self, live: LivePath) -> None:
-        settings = self.settings
-        raw = settings.image_transport == "raw"
-        reliable = settings.image_reliability == "reliable"
-        newest_only = QoSProfile(
-            history=HistoryPolicy.KEEP_LAST,
-            depth=1,
-            reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-            durability=DurabilityPolicy.VOLATILE,
-        )
         group = self._group
-        kind = Image if raw else CompressedImage
-        topic = "image" if raw else "image/compressed"
-        self._images = self.create_subscription(
-            kind, topic, live.on_frame, newest_only, callback_group=group
-        )
+        self.camera = Camera(self, live.on_frame, group)
         self._instructions = self.create_subscription(
             String, "instruction", live.on_instruction, 10, callback_group=group
         )
         self._query_timer = self.create_timer(
-            1.0 / settings.query_rate_hz, live.on_timer, callback_group=group
+            1.0 / self.settings.query_rate_hz, live.on_timer, callback_group=group
         )
-        self._watch = FrameWatch(self.image_topic, settings.frame_timeout_sec, time.monotonic())
 
     def _stop_listening(self) -> None:
         self.is_active = False
         self._live = None
-        for subscription in (self._images, self._instructions):
-            if subscription is not None:
-                self.destroy_subscription(subscription)
-        self._images = self._instructions = None
+        if self.camera is not None:
+            self.camera.close()
+        if self._instructions is not None:
+            self.destroy_subscription(self._instructions)
+        self.camera = self._instructions = None
         if self._query_timer is not None:
             self.destroy_timer(self._query_timer)
         self._query_timer = None
-        self._watch = None
 
     def _on_diagnostics(self) -> None:
-        silence = None
-        if self._watch is not None and self._images is not None:
-            silence = self._watch.judge(
-                self.counters.get("frames_received"),
-                self._images.get_publisher_count(),
-                time.monotonic(),
-            )
-        if silence is not None:
-            self.get_logger().warning(silence.text, throttle_duration_sec=_WARN_AGAIN_SEC)
-        diagnostics = make_diagnostics(self, silence)
+        frames = self.counters.get("frames_received")
+        warnings = self.camera.warnings(frames) if self.camera is not None else []
+        for warning in warnings:
+            self.get_logger().warning(warning, throttle_duration_sec=_WARN_AGAIN_SEC)
+        diagnostics = make_diagnostics(self, warnings)
         for status in diagnostics.status[1:]:
             if status.level != DiagnosticStatus.OK:
                 self.get_logger().warning(

@@ -25,6 +25,7 @@ from vla_retrieval.memory.options import INDEX_CHOICES
 from vla_retrieval.types import Similarity, Target
 
 AUTOSTART = "autostart"
+BYTES_PER_KB = 1 << 10
 BYTES_PER_MB = 1 << 20
 _MOST_MB = 1 << 24  # 16 TB: in bytes it is far inside the 64 bits that messages and SQLite have
 _MOST_ENTRIES = 1_000_000_000
@@ -58,6 +59,7 @@ class Settings:
     threads: int = 0
     image_transport: str = "raw"
     image_reliability: str = "best_effort"
+    max_image_megapixels: int = 64
     frame_timeout_sec: float = 5.0
     query_mode: str = "frame"
     query_rate_hz: float = 2.0
@@ -70,7 +72,13 @@ class Settings:
     remember_mode: str = "never"
     remember_interval_sec: float = 1.0
     max_waiting_requests: int = 32
+    max_request_kb: int = 1024
     diagnostics_period_sec: float = 1.0
+
+    @property
+    def max_image_pixels(self) -> int:
+        """Most pixels that an image may have."""
+        return self.max_image_megapixels * 1_000_000
 
     @property
     def memory_path(self) -> Path:
@@ -171,6 +179,11 @@ SPECS: dict[str, Spec] = {
         "QoS reliability asked of the camera; best_effort reads from any publisher.",
         choices=("best_effort", "reliable"),
     ),
+    "max_image_megapixels": Spec(
+        "Most pixels of an image, in millions; larger ones are refused before they are decoded.",
+        low=1,
+        high=1_000,
+    ),
     "frame_timeout_sec": Spec(
         "Warn when publishers are there but no frame came for so many seconds.", low=0.5, high=3600
     ),
@@ -205,6 +218,9 @@ SPECS: dict[str, Spec] = {
     ),
     "max_waiting_requests": Spec(
         "Requests that may wait before new ones are refused.", low=1, high=10_000
+    ),
+    "max_request_kb": Spec(
+        "Most that a request may carry beside its image, in kB of 2^10 bytes.", low=1, high=1 << 20
     ),
     "diagnostics_period_sec": Spec("Period of /diagnostics, in seconds.", low=0.1, high=3600),
 }

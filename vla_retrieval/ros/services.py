@@ -18,6 +18,8 @@ from vla_retrieval.errors import DeadlineExceededError, InvalidInputError
 from vla_retrieval.ros import conversions
 from vla_retrieval.ros.frames import Frame, ImageMessage
 from vla_retrieval.ros.images import is_empty, to_rgb
+from vla_retrieval.ros.limits import check_request_size
+from vla_retrieval.ros.parameters import BYTES_PER_KB
 from vla_retrieval.ros.replies import NoFrameError, NotActiveError, Reply, fail
 from vla_retrieval.ros.session import COUNTS
 from vla_retrieval.ros.worker import Priority, WorkerBusyError, WorkerClosedError
@@ -95,6 +97,7 @@ class Services:
         self, kind: Any, answer: Callable[..., None], request: Any, deadline: Deadline
     ) -> Reply:
         session = self._node.active_session()
+        check_request_size(request, session.settings.max_request_kb * BYTES_PER_KB)
         executor = self._node.executor
         reply = Reply(executor.wake if executor is not None else lambda: None)
         received = time.perf_counter()
@@ -175,6 +178,7 @@ class Services:
             query, scene=scene, thumbnails=request.with_thumbnails, deadline=deadline, times=times
         )
         retrieval.times.total_sec = time.perf_counter() - received
+        self._node.pace.note(retrieval.times.total_sec)
         response.result = conversions.to_match_array(
             query, retrieval, header or self._now_header(), session.similarity,
             session.encoder.fingerprint.model,
@@ -260,7 +264,8 @@ class Services:
         if not given:
             return None, None, None
         name, message = given[0]
-        return to_rgb(message, name), None, message.header
+        image = to_rgb(message, name, session.settings.max_image_pixels)
+        return image, None, message.header
 
     def _newest(self) -> Frame:
         frame = self._node.newest_frame.get()

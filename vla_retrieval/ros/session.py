@@ -23,6 +23,7 @@ _log = logging.getLogger(__name__)
 Count = Literal[
     "frames_received",
     "frames_rejected",
+    "frames_skipped",
     "queries_answered",
     "queries_failed",
     "entries_remembered",
@@ -95,7 +96,7 @@ class Session:
             head=head,
         )
         self.retriever = Retriever(self.encoder, self.memory, settings.thumbnail_px)
-        self.reader = FrameReader(self.encoder)
+        self.reader = FrameReader(self.encoder, settings.max_image_pixels)
         self.worker = InferenceWorker(settings.max_waiting_requests)
         _log.info(
             "ready: %s on %s (%s), head %s, %d entries in %s",

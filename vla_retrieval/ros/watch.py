@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-_CURE = (
+CURE = (
     "Large best-effort images are lost between two processes under Fast DDS's default "
     "transports. Start BOTH the camera and this node with FASTDDS_DEFAULT_PROFILES_FILE "
     "(before Kilted: FASTRTPS_DEFAULT_PROFILES_FILE) set to config/fastdds_large_images.xml of "
@@ -12,6 +12,7 @@ _CURE = (
     "FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA; or set image_reliability to reliable where the "
     "camera publishes reliably."
 )
+"""What to do where images are lost between two processes."""
 
 
 @dataclass(frozen=True)
@@ -54,5 +55,5 @@ class FrameWatch:
         count = "1 publisher is" if publishers == 1 else f"{publishers} publishers are"
         tail = "not one frame" if frames == 0 else "no more frames"
         return Silence(
-            f"{count} matched on {self._topic}, but {tail} came in {silent_sec:.0f} s. {_CURE}"
+            f"{count} matched on {self._topic}, but {tail} came in {silent_sec:.0f} s. {CURE}"
         )
