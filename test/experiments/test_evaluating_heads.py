@@ -109,6 +109,7 @@ def evaluate(*arguments: object, code: int) -> subprocess.CompletedProcess[str]:
     return done
 
 
+@pytest.mark.slow
 def test_the_command_takes_a_head_and_refuses_that_of_another_encoder(tmp_path: Path) -> None:
     head = turned_head(ENCODER.fingerprint, 1)
     file = written(head, tmp_path / "head.safetensors")
