@@ -73,7 +73,7 @@ def test_the_hash_and_the_settings_say_which_head_it_was(outcomes: dict[str, Out
     assert shown["without"] == "none"
     turned = HEADS["turned"]
     assert turned is not None
-    assert shown["turned"] == f"joint {turned.digest}"
+    assert shown["turned"] == turned.digest
 
 
 def test_the_same_head_gives_the_same_hash_in_another_work_folder(

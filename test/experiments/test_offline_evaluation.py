@@ -13,9 +13,10 @@ from vla_retrieval.encoders import DoubleEncoder, EncoderSettings, load_encoder
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.evaluation.frames import ReadOptions
 from vla_retrieval.evaluation.splits import SplitOptions
+from vla_retrieval.experiments.assembling import Outcome
 from vla_retrieval.experiments.comparing import compare_folders
 from vla_retrieval.experiments.folder import read_trec, write_folder
-from vla_retrieval.experiments.offline import Outcome, evaluate_bags
+from vla_retrieval.experiments.offline import evaluate_bags
 from vla_retrieval.experiments.searching import DIRECTIONS
 from vla_retrieval.experiments.settings import ExperimentSettings
 from vla_retrieval.types import RgbImage

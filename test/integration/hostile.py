@@ -60,6 +60,7 @@ def _retrieve(random: Random) -> dict[str, Any]:
             "filter": _filter(random),
             "with_thumbnails": True,
             "timeout_sec": random.choice(_FLOATS),
+            "accept_stale": True,
         },
     )
 

@@ -15,7 +15,9 @@ from rclpy.signals import SignalHandlerOptions
 from vla_retrieval.ros.node import RetrievalNode
 from vla_retrieval_msgs.msg import Status
 
-from .harness import START_SEC, WAIT_SEC, Robot, picture, wait_until
+from .harness import START_SEC, WAIT_SEC, Robot, image_message, picture, wait_until
+
+SEEN_NS = 1_000_000_000
 
 
 class GatedNode:
@@ -122,3 +124,52 @@ def test_deactivating_answers_those_that_wait(gated: GatedNode, planner: Robot) 
     gated.node.trigger_deactivate()
     wait_until(waiting.done, "an answer")
     assert waiting.result().success or waiting.result().status.code == Status.NOT_ACTIVE
+
+
+def test_who_accepts_a_stale_answer_gets_the_last_one_at_the_deadline(
+    gated: GatedNode, planner: Robot
+) -> None:
+    """Marked as such, with the age of its frame as of now; others get the reason."""
+    planner.call("remember", image=image_message(picture(1), 1), instruction="cup")
+    planner.wait_until_heard()
+
+    def seen() -> bool:
+        planner.show(picture(1), SEEN_NS)
+        return bool(planner.call("retrieve", use_newest_frame=True).success)
+
+    wait_until(seen, "a frame", period_sec=0.1)
+    question = {"use_newest_frame": True, "k": 1, "accept_stale": True}
+    fresh = planner.call("retrieve", **question).result
+    gated.hold()
+    late = planner.call("retrieve", timeout_sec=0.2, **question)
+    assert late.success, late.message
+    assert (fresh.stale, late.result.stale) == (False, True)
+    assert late.result.times == fresh.times, "another answer"
+    assert late.result.header == fresh.header
+    assert late.result.image_age_sec >= fresh.image_age_sec
+    for other in ({**question, "k": 2}, {**question, "accept_stale": False}):
+        refused = planner.call("retrieve", timeout_sec=0.2, **other)
+        assert refused.status.code == Status.DEADLINE_EXCEEDED
+
+
+def test_who_accepts_a_stale_answer_gets_the_last_one_when_too_many_wait(
+    gated: GatedNode, planner: Robot
+) -> None:
+    """Instead of BUSY."""
+    planner.call("remember", image=image_message(picture(1), 1), instruction="cup")
+    question = {"instruction": "cup", "accept_stale": True}
+    fresh = planner.call("retrieve", **question).result
+    gated.hold()
+    waiting = [planner.client.call_async("retrieve", instruction=f"{n}") for n in range(3)]
+    wait_until(
+        lambda: (
+            planner.call("retrieve", instruction="x", timeout_sec=0.05).status.code == Status.BUSY
+        ),
+        "a full queue",
+    )
+    answer = planner.call("retrieve", **question)
+    assert answer.success, answer.message
+    assert answer.result.stale
+    assert answer.result.times == fresh.times, "another answer"
+    gated.release()
+    wait_until(lambda: all(future.done() for future in waiting), "the others")

@@ -160,15 +160,17 @@ class LiveResult:
 
     Attributes:
         frames_played: Images that went out.
-        frames_answered: Images that a match array came for.
+        frames_answered: Images that a match array came for, with the instruction in force.
         latency_ms: Image stamp to match received.
-        frame_age_ms: Age of the frame that an answer used when the answer came.
+        frame_age_ms: Age of the frame that an answer used when the node sent it.
+        drops: Why the others have no answer -> how many.
     """
 
     frames_played: int
     frames_answered: int
     latency_ms: StageSummary
     frame_age_ms: StageSummary
+    drops: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
@@ -164,7 +165,12 @@ def to_match_message(match: Match) -> messages.Match:
 
 
 def to_match_array(
-    query: Query, retrieval: Retrieval, header: Header, similarity: Similarity, model: str
+    query: Query,
+    retrieval: Retrieval,
+    header: Header,
+    similarity: Similarity,
+    model: str,
+    image_age_sec: float = math.nan,
 ) -> messages.MatchArray:
     """Return the answer to a query as a message."""
     return messages.MatchArray(
@@ -178,6 +184,7 @@ def to_match_array(
         exact=retrieval.exact,
         head_method=retrieval.head_method,
         head_digest=short_digest(retrieval.head),
+        image_age_sec=image_age_sec,
         times=_to_times_message(retrieval.times),
     )
 

@@ -19,6 +19,7 @@ from vla_retrieval.contact_sheet import draw_contact_sheet
 from vla_retrieval.errors import InvalidInputError, RetrievalError
 from vla_retrieval.ros import conversions
 from vla_retrieval.ros.frames import Frame, ImageMessage, Instruction
+from vla_retrieval.ros.freshness import image_age_sec
 from vla_retrieval.ros.images import to_image_message
 from vla_retrieval.ros.worker import Priority, WorkerBusyError, WorkerClosedError
 from vla_retrieval.types import (
@@ -156,8 +157,9 @@ class LivePath:
         retrieval.times.total_sec = time.perf_counter() - start
         self._node.pace.note(retrieval.times.total_sec)
         answer = conversions.to_match_array(
-            query, retrieval, frame.header, session.similarity, session.encoder.fingerprint.model
-        )
+            query, retrieval, frame.header, session.similarity, session.encoder.fingerprint.model,
+            image_age_sec(frame.header, frame, self._node.get_clock().now().nanoseconds),
+        )  # fmt: skip
         if not settings.with_thumbnails:
             for match in answer.matches:
                 match.thumbnail.data = b""

@@ -17,6 +17,7 @@ from vla_retrieval.deadline import Deadline
 from vla_retrieval.errors import DeadlineExceededError, InvalidInputError
 from vla_retrieval.ros import conversions
 from vla_retrieval.ros.frames import Frame, ImageMessage
+from vla_retrieval.ros.freshness import check_stale, image_age_sec
 from vla_retrieval.ros.images import is_empty, to_rgb
 from vla_retrieval.ros.limits import check_request_size
 from vla_retrieval.ros.parameters import BYTES_PER_KB
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from vla_retrieval.ros.node import RetrievalNode
     from vla_retrieval.ros.session import Session
 
+_TOO_LATE = (DeadlineExceededError, WorkerBusyError)
 _LONGEST_TIMEOUT_SEC = 3600.0
 # ROS 2's default for services keeps ten requests and drops older ones without a word; a planner
 # that asks many things at once waits for those for ever. Too many are refused with BUSY instead.
@@ -76,10 +78,11 @@ class Services:
                 deadline = _deadline(getattr(request, "timeout_sec", 0.0))
                 reply = self._submit(kind, answer, request, deadline)
             except (InvalidInputError, NotActiveError, WorkerBusyError, WorkerClosedError) as error:
-                self._count_failure(kind)
-                fail(response, error)
+                response = self._failed(kind, request, error)
+                if not response.success:
+                    self._count_failure(kind)
                 return response
-            timer = self._watch(reply, kind, deadline)
+            timer = self._watch(reply, kind, request, deadline)
             response = await reply
             if timer is not None:
                 self._node.destroy_timer(timer)
@@ -111,34 +114,41 @@ class Services:
                 answer(session, request, response, received, deadline)
                 response.success = True
             except Exception as error:  # every failure of a request becomes its answer
-                response = kind.Response()
-                fail(response, error)
+                response = self._failed(kind, request, error)
             reply.settle(response)
 
         def give_up(error: Exception) -> None:
-            response = kind.Response()
-            fail(response, error)
-            reply.settle(response)
+            reply.settle(self._failed(kind, request, error))
 
         session.worker.submit(run, give_up, Priority.REQUEST)
         return reply
 
-    def _watch(self, reply: Reply, kind: Any, deadline: Deadline) -> Timer | None:
+    def _failed(self, kind: Any, request: Any, error: Exception) -> Any:
+        """Return the response to a request that failed: the reason, or an earlier answer."""
+        response = kind.Response()
+        session = self._node.session
+        if kind is Retrieve and session is not None and isinstance(error, _TOO_LATE):
+            earlier = session.last_answers.get(request)
+            if earlier is not None:
+                response.success, response.result = True, earlier
+                return response
+        fail(response, error)
+        return response
+
+    def _watch(
+        self, reply: Reply, kind: Any, request: Any, deadline: Deadline
+    ) -> Timer | None:  # fmt: skip
         """Answer at the deadline, whatever the inference thread is doing then."""
         if math.isinf(deadline.at_sec):
             return None
 
         def expire() -> None:
             timer.cancel()
-            response = kind.Response()
-            fail(
-                response,
-                DeadlineExceededError(
-                    f"timeout_sec: no answer within {deadline.timeout_sec:g} s. "
-                    "Allow more time, or ask less often."
-                ),
+            error = DeadlineExceededError(
+                f"timeout_sec: no answer within {deadline.timeout_sec:g} s. "
+                "Allow more time, or ask less often."
             )
-            reply.settle(response)
+            reply.settle(self._failed(kind, request, error))
 
         # On a steady clock: a deadline is the caller's time, also when simulated time stands still.
         timer = self._node.create_timer(
@@ -152,6 +162,7 @@ class Services:
         self, session: Session, request: Retrieve.Request, response: Retrieve.Response,
         received: float, deadline: Deadline,
     ) -> None:  # fmt: skip
+        check_stale(request)
         times = StageTimes(queue_sec=time.perf_counter() - received)
         query_filter = conversions.to_filter(request.filter)
         target = conversions.to_target(request.target)
@@ -182,7 +193,9 @@ class Services:
         response.result = conversions.to_match_array(
             query, retrieval, header or self._now_header(), session.similarity,
             session.encoder.fingerprint.model,
+            image_age_sec(header, frame, self._node.get_clock().now().nanoseconds),
         )  # fmt: skip
+        session.last_answers.put(request, response.result)
         self._node.counters.add("queries_answered")
 
     def _remember(

@@ -14,6 +14,7 @@ from vla_retrieval.memory import Eviction, Memory, MemoryOptions
 from vla_retrieval.projection import Head, name_of
 from vla_retrieval.retriever import Retriever
 from vla_retrieval.ros.frames import FrameReader
+from vla_retrieval.ros.freshness import LastAnswers
 from vla_retrieval.ros.parameters import BYTES_PER_MB, Settings
 from vla_retrieval.ros.worker import InferenceWorker
 from vla_retrieval.types import Remembered, Similarity
@@ -97,6 +98,7 @@ class Session:
         )
         self.retriever = Retriever(self.encoder, self.memory, settings.thumbnail_px)
         self.reader = FrameReader(self.encoder, settings.max_image_pixels)
+        self.last_answers = LastAnswers()
         self.worker = InferenceWorker(settings.max_waiting_requests)
         _log.info(
             "ready: %s on %s (%s), head %s, %d entries in %s",

@@ -1,0 +1,101 @@
+"""Ages of query images, and which earlier answer serves which request."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+
+from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.ros.conversions import to_stamp
+from vla_retrieval.ros.frames import Frame
+from vla_retrieval.ros.freshness import LastAnswers, check_stale, image_age_sec
+from vla_retrieval_msgs.msg import Filter, MatchArray
+from vla_retrieval_msgs.srv import Retrieve
+
+SECOND = 1_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("stamp_ns", "received_ns", "age_sec"),
+    [
+        (7 * SECOND, 9 * SECOND, 3.0),  # since it was seen, not since it came
+        (0, 9 * SECOND, 1.0),  # a camera that stamps nothing
+        (12 * SECOND, 9 * SECOND, -2.0),  # a camera whose clock is ahead
+    ],
+)
+def test_a_frame_is_as_old_as_its_stamp(stamp_ns: int, received_ns: int, age_sec: float) -> None:
+    """Or as its receipt, where it has none."""
+    header = Header(stamp=to_stamp(stamp_ns))
+    frame = Frame(Image(header=header), 1, received_ns)
+    assert image_age_sec(header, frame, 10 * SECOND) == age_sec
+
+
+def test_without_an_image_or_a_time_there_is_no_age() -> None:
+    """Not zero, which would be a very new one."""
+    assert math.isnan(image_age_sec(None, None, SECOND))
+    assert math.isnan(image_age_sec(Header(), None, SECOND))
+
+
+def ask(**fields: object) -> Retrieve.Request:
+    """Return a request that accepts a stale answer."""
+    return Retrieve.Request(**{"instruction": "cup", "accept_stale": True, **fields})
+
+
+def test_an_earlier_answer_serves_the_same_request_whatever_its_deadline() -> None:
+    """And no other one."""
+    answers = LastAnswers()
+    answers.put(ask(timeout_sec=1.0), MatchArray(memory_size=7))
+    found = answers.get(ask(timeout_sec=0.5))
+    assert found is not None
+    assert (found.memory_size, found.stale) == (7, True)
+    for other in (
+        ask(instruction="bowl"), ask(k=3), ask(use_newest_frame=True), ask(accept_stale=False),
+        ask(filter=Filter(tags=["red"])),
+    ):  # fmt: skip
+        assert answers.get(other) is None
+
+
+def test_the_kept_answer_stays_as_it_was() -> None:
+    """What is marked as stale is a copy: the same message may still be on its way."""
+    answers = LastAnswers()
+    answer = MatchArray(image_age_sec=1.0)
+    answers.put(ask(), answer)
+    found = answers.get(ask())
+    assert found is not None
+    assert found.image_age_sec >= 1.0
+    assert not answer.stale
+
+
+def test_answers_nobody_would_take_stale_are_not_kept() -> None:
+    """They cost nothing."""
+    answers = LastAnswers()
+    answers.put(ask(accept_stale=False), MatchArray())
+    assert answers.get(ask()) is None
+
+
+def test_only_the_last_requests_are_kept() -> None:
+    """A planner that never asks twice does not fill the RAM."""
+    answers = LastAnswers()
+    for n in range(100):
+        answers.put(ask(instruction=f"task {n}"), MatchArray(memory_size=n))
+    assert answers.get(ask(instruction="task 0")) is None
+    assert answers.get(ask(instruction="task 99")) is not None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"image": Image(width=1)}, {"compressed_image": CompressedImage(data=b"x")}],
+)
+def test_a_request_with_an_image_of_its_own_cannot_accept_a_stale_answer(
+    fields: dict[str, object],
+) -> None:
+    """The error names the field."""
+    with pytest.raises(InvalidInputError) as caught:
+        check_stale(ask(**fields))
+    assert caught.value.field == "accept_stale"

@@ -1,0 +1,97 @@
+"""How old what an answer shows is, and earlier answers for those who take one rather than none."""
+
+from __future__ import annotations
+
+import copy
+import math
+import threading
+import time
+from collections import OrderedDict
+
+from std_msgs.msg import Header
+
+from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.ros.conversions import to_ns
+from vla_retrieval.ros.frames import Frame
+from vla_retrieval.ros.images import is_empty
+from vla_retrieval_msgs.msg import MatchArray
+from vla_retrieval_msgs.srv import Retrieve
+
+_NS_PER_SEC = 1_000_000_000
+_KEPT = 64
+
+
+def image_age_sec(header: Header | None, frame: Frame | None, now_ns: int) -> float:
+    """Return how old a query image is, in seconds; NaN where nothing says so.
+
+    Args:
+        header: Of the query image, or None without one.
+        frame: The same as the node received it, or None for one that came with a request.
+        now_ns: The node's clock, nanoseconds since the epoch.
+    """
+    if header is None:
+        return math.nan
+    stamp_ns = to_ns(header.stamp) or (frame.received_ns if frame is not None else 0)
+    return (now_ns - stamp_ns) / _NS_PER_SEC if stamp_ns else math.nan
+
+
+def check_stale(request: Retrieve.Request) -> None:
+    """Refuse a request that cannot be answered with an earlier answer and would accept one.
+
+    Raises:
+        InvalidInputError: If it has an image of its own.
+    """
+    if request.accept_stale and not (
+        is_empty(request.image) and is_empty(request.compressed_image)
+    ):
+        raise InvalidInputError(
+            "accept_stale", "false for a request with an image of its own", "true",
+            "Ask with use_newest_frame or with an instruction, or wait for a new answer.",
+        )  # fmt: skip
+
+
+class LastAnswers:
+    """The last answer to each of the last few different requests that accept stale ones.
+
+    Any thread may put and get.
+    """
+
+    def __init__(self) -> None:
+        """Start without an answer."""
+        # The inference thread puts, the executor's thread gets.
+        self._lock = threading.Lock()
+        self._answers: OrderedDict[str, tuple[MatchArray, float]] = OrderedDict()
+
+    def put(self, request: Retrieve.Request, answer: MatchArray) -> None:
+        """Keep an answer, if its request accepts stale ones."""
+        if not request.accept_stale:
+            return
+        with self._lock:
+            key = _key(request)
+            self._answers[key] = answer, time.monotonic()
+            self._answers.move_to_end(key)
+            if len(self._answers) > _KEPT:
+                self._answers.popitem(last=False)
+
+    def get(self, request: Retrieve.Request) -> MatchArray | None:
+        """Return the last answer to the same request, marked as stale, or None."""
+        if not request.accept_stale:
+            return None
+        with self._lock:
+            answer, since_sec = self._answers.get(_key(request), (None, 0.0))
+        if answer is None:
+            return None
+        stale = copy.copy(answer)
+        stale.stale = True
+        stale.image_age_sec = answer.image_age_sec + (time.monotonic() - since_sec)
+        return stale
+
+
+def _key(request: Retrieve.Request) -> str:
+    """Return what makes two requests the same: everything but how long they wait.
+
+    Not what is sent: between fields, that has bytes of no meaning.
+    """
+    same = copy.copy(request)
+    same.timeout_sec = 0.0
+    return repr(same)
