@@ -186,7 +186,8 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
         "--patience", type=int, default=defaults.patience, help="epochs without a better one"
     )
     group.add_argument("--batch", type=int, default=defaults.batch, help="pairs at a time")
-    for name in ("learning_rate", "weight_decay", "temperature"):
+    group.add_argument("--learning-rate", type=float, help="that of the method without it")
+    for name in ("weight_decay", "temperature"):
         value = getattr(defaults, name)
         group.add_argument(f"--{name.replace('_', '-')}", type=float, default=value,
                            help=f"({value:g})")  # fmt: skip

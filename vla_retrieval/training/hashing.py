@@ -20,7 +20,7 @@ from vla_retrieval.heads import HashHead
 from vla_retrieval.training.closed import itq
 from vla_retrieval.training.contrast import attraction, index_pairs
 from vla_retrieval.training.data import Pairs
-from vla_retrieval.training.learner import Batch, to_array
+from vla_retrieval.training.learner import Batch, to_array, to_tensors
 from vla_retrieval.training.libraries import metric_learning
 from vla_retrieval.training.settings import TrainingSettings
 from vla_retrieval.types import Modality
@@ -62,7 +62,7 @@ class HashLearner:
         self, start: HashHead, everything: Batch, settings: TrainingSettings, device: str
     ) -> None:
         self._start = start
-        weights = {n: torch.from_numpy(a.copy()).to(device) for n, a in start.weights.items()}
+        weights = to_tensors(start, device)
         self._planes = {m: weights[f"{m.value}.weight"] for m in Modality}
         self._thresholds = {m: weights[f"{m.value}.threshold"] for m in Modality}
         self._plane_changes = {

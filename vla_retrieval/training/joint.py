@@ -1,45 +1,57 @@
 """Learns a joint embedding: a symmetric contrastive loss with several positives.
 
 Radford et al., "Learning transferable visual models from natural language supervision", 2021, with
-the positives of Khosla et al., "Supervised contrastive learning", 2020 (``L_out``).
+the positives of Khosla et al., "Supervised contrastive learning", 2020 (``L_out``). It begins with
+the identity or with whitening within tasks, whichever validates better: with a few hundred episodes
+that is most of what can be learned, and cannot be learned by heart.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vla_retrieval.heads import JointHead
+from vla_retrieval.heads import JointHead, MetricHead
 from vla_retrieval.training.contrast import attraction, index_pairs
-from vla_retrieval.training.learner import Batch, to_array
+from vla_retrieval.training.learner import Batch, to_array, to_tensors
 from vla_retrieval.training.libraries import metric_learning
 from vla_retrieval.training.settings import TrainingSettings
-from vla_retrieval.types import Fingerprint, Modality
+from vla_retrieval.types import Modality
+
+
+def as_joint(head: MetricHead) -> JointHead:
+    """Return the joint head that computes what a metric head of full rank computes."""
+    weight = head.weights["weight"]
+    found = {}
+    for m in Modality:
+        found[f"{m.value}.weight"] = weight - np.eye(len(weight), dtype=np.float32)
+        found[f"{m.value}.bias"] = -(weight @ head.weights[f"{m.value}.centre"])
+    return JointHead(head.encoder, found)
 
 
 class JointLearner:
     """A `JointHead` in the making.
 
     Args:
-        encoder: Of the embeddings.
-        settings: Temperature and device count.
+        start: To begin with.
+        settings: Temperature counts.
         device: Of torch.
     """
 
-    def __init__(self, encoder: Fingerprint, settings: TrainingSettings, device: str) -> None:
-        self._encoder = encoder
-        shape = encoder.dim, encoder.dim
-        self._weights = {m: torch.zeros(shape, device=device, requires_grad=True) for m in Modality}
-        self._biases = {
-            m: torch.zeros(encoder.dim, device=device, requires_grad=True) for m in Modality
+    def __init__(self, start: JointHead, settings: TrainingSettings, device: str) -> None:
+        self._encoder = start.encoder
+        self._start = to_tensors(start, device)
+        self._changes = {
+            name: torch.zeros_like(array, requires_grad=True) for name, array in self._start.items()
         }
         self._loss = metric_learning("losses").SupConLoss(temperature=settings.temperature)
 
     @property
     def parameters(self) -> list[Tensor]:
-        """The residual maps and the biases."""
-        return [*self._weights.values(), *self._biases.values()]
+        """The changes of the maps and the biases."""
+        return list(self._changes.values())
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the mean over both directions."""
@@ -47,15 +59,19 @@ class JointLearner:
         pairs = index_pairs(attraction(batch.labels, batch.episodes), itself=True)
         losses = [
             self._loss(projected[asks], indices_tuple=pairs, ref_emb=projected[found])
-            for asks, found in (tuple(Modality), tuple(reversed(Modality)))
+            for asks, found in (tuple(Modality), tuple(Modality)[::-1])
         ]
         return torch.stack(losses).mean()
 
     def head(self, share: float = 1.0) -> JointHead:
         """Return the head that the weights make now."""
-        weights = {f"{m.value}.weight": to_array(share * self._weights[m]) for m in Modality}
-        biases = {f"{m.value}.bias": to_array(share * self._biases[m]) for m in Modality}
-        return JointHead(self._encoder, weights | biases)
+        found = {n: to_array(self._start[n] + share * self._changes[n]) for n in self._start}
+        return JointHead(self._encoder, found)
 
     def _projected(self, rows: Tensor, modality: Modality) -> Tensor:
-        return normalize(rows + rows @ self._weights[modality].T + self._biases[modality], dim=1)
+        name = modality.value
+        weight, bias = (
+            self._start[f"{name}.{part}"] + self._changes[f"{name}.{part}"]
+            for part in ("weight", "bias")
+        )
+        return normalize(rows + rows @ weight.T + bias, dim=1)

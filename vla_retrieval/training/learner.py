@@ -75,3 +75,8 @@ class Learner(Protocol):
 def to_array(values: Tensor) -> NDArray[np.float32]:
     """Return a tensor as float32 of its own."""
     return values.detach().to("cpu", torch.float32).numpy().copy()
+
+
+def to_tensors(head: WeightedHead, device: str) -> dict[str, Tensor]:
+    """Return copies of a head's arrays on a device."""
+    return {name: torch.from_numpy(a.copy()).to(device) for name, a in head.weights.items()}

@@ -59,7 +59,7 @@ def fit(
     curves.validation.append(validate(start))
     told(0, settings.epochs, curves.validation[0])
     optimiser = torch.optim.AdamW(
-        learner.parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay
+        learner.parameters, lr=settings.rate, weight_decay=settings.weight_decay
     )
     chance = torch.Generator().manual_seed(settings.seed)
     best_score, best = curves.validation[0], [p.detach().clone() for p in learner.parameters]

@@ -7,8 +7,6 @@ deep metric learning", 2019, loss and miner.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,19 +16,19 @@ from vla_retrieval.heads import MetricHead
 from vla_retrieval.training.closed import whitening, within
 from vla_retrieval.training.contrast import attraction
 from vla_retrieval.training.data import Pairs, codes_of
-from vla_retrieval.training.learner import Batch, to_array
+from vla_retrieval.training.learner import Batch, to_array, to_tensors
 from vla_retrieval.training.libraries import metric_learning
 from vla_retrieval.types import Modality
 
 SHRINKAGES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7)
 
 
-def best_start(pairs: Pairs, validate: Callable[[MetricHead], float]) -> MetricHead:
-    """Return the identity or the whitening within tasks that validates best.
+def starts(pairs: Pairs) -> list[MetricHead]:
+    """Return the identity and whitenings within tasks, each with another shrinkage.
 
     Args:
-        pairs: To learn from.
-        validate: Higher is better.
+        pairs: To learn from. How scenes of one label differ is what is whitened; each modality has
+            a centre of its own, which takes away what only tells the modalities apart.
     """
     rows = {m: pairs.half(m).astype(np.float64) for m in Modality}
     centres = {m: rows[m].mean(axis=0) for m in Modality}
@@ -44,7 +42,7 @@ def best_start(pairs: Pairs, validate: Callable[[MetricHead], float]) -> MetricH
         )
         for shrinkage in SHRINKAGES
     ]
-    return max(heads, key=validate)
+    return heads
 
 
 class MetricLearner:
@@ -57,7 +55,7 @@ class MetricLearner:
 
     def __init__(self, start: MetricHead, device: str) -> None:
         self._start = start
-        weights = {name: torch.from_numpy(a).to(device) for name, a in _writable(start).items()}
+        weights = to_tensors(start, device)
         self._weight = weights["weight"]
         self._centre = weights["scene.centre"]
         self._change = torch.zeros_like(self._weight, requires_grad=True)
@@ -83,7 +81,3 @@ class MetricLearner:
         """Return the head that the weights make now."""
         weight = to_array(self._weight + share * self._change)
         return MetricHead(self._start.encoder, {**self._start.weights, "weight": weight})
-
-
-def _writable(head: MetricHead) -> dict[str, np.ndarray]:
-    return {name: array.copy() for name, array in head.weights.items()}

@@ -10,6 +10,9 @@ from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.heads import METHODS
 from vla_retrieval.heads.hashing import check_bits
 
+LEARNING_RATES = {"joint": 2e-4, "metric": 1e-3, "hash": 1e-3}
+"""Method to the learning rate that validated best on rendered scenes."""
+
 
 @dataclass(frozen=True)
 class TrainingSettings:
@@ -22,9 +25,10 @@ class TrainingSettings:
         epochs: At most, from 1 on; training stops earlier when validation gets no better.
         patience: Epochs without a better validation after which it stops, from 1 on.
         batch: Pairs at a time, from 8 on. More of them are more to be told apart from.
-        learning_rate: Of AdamW, above 0 and at most 1.
-        weight_decay: Of AdamW, from 0 on, towards the start: for ``joint`` the identity, for the
-            others the closed-form solution that they begin with.
+        learning_rate: Of AdamW, above 0 and at most 1; None: that of the method
+            (``LEARNING_RATES``).
+        weight_decay: Of AdamW, from 0 on, towards the start: the identity, or the closed-form
+            solution that a method begins with.
         temperature: Of the contrastive losses, above 0 and at most 1.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
@@ -38,7 +42,7 @@ class TrainingSettings:
     epochs: int = 60
     patience: int = 8
     batch: int = 512
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     weight_decay: float = 0.05
     temperature: float = 0.07
     device: str = "auto"
@@ -52,16 +56,20 @@ class TrainingSettings:
             if getattr(self, name) < least:
                 got = str(getattr(self, name))
                 raise InvalidInputError(name, f"a whole number from {least} on", got)
-        for name in ("learning_rate", "temperature"):
-            if not 0 < getattr(self, name) <= 1:
-                got = str(getattr(self, name))
-                raise InvalidInputError(name, "a number above 0 and at most 1", got)
+        for name, value in (("learning_rate", self.rate), ("temperature", self.temperature)):
+            if not 0 < value <= 1:
+                raise InvalidInputError(name, "a number above 0 and at most 1", str(value))
         if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
             raise InvalidInputError("weight_decay", "a number from 0 on", str(self.weight_decay))
 
+    @property
+    def rate(self) -> float:
+        """The learning rate that counts."""
+        return LEARNING_RATES[self.method] if self.learning_rate is None else self.learning_rate
+
     def shown(self) -> dict[str, Any]:
         """Return the settings that count, for the record."""
-        found = asdict(self)
+        found = asdict(self) | {"learning_rate": self.rate}
         if self.method != "hash":
             del found["bits"]
         return found
