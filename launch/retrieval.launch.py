@@ -26,6 +26,7 @@ PARAMETERS = {
     "checkpoint": (str, "weights file instead of a pretrained tag"),
     "device": (str, "auto, cpu, cuda or cuda:N"),
     "precision": (str, "auto, fp32, fp16 or bf16"),
+    "head": (str, "file of a learned head; empty: none"),
     "similarity": (str, "cosine, dot or negative_l2"),
     "image_transport": (str, "raw or compressed"),
     "image_reliability": (str, "best_effort or reliable"),

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from vla_retrieval.cli.output import print_error, print_json, progress_bars
-from vla_retrieval.encoders import EncoderSettings, load_encoder
+from vla_retrieval.encoders import Encoder, EncoderSettings, load_encoder
 from vla_retrieval.errors import RetrievalError
 from vla_retrieval.evaluation.episodes import EpisodeRule
 from vla_retrieval.evaluation.frames import STAMP_SOURCES, ReadOptions
@@ -22,6 +22,8 @@ from vla_retrieval.experiments.comparing import compare_folders
 from vla_retrieval.experiments.folder import write_folder
 from vla_retrieval.experiments.offline import evaluate_bags
 from vla_retrieval.experiments.settings import ExperimentSettings
+from vla_retrieval.heads import load_head
+from vla_retrieval.projection import Head
 from vla_retrieval.publishing import check_absent
 from vla_retrieval.types import Similarity
 
@@ -49,8 +51,9 @@ def _evaluate(args: argparse.Namespace) -> int:
     settings = experiment_settings(args)
     work = args.work or args.out.with_name(f"{args.out.name}.work")
     encoder = load_encoder(encoder_settings(args))
+    head = head_of(args, encoder)
     with progress_bars() as progress:
-        outcome = evaluate_bags(args.bags, encoder, settings, work, progress)
+        outcome = evaluate_bags(args.bags, encoder, settings, work, progress, head)
     write_folder(outcome, args.out, args.title)
     evaluation = outcome.evaluation
     if args.json:
@@ -86,13 +89,7 @@ def experiment_settings(args: argparse.Namespace) -> ExperimentSettings:
     """Return what the arguments of ``add_reading``, ``add_split`` and ``add_scoring`` say."""
     kind, _, file = args.relevance.partition(":")
     return ExperimentSettings(
-        reading=ReadOptions(
-            TopicOptions(
-                tuple(args.image_topic), args.instruction_topic, args.episode_topic
-            ),
-            EpisodeRule(not args.episodes_by_marker_only, args.gap_sec),
-            args.stamps,
-        ),
+        reading=reading_of(args),
         split=SplitOptions(
             args.query_fraction, args.absent_fraction, tuple(args.gallery_bag),
             tuple(args.query_bag), args.every_sec, args.exclude_within_sec, args.seed,
@@ -120,11 +117,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--work", type=Path, help="folder that lets a broken run go on (OUT.work)")
     parser.add_argument("--title", default="Retrieval evaluation")
     parser.add_argument("--json", action="store_true", help="the result on stdout, as JSON")
-    add_model(parser.add_argument_group("model"))
+    model = parser.add_argument_group("model")
+    add_model(model)
+    add_head(model)
     add_reading(parser.add_argument_group("reading"))
     add_split(parser.add_argument_group("memory and queries"))
     add_scoring(parser.add_argument_group("scoring"))
     return parser
+
+
+def reading_of(args: argparse.Namespace) -> ReadOptions:
+    """Return how bags are read, from the arguments of ``add_reading``."""
+    return ReadOptions(
+        TopicOptions(tuple(args.image_topic), args.instruction_topic, args.episode_topic),
+        EpisodeRule(not args.episodes_by_marker_only, args.gap_sec),
+        args.stamps,
+    )
 
 
 def add_scoring(group: argparse._ArgumentGroup) -> None:
@@ -147,6 +155,20 @@ def add_model(group: argparse._ArgumentGroup) -> None:
     defaults = EncoderSettings()
     for name in ("model", "pretrained", "checkpoint", "device", "precision"):
         group.add_argument(f"--{name}", default=getattr(defaults, name))
+
+
+def add_head(group: argparse._ArgumentGroup) -> None:
+    """Declare which learned head projects the embeddings."""
+    group.add_argument("--head", type=Path, help="file of a learned head (default: none)")
+
+
+def head_of(args: argparse.Namespace, encoder: Encoder) -> Head | None:
+    """Return the head that the argument of ``add_head`` names, or None.
+
+    Raises:
+        HeadError: If it cannot be read, or was made for another encoder.
+    """
+    return None if args.head is None else load_head(args.head, encoder.fingerprint)
 
 
 def add_reading(group: argparse._ArgumentGroup) -> None:

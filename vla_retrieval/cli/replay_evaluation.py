@@ -11,12 +11,14 @@ from pathlib import Path
 from rich.console import Console
 
 from vla_retrieval.cli.evaluate import (
+    add_head,
     add_model,
     add_reading,
     add_scoring,
     add_split,
     encoder_settings,
     experiment_settings,
+    head_of,
 )
 from vla_retrieval.cli.output import print_error, progress_bars
 from vla_retrieval.encoders import load_encoder
@@ -55,14 +57,15 @@ def _replay(args: argparse.Namespace) -> int:
     settings = experiment_settings(args)
     options = ReplayOptions(args.rate, args.most_gap_sec, args.answer_sec)
     encoder = load_encoder(encoder_settings(args))
+    head = head_of(args, encoder)
     with progress_bars() as progress:
         live = evaluate_node(
             args.bags, args.namespace, encoder.fingerprint, settings, options, args.start_sec,
-            progress,
+            progress, head,
         )  # fmt: skip
         if not args.no_offline:
             work = args.work or args.out.with_name(f"{args.out.name}.work")
-            offline = evaluate_bags(args.bags, encoder, settings, work, progress)
+            offline = evaluate_bags(args.bags, encoder, settings, work, progress, head)
             live = _beside(live, offline, settings)
     write_folder(live, args.out, args.title)
     if args.json:
@@ -122,7 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     playing.add_argument(
         "--work", type=Path, help="folder of the offline evaluation's embeddings (OUT.work)"
     )
-    add_model(parser.add_argument_group("model, the same as the node's"))
+    model = parser.add_argument_group("model, the same as the node's")
+    add_model(model)
+    add_head(model)
     add_reading(parser.add_argument_group("reading"))
     add_split(parser.add_argument_group("memory and queries"))
     add_scoring(parser.add_argument_group("scoring"))

@@ -19,6 +19,7 @@ from vla_retrieval.experiments.frame_store import FrameStore, Progress, StageSec
 from vla_retrieval.experiments.planning import Plan, check_sides, make_plan
 from vla_retrieval.experiments.searching import Searcher
 from vla_retrieval.experiments.settings import ExperimentSettings
+from vla_retrieval.projection import Head
 from vla_retrieval.types import Modality
 
 _PARTS = {
@@ -39,6 +40,7 @@ def evaluate_bags(
     settings: ExperimentSettings,
     work: Path,
     progress: Progress = lambda doing, done, total: None,
+    head: Head | None = None,
 ) -> Outcome:
     """Evaluate retrieval over bags.
 
@@ -48,8 +50,11 @@ def evaluate_bags(
         settings: What is wanted.
         work: Folder that keeps what was embedded; a second call goes on from there.
         progress: Told how far it is.
+        head: Projects embeddings before they are compared, or None. The work folder keeps
+            embeddings, so one serves evaluations with several heads and without.
 
     Raises:
+        HeadMismatchError: If the head was made for another encoder.
         InvalidInputError: If a bag cannot be evaluated, or the work folder is of others.
         StorageError: If the work folder cannot be used.
     """
@@ -58,7 +63,7 @@ def evaluate_bags(
     read_sec = time.perf_counter() - started
     seconds = StageSeconds()
     source = frame_store.fingerprint_of(paths)
-    with frame_store.open_store(work, encoder, settings.similarity, source) as memory:
+    with frame_store.open_store(work, encoder, settings.similarity, source, head) as memory:
         store = frame_store.fill(memory, plan.frames, encoder, seconds, progress)
         outcome = _evaluate(store, plan, encoder, seconds, progress)
     wall = _wall(seconds, read_sec, time.perf_counter() - started)
@@ -77,7 +82,7 @@ def _evaluate(
         return asked.frames, searcher.run(asked, direction, seconds, progress)
 
     outcome = assemble(
-        plan, searcher.gallery, answer, searcher.thumbnail, encoder.fingerprint,
+        plan, searcher.gallery, answer, searcher.thumbnail, store.memory.compared,
         _refusals(store), sum(store.refused.values()),
     )  # fmt: skip
     evaluation = replace(

@@ -117,6 +117,6 @@ class Searcher:
         return self._memory.get(self._id_of[frame.query_id], thumbnail=True).thumbnail
 
     def gallery_embeddings(self, rows: Sequence[int], modality: Modality) -> Embeddings:
-        """Return one half of some gallery entries, shape ``(n, dim)``."""
+        """Return one half of some gallery entries as it is compared, shape ``(n, width)``."""
         ids = [self._id_of[self.gallery[row].query_id] for row in rows]
-        return self._memory.embeddings_of(ids, modality)
+        return self._memory.vectors_of(ids, modality)

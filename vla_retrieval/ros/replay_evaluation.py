@@ -10,6 +10,7 @@ from vla_retrieval.experiments.assembling import Outcome
 from vla_retrieval.experiments.live import score_heard
 from vla_retrieval.experiments.planning import check_sides, make_plan
 from vla_retrieval.experiments.settings import ExperimentSettings
+from vla_retrieval.projection import Head, projected_fingerprint, short_digest
 from vla_retrieval.ros.client import RetrievalClient
 from vla_retrieval.ros.replay import Progress, Replay, ReplayOptions, fill
 from vla_retrieval.types import Fingerprint
@@ -23,6 +24,7 @@ def evaluate_node(
     options: ReplayOptions,
     start_sec: float,
     progress: Progress,
+    head: Head | None = None,
 ) -> Outcome:
     """Fill a running node's memory with one side of the bags' frames, and ask it with the other.
 
@@ -34,10 +36,11 @@ def evaluate_node(
         options: How frames are played.
         start_sec: Longest wait for the node to be active.
         progress: Told how far it is.
+        head: That the node should have, or None.
 
     Raises:
         InvalidInputError: If a bag cannot be evaluated, or the node is not one that can be: its
-            memory is not empty, or it has another encoder or similarity.
+            memory is not empty, or it has another encoder, head or similarity.
         RetrievalError: If the node refuses what it is given.
         TimeoutError: If it does not become active or does not answer.
     """
@@ -50,19 +53,29 @@ def evaluate_node(
             raise TimeoutError(
                 f"no active node {where} within {start_sec:g} s: start it, in this ROS domain"
             )
-        _check(client, fingerprint, settings)
+        _check(client, fingerprint, head, settings)
         positions = fill(client, split.gallery, progress)
         heard = Replay(client, positions, settings, options).run(
             [*split.queries, *split.absent], progress
         )
-    return score_heard(plan, split.gallery, heard, fingerprint)
+    return score_heard(plan, split.gallery, heard, projected_fingerprint(fingerprint, head))
 
 
-def _check(client: RetrievalClient, fingerprint: Fingerprint, settings: ExperimentSettings) -> None:
+def _check(
+    client: RetrievalClient,
+    fingerprint: Fingerprint,
+    head: Head | None,
+    settings: ExperimentSettings,
+) -> None:
     """Refuse a node whose numbers would not be comparable."""
     stats = client.call("get_stats")
     for field, wanted, got in (
         ("model", str(fingerprint), stats.fingerprint),
+        (
+            "head",
+            "none" if head is None else short_digest(head.digest),
+            stats.head_digest or "none",
+        ),
         ("similarity", settings.similarity.value, stats.similarity),
     ):
         if wanted != got:

@@ -1,0 +1,69 @@
+"""What each method begins with, and how it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from vla_retrieval.heads import HashHead, JointHead, MetricHead, WeightedHead
+from vla_retrieval.training.data import Pairs
+from vla_retrieval.training.hashing import HashLearner, itq_start
+from vla_retrieval.training.joint import JointLearner, as_joint
+from vla_retrieval.training.learner import Learner, batch_of
+from vla_retrieval.training.libraries import training_device
+from vla_retrieval.training.loop import Curves, Told, fit
+from vla_retrieval.training.metric import MetricLearner, starts
+from vla_retrieval.training.settings import TrainingSettings
+
+Validate = Callable[[WeightedHead], float]
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """What came of it.
+
+    Attributes:
+        head: That validates best.
+        before: Untrained, to compare with.
+        start_name: What learning began with.
+        curves: What happened.
+    """
+
+    head: WeightedHead
+    before: WeightedHead
+    start_name: str
+    curves: Curves
+
+
+def fit_method(pairs: Pairs, settings: TrainingSettings, validate: Validate, told: Told) -> Fitted:
+    """Fit the method of the settings to pairs.
+
+    Args:
+        pairs: To learn from.
+        settings: How.
+        validate: Higher is better.
+        told: After each epoch.
+    """
+    device = training_device(settings.device)
+    learner: Learner
+    before: WeightedHead
+    batch = batch_of(pairs, device)
+    if settings.method == "hash":
+        before = HashHead.initial(pairs.encoder, settings.bits, settings.seed)
+        codes = itq_start(pairs, settings.bits, settings.seed)
+        learner, name = HashLearner(codes, batch, settings, device), "iterative quantization"
+    elif settings.method == "metric":
+        before = MetricHead.identity(pairs.encoder)
+        start = max(starts(pairs), key=validate)
+        learner, name = MetricLearner(start, device), _name(start)
+    else:
+        before = JointHead.identity(pairs.encoder)
+        start = max(starts(pairs), key=lambda head: validate(as_joint(head)))
+        learner, name = JointLearner(as_joint(start), settings, device), _name(start)
+    head, curves = fit(learner, batch, settings, validate, told)
+    return Fitted(head, before, name, curves)
+
+
+def _name(start: MetricHead) -> str:
+    identity = start.digest == MetricHead.identity(start.encoder).digest
+    return "the identity" if identity else "whitening within tasks"
