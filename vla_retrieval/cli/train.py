@@ -140,6 +140,8 @@ def _print(trained: Trained, output: Path, page: Path | None) -> None:
         f" began with {record['start']}, best after epoch {curves['best_epoch']}"
         f" (share {curves['share']:g}), {record['seconds']:.1f} s"
     )
+    if record["untrained"]:
+        console.print("nothing was surely better than the encoder alone: the head changes nothing")
     console.print(table)
     console.print("means over queries with 95% intervals; each asks the other episodes of its side")
     console.print(f"head: {output} {trained.head.digest[:19]}", markup=False)

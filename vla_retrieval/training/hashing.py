@@ -87,8 +87,16 @@ class HashLearner:
         """Return the weighted sum of what the module's docstring names."""
         relaxed = {m: self._relaxed(batch.halves[m], m) for m in Modality}
         attracted = attraction(batch.labels, batch.episodes)
+        pairs = {itself: index_pairs(attracted, itself=itself) for itself in (True, False)}
         layout = torch.stack([_layout(batch, relaxed, *of) for of in _DIRECTIONS]).mean()
-        tasks = torch.stack([self._tasks(attracted, relaxed, *of) for of in _DIRECTIONS]).mean()
+        tasks = torch.stack(
+            [
+                self._loss(
+                    relaxed[asks], indices_tuple=pairs[asks is not found], ref_emb=relaxed[found]
+                )
+                for asks, found in _DIRECTIONS
+            ]
+        ).mean()
         good = torch.stack([_goodness(bits) for bits in relaxed.values()]).mean()
         return _LAYOUT * layout + _TASKS * tasks + good
 
@@ -106,14 +114,6 @@ class HashLearner:
         planes = self._planes[modality] + self._plane_changes[modality]
         thresholds = self._thresholds[modality] + self._threshold_changes[modality]
         return torch.tanh((rows @ planes.T - thresholds) / self._spread[modality])
-
-    def _tasks(
-        self, attracted: Tensor, relaxed: dict[Modality, Tensor], asks: Modality, found: Modality
-    ) -> Tensor:
-        pairs = index_pairs(attracted, itself=asks is not found)
-        return torch.as_tensor(
-            self._loss(relaxed[asks], indices_tuple=pairs, ref_emb=relaxed[found])
-        )
 
 
 def _layout(
