@@ -53,7 +53,7 @@ def fit_method(
     if settings.method == "hash":
         before = HashHead.initial(pairs.encoder, settings.bits, settings.seed)
         codes = itq_start(pairs, settings.bits, settings.seed)
-        learner, name = HashLearner(codes, batch, settings, device), "iterative quantization"
+        learner, name = HashLearner(codes, batch, device), "iterative quantization"
     elif settings.method == "metric":
         before = MetricHead.identity(pairs.encoder)
         start = max(starts(pairs), key=validation)

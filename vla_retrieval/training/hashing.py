@@ -22,7 +22,6 @@ from vla_retrieval.training.contrast import attraction, index_pairs
 from vla_retrieval.training.data import Pairs
 from vla_retrieval.training.learner import Batch, to_array, to_tensors
 from vla_retrieval.training.libraries import metric_learning
-from vla_retrieval.training.settings import TrainingSettings
 from vla_retrieval.types import Modality
 
 _DIRECTIONS = (
@@ -34,6 +33,7 @@ _LAYOUT_TEMPERATURE = 0.05
 _CODE_TEMPERATURE = 0.1
 _LAYOUT, _TASKS, _QUANTISED, _BALANCED, _DIFFERENT = 1.0, 1.0, 0.05, 0.1, 1.0
 """Weights of the terms."""
+_LEAST_SPREAD = 1e-6  # where all rows are one
 
 
 def itq_start(pairs: Pairs, bits: int, seed: int) -> HashHead:
@@ -54,13 +54,10 @@ class HashLearner:
     Args:
         start: To begin with.
         everything: All that is learned from; its spread is the unit of the relaxation.
-        settings: Temperature counts.
         device: Of torch.
     """
 
-    def __init__(
-        self, start: HashHead, everything: Batch, settings: TrainingSettings, device: str
-    ) -> None:
+    def __init__(self, start: HashHead, everything: Batch, device: str) -> None:
         self._start = start
         weights = to_tensors(start, device)
         self._planes = {m: weights[f"{m.value}.weight"] for m in Modality}
@@ -73,7 +70,9 @@ class HashLearner:
         }
         with torch.no_grad():
             self._spread = {
-                m: (everything.halves[m] @ self._planes[m].T - self._thresholds[m]).std()
+                m: (everything.halves[m] @ self._planes[m].T - self._thresholds[m])
+                .std()
+                .clamp_min(_LEAST_SPREAD)
                 for m in Modality
             }
         self._loss = metric_learning("losses").SupConLoss(temperature=_CODE_TEMPERATURE)

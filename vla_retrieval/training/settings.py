@@ -29,7 +29,8 @@ class TrainingSettings:
             (``LEARNING_RATES``).
         weight_decay: Of AdamW, from 0 on, towards the start: the identity, or the closed-form
             solution that a method begins with.
-        temperature: Of the contrastive losses, above 0 and at most 1.
+        temperature: Of the contrastive loss, above 0 and at most 1; without meaning but for
+            ``joint``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
@@ -72,4 +73,6 @@ class TrainingSettings:
         found = asdict(self) | {"learning_rate": self.rate}
         if self.method != "hash":
             del found["bits"]
+        if self.method != "joint":
+            del found["temperature"]
         return found
