@@ -203,7 +203,11 @@ def measure_split(job: tuple[Pairs, int, int, str]) -> Split:
             "train": _means(sides["train"], scores, _TRAINING_QUERIES),
             "test": _means(sides["test"], scores, len(sides["test"])),
         }
-        print(f"  seed {seed}: {name} {notes or ''}", flush=True)
+        shown = ", ".join(
+            f"{d} {of['ndcg@10']:.3f} / {of['hit@1']:.3f} / {of['recall@10']:.3f}"
+            for d, of in found[name]["test"].items()
+        )
+        print(f"  split {seed}, {name}: {shown} {notes or ''}", flush=True)
     return found
 
 
