@@ -11,7 +11,9 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,12 +44,14 @@ Matrix = npt.NDArray[np.float64]
 Encode = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.uint8]]
 Make = Callable[[], tuple[Scores, dict[str, Any]]]
 Row = dict[str, dict[str, float]]
+Split = dict[str, dict[str, Any]]
 
 SEED: Final = 7
 FRAMES: Final = 4
 PER_TASK: Final[dict[Place, int]] = {"elsewhere": 36, "home": 12}
 SHORTLIST: Final = 100
 _PLAIN_EPOCHS: Final = 20
+_TRAINING_QUERIES: Final = 250
 
 
 def load_pairs(work: Path, place: Place, processes: int) -> Pairs:
@@ -182,24 +186,36 @@ def _trained(
     }
 
 
-def measure_split(pairs: Pairs, seed: int, bits: int, wanted: str) -> dict[str, dict[str, Any]]:
+def measure_split(job: tuple[Pairs, int, int, str]) -> Split:
     """Measure every system on the training and on the held-out episodes of one split."""
+    pairs, seed, bits, wanted = job
+    torch.set_num_threads(1)
+    faiss.omp_set_num_threads(1)
     rows = split_episodes(pairs, seed)
     sides = {side: pairs.rows(getattr(rows, side)) for side in SIDES}
-    found: dict[str, dict[str, Any]] = {}
+    found: Split = {}
     for name, make in systems(sides["train"], pairs, seed, bits).items():
         if name != "zero-shot" and not any(word in name for word in wanted.split(",")):
             continue
         scores, notes = make()
-        found[name] = {"notes": notes} | {side: _means(sides[side], scores) for side in
-                                          ("train", "test")}  # fmt: skip
-        print(f"  seed {seed}: {name} {notes or ''}", flush=True)
+        found[name] = {
+            "notes": notes,
+            "train": _means(sides["train"], scores, _TRAINING_QUERIES),
+            "test": _means(sides["test"], scores, len(sides["test"])),
+        }
+        shown = ", ".join(
+            f"{d} {of['ndcg@10']:.3f} / {of['hit@1']:.3f} / {of['recall@10']:.3f}"
+            for d, of in found[name]["test"].items()
+        )
+        print(f"  split {seed}, {name}: {shown} {notes or ''}", flush=True)
     return found
 
 
-def _means(pairs: Pairs, scores: Scores) -> Row:
+def _means(pairs: Pairs, scores: Scores, most: int) -> Row:
     return {
-        direction: {m: float(v.mean()) for m, v in per_query(pairs, direction, scores).items()}
+        direction: {
+            m: float(v.mean()) for m, v in per_query(pairs, direction, scores, most=most).items()
+        }
         for direction in DIRECTIONS
     }
 
@@ -210,7 +226,7 @@ def interval(values: list[float]) -> tuple[float, float]:
     return float(np.mean(values)), float(spread)
 
 
-def print_table(splits: list[dict[str, dict[str, Any]]]) -> None:
+def print_table(splits: list[Split]) -> None:
     """Print each direction: every system's metrics, and its gain over zero-shot, split by split."""
     for direction in DIRECTIONS:
         print(
@@ -274,7 +290,7 @@ def main() -> None:
     parser.add_argument("--bits", type=int, default=256)
     parser.add_argument("--only", default="", help="systems whose name has one of these words")
     parser.add_argument("--times", action="store_true", help="search times instead of quality")
-    parser.add_argument("--processes", type=int, default=2, help="that render")
+    parser.add_argument("--processes", type=int, default=2, help="that render, and that train")
     parser.add_argument("--json", type=Path, help="also write all numbers here")
     options = parser.parse_args()
     pairs = load_pairs(options.work, options.place, options.processes)
@@ -283,9 +299,9 @@ def main() -> None:
     if options.times:
         print_times(pairs, options.bits, 0)
         return
-    splits = [
-        measure_split(pairs, seed, options.bits, options.only) for seed in range(options.seeds)
-    ]
+    jobs = [(pairs, seed, options.bits, options.only) for seed in range(options.seeds)]
+    with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
+        splits = list(pool.map(measure_split, jobs))
     print_table(splits)
     if options.json:
         options.json.write_text(json.dumps(splits, indent=1) + "\n", encoding="utf-8")

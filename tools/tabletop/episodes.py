@@ -9,33 +9,32 @@ while the camera moves a little.
 import hashlib
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from tools.tabletop.language import Instruction, ObjectPhrase
+from tools.tabletop.language import Action, Instruction, ObjectPhrase
 from tools.tabletop.phrases import LANGUAGES, say
-from tools.tabletop.scene import Scene, scene_of
-from tools.tabletop.vocabulary import COLOURS, KINDS, Pair
+from tools.tabletop.scene import MAX_OBJECTS, Scene, scene_of
+from tools.tabletop.vocabulary import ALL_PAIRS, COLOURS, KINDS, Pair
 
 Place = Literal["home", "elsewhere"]
 ImageArray = npt.NDArray[np.uint8]
 
 PICTURE_SIZE: Final = 144
+
+
+def _number(colour: str, kind: str) -> int:
+    return KINDS.index(kind) + COLOURS.index(colour)
+
+
 TASKS: Final[tuple[Pair, ...]] = tuple(
-    (colour, kind)
-    for k, kind in enumerate(KINDS)
-    for c, colour in enumerate(COLOURS)
-    if (k + c) % 2 == 0
+    (colour, kind) for colour, kind in ALL_PAIRS if _number(colour, kind) % 2 == 0
 )
-OTHERS: Final[tuple[Pair, ...]] = tuple(
-    (colour, kind)
-    for k, kind in enumerate(KINDS)
-    for c, colour in enumerate(COLOURS)
-    if (k + c) % 2 == 1
-)
+OTHERS: Final[tuple[Pair, ...]] = tuple(pair for pair in ALL_PAIRS if pair not in TASKS)
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,8 @@ def make_episodes(
         work.mkdir(parents=True, exist_ok=True)
         jobs = [(place, task, per_task, frames, seed) for task in range(len(TASKS))]
         pictures, texts = [], []
-        with ProcessPoolExecutor(processes) as pool:
+        # A fresh process: OpenGL in software and torch do not load into one another's company.
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
             for some, said in pool.map(_render_task, jobs):
                 pictures += [encoder.encode_images(list(some[i : i + 32]))
                              for i in range(0, len(some), 32)]  # fmt: skip
@@ -92,29 +92,25 @@ def make_episodes(
     return _read(path, per_task, frames)
 
 
-def sample_episode(
-    rng: np.random.Generator, task: Pair, place: Place, frames: int
-) -> tuple[Scene, list[object], str]:
-    """Draw the scene, the views and the instruction of one episode."""
-    # Rendering needs OpenGL; who only looks at the words should not.
-    from tools.tabletop.elsewhere import moved, sample_view_elsewhere
-    from tools.tabletop.render import sample_view
-
-    count = int(rng.integers(1, 4))
+def sample_task_scene(rng: np.random.Generator, task: Pair) -> Scene:
+    """Draw a scene with what the task asks for, among things that no task asks for."""
+    count = int(rng.integers(1, MAX_OBJECTS))
     others = rng.choice(len(OTHERS), size=count, replace=False)
-    scene = scene_of(rng, [task, *(OTHERS[int(other)] for other in others)])
-    view = sample_view(rng) if place == "home" else sample_view_elsewhere(rng, scene)
-    views: list[object] = [view, *(moved(rng, view) for _ in range(frames - 1))]
-    action = ("pick", "find", "push")[int(rng.integers(3))]
+    return scene_of(rng, [task, *(OTHERS[int(other)] for other in others)])
+
+
+def sample_task_text(rng: np.random.Generator, task: Pair) -> str:
+    """Draw an instruction for the task, in one of the languages."""
+    action: Action = ("pick", "find", "push")[int(rng.integers(3))]
     phrase = ObjectPhrase(kind=task[1], colour=task[0])
     language = LANGUAGES[int(rng.integers(len(LANGUAGES)))]
-    return scene, views, say(Instruction(action, phrase), language, rng)  # type: ignore[arg-type]
+    return say(Instruction(action, phrase), language, rng)
 
 
 def _render_task(job: tuple[Place, int, int, int, int]) -> tuple[ImageArray, list[str]]:
     # The OpenGL context must be made in the process that renders.
-    from tools.tabletop.elsewhere import elsewhere
-    from tools.tabletop.render import Renderer, home
+    from tools.tabletop.elsewhere import elsewhere, moved, sample_view_elsewhere
+    from tools.tabletop.render import Renderer, home, sample_view
 
     place, task, per_task, frames, seed = job
     rng = np.random.default_rng([seed, task, int(place == "elsewhere")])
@@ -122,9 +118,11 @@ def _render_task(job: tuple[Place, int, int, int, int]) -> tuple[ImageArray, lis
     renderer = Renderer(PICTURE_SIZE, PICTURE_SIZE, around)
     pictures, texts = [], []
     for _ in range(per_task):
-        scene, views, text = sample_episode(rng, TASKS[task], place, frames)
-        pictures += [renderer.render(scene, view) for view in views]  # type: ignore[arg-type]
-        texts += [text] * frames
+        scene = sample_task_scene(rng, TASKS[task])
+        view = sample_view(rng) if place == "home" else sample_view_elsewhere(rng, scene)
+        views = [view, *(moved(rng, view) for _ in range(frames - 1))]
+        pictures += [renderer.render(scene, view) for view in views]
+        texts += [sample_task_text(rng, TASKS[task])] * frames
     renderer.close()
     return np.stack(pictures), texts
 

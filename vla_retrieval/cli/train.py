@@ -28,7 +28,7 @@ from vla_retrieval.training import LabelRule, Pairs, Trained, TrainingSettings, 
 from vla_retrieval.training.data import from_memory
 from vla_retrieval.training.page import write_page
 
-_EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (nothing is written)"
+_EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (no head is written)"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_error("train", error, as_json=args.json)
         code = 1
     except KeyboardInterrupt:
-        print("train: interrupted; nothing is written.", file=sys.stderr)
+        print("train: interrupted; no head is written.", file=sys.stderr)
         code = 130
     sys.exit(code)
 
@@ -140,6 +140,8 @@ def _print(trained: Trained, output: Path, page: Path | None) -> None:
         f" began with {record['start']}, best after epoch {curves['best_epoch']}"
         f" (share {curves['share']:g}), {record['seconds']:.1f} s"
     )
+    if record["untrained"]:
+        console.print("nothing was surely better than the encoder alone: the head changes nothing")
     console.print(table)
     console.print("means over queries with 95% intervals; each asks the other episodes of its side")
     console.print(f"head: {output} {trained.head.digest[:19]}", markup=False)
@@ -187,10 +189,12 @@ def _add_training(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--batch", type=int, default=defaults.batch, help="pairs at a time")
     group.add_argument("--learning-rate", type=float, help="that of the method without it")
-    for name in ("weight_decay", "temperature"):
-        value = getattr(defaults, name)
-        group.add_argument(f"--{name.replace('_', '-')}", type=float, default=value,
-                           help=f"({value:g})")  # fmt: skip
+    group.add_argument(
+        "--weight-decay", type=float, default=defaults.weight_decay, help="towards the start"
+    )
+    group.add_argument(
+        "--temperature", type=float, default=defaults.temperature, help="of the loss of joint"
+    )
 
 
 if __name__ == "__main__":

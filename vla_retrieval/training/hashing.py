@@ -22,7 +22,6 @@ from vla_retrieval.training.contrast import attraction, index_pairs
 from vla_retrieval.training.data import Pairs
 from vla_retrieval.training.learner import Batch, to_array, to_tensors
 from vla_retrieval.training.libraries import metric_learning
-from vla_retrieval.training.settings import TrainingSettings
 from vla_retrieval.types import Modality
 
 _DIRECTIONS = (
@@ -34,6 +33,7 @@ _LAYOUT_TEMPERATURE = 0.05
 _CODE_TEMPERATURE = 0.1
 _LAYOUT, _TASKS, _QUANTISED, _BALANCED, _DIFFERENT = 1.0, 1.0, 0.05, 0.1, 1.0
 """Weights of the terms."""
+_LEAST_SPREAD = 1e-6  # where all rows are one
 
 
 def itq_start(pairs: Pairs, bits: int, seed: int) -> HashHead:
@@ -54,13 +54,10 @@ class HashLearner:
     Args:
         start: To begin with.
         everything: All that is learned from; its spread is the unit of the relaxation.
-        settings: Temperature counts.
         device: Of torch.
     """
 
-    def __init__(
-        self, start: HashHead, everything: Batch, settings: TrainingSettings, device: str
-    ) -> None:
+    def __init__(self, start: HashHead, everything: Batch, device: str) -> None:
         self._start = start
         weights = to_tensors(start, device)
         self._planes = {m: weights[f"{m.value}.weight"] for m in Modality}
@@ -73,7 +70,9 @@ class HashLearner:
         }
         with torch.no_grad():
             self._spread = {
-                m: (everything.halves[m] @ self._planes[m].T - self._thresholds[m]).std()
+                m: (everything.halves[m] @ self._planes[m].T - self._thresholds[m])
+                .std()
+                .clamp_min(_LEAST_SPREAD)
                 for m in Modality
             }
         self._loss = metric_learning("losses").SupConLoss(temperature=_CODE_TEMPERATURE)
@@ -87,8 +86,16 @@ class HashLearner:
         """Return the weighted sum of what the module's docstring names."""
         relaxed = {m: self._relaxed(batch.halves[m], m) for m in Modality}
         attracted = attraction(batch.labels, batch.episodes)
+        pairs = {itself: index_pairs(attracted, itself=itself) for itself in (True, False)}
         layout = torch.stack([_layout(batch, relaxed, *of) for of in _DIRECTIONS]).mean()
-        tasks = torch.stack([self._tasks(attracted, relaxed, *of) for of in _DIRECTIONS]).mean()
+        tasks = torch.stack(
+            [
+                self._loss(
+                    relaxed[asks], indices_tuple=pairs[asks is not found], ref_emb=relaxed[found]
+                )
+                for asks, found in _DIRECTIONS
+            ]
+        ).mean()
         good = torch.stack([_goodness(bits) for bits in relaxed.values()]).mean()
         return _LAYOUT * layout + _TASKS * tasks + good
 
@@ -106,14 +113,6 @@ class HashLearner:
         planes = self._planes[modality] + self._plane_changes[modality]
         thresholds = self._thresholds[modality] + self._threshold_changes[modality]
         return torch.tanh((rows @ planes.T - thresholds) / self._spread[modality])
-
-    def _tasks(
-        self, attracted: Tensor, relaxed: dict[Modality, Tensor], asks: Modality, found: Modality
-    ) -> Tensor:
-        pairs = index_pairs(attracted, itself=asks is not found)
-        return torch.as_tensor(
-            self._loss(relaxed[asks], indices_tuple=pairs, ref_emb=relaxed[found])
-        )
 
 
 def _layout(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -27,6 +27,7 @@ DIRECTIONS: Mapping[str, tuple[Modality, Modality]] = {
 METRICS = ("ndcg@10", "hit@1", "recall@10")
 MAX_QUERIES = 1000
 _DEPTH = 10
+_ONE_SIDED = 1.645  # quantile 0.95 of the normal distribution
 
 Scores: TypeAlias = Callable[[Pairs, Modality, Modality, NDArray[np.int64]], NDArray[np.float64]]
 """From pairs, what asks, what is found and the rows that ask to scores, shape ``(rows, n)``."""
@@ -92,6 +93,41 @@ def per_query(
     query, entry = np.nonzero(answers)
     values = evaluate(Qrels.from_pairs(names, query, entry), run, (1, _DEPTH)).values
     return {name: values[name] for name in METRICS}
+
+
+class Validation:
+    """NDCG@10 of heads on one side, as training is decided by it.
+
+    Args:
+        pairs: The side.
+        directions: Of ``DIRECTIONS``, whose mean counts.
+        seed: As in ``per_query``.
+    """
+
+    def __init__(self, pairs: Pairs, directions: Sequence[str], seed: int) -> None:
+        self._pairs, self._directions, self._seed = pairs, directions, seed
+
+    def __call__(self, head: Head) -> float:
+        """Return the mean over the directions of the mean over their queries."""
+        return float(np.mean([values.mean() for values in self._values(head)]))
+
+    def surely_better(self, head: Head, than: Head) -> bool:
+        """Return whether one head is better than another, and not only by chance.
+
+        In each direction queries are paired, and the mean gain is compared with its standard
+        error: a one-sided test at the level of 5%, for the mean over the directions.
+        """
+        gains = [a - b for a, b in zip(self._values(head), self._values(than), strict=True)]
+        mean = float(np.mean([gain.mean() for gain in gains]))
+        errors = [gain.var(ddof=1) / len(gain) if len(gain) > 1 else np.inf for gain in gains]
+        return mean > _ONE_SIDED * float(np.sqrt(np.sum(errors))) / len(gains)
+
+    def _values(self, head: Head) -> list[NDArray[np.float64]]:
+        scores = scores_of(head)
+        return [
+            per_query(self._pairs, direction, scores, self._seed)["ndcg@10"]
+            for direction in self._directions
+        ]
 
 
 def measured(pairs: Pairs, scores: Scores, seed: int = 0) -> dict[str, dict[str, Estimate]]:

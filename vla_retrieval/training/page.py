@@ -95,8 +95,13 @@ def _told(record: dict[str, Any]) -> str:
     curves = record["curves"]
     ended = "stopped early" if curves["stopped_early"] else "ran to the last epoch"
     validated = ", ".join(record["validated"]["directions"])
+    kept = (
+        "Nothing was surely better than the untrained head, which is what the file holds."
+        if record["untrained"]
+        else f"The head is that after epoch {curves['best_epoch']}, at share {curves['share']:g} of"
+        " the way from the start."
+    )
     return (
-        f"Began with {record['start']}; {ended}. The head is that after epoch"
-        f" {curves['best_epoch']}, at share {curves['share']:g} of the way from the start."
+        f"Began with {record['start']}; {ended}. {kept}"
         f" Validation is the mean NDCG@10 of: {validated}. {record['seconds']:.1f} s."
     )

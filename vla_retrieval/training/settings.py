@@ -10,7 +10,7 @@ from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.heads import METHODS
 from vla_retrieval.heads.hashing import check_bits
 
-LEARNING_RATES = {"joint": 2e-4, "metric": 1e-3, "hash": 1e-3}
+LEARNING_RATES = {"joint": 2e-4, "metric": 1e-3, "hash": 3e-3}
 """Method to the learning rate that validated best on rendered scenes."""
 
 
@@ -29,7 +29,8 @@ class TrainingSettings:
             (``LEARNING_RATES``).
         weight_decay: Of AdamW, from 0 on, towards the start: the identity, or the closed-form
             solution that a method begins with.
-        temperature: Of the contrastive losses, above 0 and at most 1.
+        temperature: Of the contrastive loss, above 0 and at most 1; without meaning but for
+            ``joint``.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
@@ -72,4 +73,6 @@ class TrainingSettings:
         found = asdict(self) | {"learning_rate": self.rate}
         if self.method != "hash":
             del found["bits"]
+        if self.method != "joint":
+            del found["temperature"]
         return found

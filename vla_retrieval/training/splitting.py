@@ -21,6 +21,7 @@ VALIDATION, TEST = 0.15, 0.2
 _TO_DIVIDE = 6
 """Episodes of a label from which on each side gets two at least."""
 _PAIR = 2
+_LABELS = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +57,17 @@ def split_episodes(pairs: Pairs, seed: int) -> SplitRows:
         if episode not in episodes_of[label]:
             episodes_of[label].append(episode)
     whole: list[str] = []
+    divided = 0
     for number, (label, episodes) in enumerate(episodes_of.items()):
         free = [episode for episode in episodes if episode not in side_of]
         if len(free) >= _TO_DIVIDE:
             side_of |= _divided(free, seed, number)
+            divided += 1
         elif len(free) >= _PAIR:
             whole.append(label)
         else:
             side_of |= dict.fromkeys(free, "train")
-    for label, side in _sides_of_labels(whole, side_of, seed).items():
+    for label, side in _sides_of_labels(whole, divided, seed).items():
         side_of |= {e: side for e in episodes_of[label] if e not in side_of}
     sides = np.array([SIDES.index(side_of[episode]) for episode in pairs.episodes])
     found = SplitRows(*(np.flatnonzero(sides == i) for i in range(len(SIDES))))
@@ -81,10 +84,10 @@ def _divided(episodes: list[str], seed: int, number: int) -> dict[str, str]:
     return dict(zip(drawn, names, strict=True))
 
 
-def _sides_of_labels(labels: list[str], taken: dict[str, str], seed: int) -> dict[str, str]:
-    """Give whole labels to the sides; where no label was divided, each side needs one at least."""
+def _sides_of_labels(labels: list[str], divided: int, seed: int) -> dict[str, str]:
+    """Give whole labels to the sides, so that each side has two with those that were divided."""
     drawn = _drawn(labels, f"{seed} labels")
-    least = 0 if "test" in taken.values() else 1
+    least = max(0, _LABELS - divided)
     test = max(least, round(TEST * len(drawn)))
     validation = max(least, round(VALIDATION * len(drawn)))
     names = ["test"] * test + ["validation"] * validation + ["train"] * len(drawn)
@@ -123,7 +126,7 @@ def _check_sides(pairs: Pairs, rows: SplitRows) -> None:
     """Refuse sides that cannot do what they are for."""
     for side in SIDES:
         counted = _counted(pairs, getattr(rows, side))
-        if counted["labels"] < 2 or not counted["answerable"]:
+        if counted["labels"] < _LABELS or not counted["answerable"]:
             raise InvalidInputError(
                 "episodes",
                 f"two labels at least on each side, with two episodes of one ({side})",
@@ -131,7 +134,7 @@ def _check_sides(pairs: Pairs, rows: SplitRows) -> None:
                 f" episodes, of {len(pairs)} pairs, {len(set(pairs.labels))} labels and"
                 f" {len(set(pairs.episodes))} episodes in all",
                 "Record more: six episodes of each of two instructions are enough, or two episodes"
-                " of each of eight. --labels and --same say which instructions are one task.",
+                " of each of six. --labels and --same say which instructions are one task.",
             )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from vla_retrieval.heads import WeightedHead
 from vla_retrieval.training.data import Pairs
-from vla_retrieval.training.measuring import measured, per_query, scores_of
+from vla_retrieval.training.measuring import Validation, measured, scores_of
 from vla_retrieval.training.settings import TrainingSettings
 from vla_retrieval.training.splitting import SIDES, split_episodes
 
@@ -61,17 +61,9 @@ def train(
     rows = split_episodes(pairs, settings.seed)
     sides = {side: pairs.rows(getattr(rows, side)) for side in SIDES}
     directions = VALIDATED[settings.method]
-
-    def validate(head: WeightedHead) -> float:
-        scores = scores_of(head)
-        found = [
-            float(per_query(sides["validation"], d, scores, settings.seed)["ndcg@10"].mean())
-            for d in directions
-        ]
-        return sum(found) / len(found)
-
+    validation = Validation(sides["validation"], directions, settings.seed)
     started = time.perf_counter()
-    fitted = fit_method(sides["train"], settings, validate, told)
+    fitted = fit_method(sides["train"], settings, validation, told)
     record: dict[str, Any] = {
         "settings": settings.shown(),
         "data": {
@@ -83,6 +75,7 @@ def train(
         "validated": {"metric": "mean ndcg@10", "directions": list(directions)},
         "curves": asdict(fitted.curves),
         "start": fitted.start_name,
+        "untrained": fitted.untrained,
         "seconds": round(time.perf_counter() - started, 3),
         "metrics": {},
     }
