@@ -29,7 +29,9 @@ ROSDEP_KEYS: dict[str, str | None] = {
     "faiss": None,
     "jinja2": None,
     "lz4": None,
+    "onnxruntime": None,
     "open_clip": None,
+    "openvino": None,
     "pyarrow": None,
     "pytorch_metric_learning": None,
     "rich": None,
@@ -107,7 +109,7 @@ def test_interfaces_declare_the_packages_whose_types_they_use() -> None:
 @pytest.mark.parametrize("folder", ["vla_retrieval", "launch"])
 def test_everything_imported_is_declared(folder: str) -> None:
     declared = dependencies(ROOT / "package.xml")
-    names = ("runtime.txt", "evaluation.txt", "training.txt")
+    names = ("runtime.txt", "evaluation.txt", "training.txt", "cpu_engines.txt")
     files = [ROOT / "requirements" / name for name in names]
     pinned = {re.split(r"[\[=]", pin)[0] for file in files for pin in pins(file)}
     missing = []

@@ -227,7 +227,7 @@ class TestReembed:
         assert entry_ids(tmp_path / "new") == entry_ids(directory)
 
     @pytest.mark.parametrize(
-        "options", [["--device", "gpu"], ["--model", " "], ["--precision", "int8"]]
+        "options", [["--device", "gpu"], ["--model", " "], ["--precision", "int4"]]
     )
     def test_with_a_wrong_setting_is_wrong_usage(
         self, directory: Path, tmp_path: Path, options: list[str]

@@ -81,7 +81,7 @@ def encoder_settings(args: argparse.Namespace) -> EncoderSettings:
     """Return what the arguments of ``add_model`` say."""
     return EncoderSettings(
         model=args.model, pretrained=args.pretrained, checkpoint=args.checkpoint,
-        device=args.device, precision=args.precision,
+        device=args.device, engine=args.engine, precision=args.precision,
     )  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def add_scoring(group: argparse._ArgumentGroup) -> None:
 def add_model(group: argparse._ArgumentGroup) -> None:
     """Declare which encoder makes the embeddings."""
     defaults = EncoderSettings()
-    for name in ("model", "pretrained", "checkpoint", "device", "precision"):
+    for name in ("model", "pretrained", "checkpoint", "device", "engine", "precision"):
         group.add_argument(f"--{name}", default=getattr(defaults, name))
 
 

@@ -126,6 +126,8 @@ def _retrieval_status(node: RetrievalNode, warnings: list[str]) -> DiagnosticSta
         facts |= {
             "model": session.encoder.fingerprint.model,
             "device": session.encoder.device,
+            "engine": session.encoder.engine,
+            "engine_reason": session.encoder.engine_reason,
             "precision": session.encoder.precision,
         }
     status.values = _key_values(facts | _camera_facts(node))

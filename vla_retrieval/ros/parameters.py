@@ -20,6 +20,7 @@ from rcl_interfaces.msg import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from vla_retrieval.encoders.settings import ENGINES, PRECISIONS
 from vla_retrieval.memory import Eviction
 from vla_retrieval.memory.options import INDEX_CHOICES
 from vla_retrieval.types import Similarity, Target
@@ -55,6 +56,8 @@ class Settings:
     pretrained: str = ""
     checkpoint: str = ""
     device: str = "auto"
+    engine: str = "auto"
+    engine_cache_dir: str = ""
     precision: str = "auto"
     threads: int = 0
     image_transport: str = "raw"
@@ -166,11 +169,20 @@ SPECS: dict[str, Spec] = {
     "pretrained": Spec("open_clip pretrained tag, where model does not name it."),
     "checkpoint": Spec("Weights file (.safetensors, .pt, .bin) instead of a pretrained tag."),
     "device": Spec("Where the encoder runs: auto, cpu, cuda or cuda:N."),
-    "precision": Spec(
-        "Arithmetic of the encoder; auto: fp16 on a GPU, fp32 on a CPU.",
-        choices=("auto", "fp32", "fp16", "bf16"),
+    "engine": Spec(
+        "What computes the encoder; auto: torch on a GPU, on a CPU the fastest that is installed "
+        "and computes the same.",
+        choices=ENGINES,
     ),
-    "threads": Spec("CPU threads of the encoder; 0: as many as torch chooses.", high=256),
+    "engine_cache_dir": Spec(
+        "Folder for compiled engines; empty: vla_retrieval/engines in the user's cache."
+    ),
+    "precision": Spec(
+        "Arithmetic of the encoder; auto: fp16 on a GPU, bf16 or fp32 on a CPU; int8 only when "
+        "asked for.",
+        choices=PRECISIONS,
+    ),
+    "threads": Spec("CPU threads of the encoder; 0: as many as the engine chooses.", high=256),
     "image_transport": Spec(
         "Which topic is read: image (raw) or image/compressed (compressed).",
         choices=("raw", "compressed"),

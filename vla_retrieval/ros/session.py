@@ -81,6 +81,8 @@ class Session:
                 pretrained=settings.pretrained,
                 checkpoint=settings.checkpoint,
                 device=settings.device,
+                engine=settings.engine,
+                engine_cache_dir=settings.engine_cache_dir,
                 precision=settings.precision,
                 threads=settings.threads,
             )
@@ -99,11 +101,15 @@ class Session:
         self.retriever = Retriever(self.encoder, self.memory, settings.thumbnail_px)
         self.reader = FrameReader(self.encoder, settings.max_image_pixels)
         self.last_answers = LastAnswers()
-        self.worker = InferenceWorker(settings.max_waiting_requests)
+        # The encoder keeps what it embedded, so the requests find it there.
+        self.worker = InferenceWorker(
+            settings.max_waiting_requests, self.encoder.encode_instructions
+        )
         _log.info(
-            "ready: %s on %s (%s), head %s, %d entries in %s",
-            self.encoder.fingerprint.model, self.encoder.device, self.encoder.precision,
-            name_of(head), self.memory.stats().entries, settings.memory_path,
+            "ready: %s on %s (%s, %s), head %s, %d entries in %s",
+            self.encoder.fingerprint.model, self.encoder.device, self.encoder.engine,
+            self.encoder.precision, name_of(head), self.memory.stats().entries,
+            settings.memory_path,
         )  # fmt: skip
 
     def load_head(self, path: Path | None) -> Head | None:
