@@ -27,6 +27,7 @@ PARAMETERS = {
     "device": (str, "auto, cpu, cuda or cuda:N"),
     "engine": (str, "auto, torch, openvino or onnxruntime"),
     "precision": (str, "auto, fp32, fp16, bf16 or int8"),
+    "head": (str, "file of a learned head; empty: none"),
     "similarity": (str, "cosine, dot or negative_l2"),
     "image_transport": (str, "raw or compressed"),
     "image_reliability": (str, "best_effort or reliable"),

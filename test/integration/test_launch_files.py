@@ -13,6 +13,7 @@ from types import ModuleType
 
 import pytest
 
+from vla_retrieval.evaluation.report.json_file import read_json
 from vla_retrieval.ros.parameters import AUTOSTART, Settings
 
 from .harness import START_SEC, WAIT_SEC, Robot
@@ -29,6 +30,37 @@ def load(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def test_an_evaluation_starts_a_node_plays_a_bag_into_it_and_leaves_a_report(
+    domain: int, tmp_path: Path
+) -> None:
+    ros2 = shutil.which("ros2")
+    if ros2 is None:
+        pytest.skip("the command ros2 comes with a ROS 2 installation only")
+    out = tmp_path / "report"
+    demo = LAUNCH.parent / "demo"
+    log = tmp_path / "launch.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [ros2, "launch", "vla_retrieval", "replay_evaluation.launch.py", f"bag:={demo / 'bag'}",
+             f"out:={out}", "rate:=4.0", f"relevance:=labels:{demo / 'tasks.yaml'}",
+             "model:=double", "options:=--depth 10 --seed 1"],
+            stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        # It ends by itself when the evaluation does.
+        process.wait(4 * WAIT_SEC)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
+            process.wait(WAIT_SEC)
+    assert (out / "index.html").is_file(), log.read_text()
+    live = read_json(out / "evaluation.json").live
+    assert live is not None
+    assert 0 < live.frames_answered <= live.frames_played
+    assert live.frames_played == live.frames_answered + sum(live.drops.values())
+    assert "process has died" not in log.read_text()
 
 
 def test_each_parameter_argument_is_a_parameter_of_the_node_with_its_type() -> None:

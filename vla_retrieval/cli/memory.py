@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         "--format", choices=["parquet", "directory"], required=True,
         help="parquet: one file for machines; directory: a folder and a page to look at",
     )  # fmt: skip
+    export.add_argument("--head", type=Path, help="a head of method hash: write its codes as well")
     import_ = add("import", commands.import_, "store all entries of an export, under new ids")
     import_.add_argument("source", type=Path, metavar="SOURCE", help="what export wrote")
     import_.add_argument(
@@ -129,6 +130,7 @@ def _add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:
         choices=[similarity.value for similarity in Similarity],
         help="as the node's parameter (default: the one it was last searched with)",
     )
+    parser.add_argument("--head", type=Path, help="as the node's parameter (default: none)")
 
 
 def _number(check: Callable[[float], object]) -> Callable[[str], float]:

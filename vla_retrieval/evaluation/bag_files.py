@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
+import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator
@@ -229,13 +231,7 @@ class BagFile:
     def _storage_path(self) -> Path:
         """Return the file, or its unpacked copy in a temporary folder."""
         if self.path.suffix not in _COMPRESSIONS:
-            wal = self.path.with_name(self.path.name + "-wal")
-            if wal.exists() and wal.stat().st_size:
-                self._say(
-                    f"{wal.name} holds messages that are not read; open the bag once with ros2 bag "
-                    "or sqlite3 where it may be written, to bring them in"
-                )
-            return self.path
+            return self._with_write_ahead_log()
         if self._unpacked is None:
             self._folder = TemporaryDirectory(prefix="vla_retrieval_bag_")
             self._unpacked = Path(self._folder.name) / self.path.stem
@@ -245,6 +241,36 @@ class BagFile:
             except (EOFError, zstd.ZstdError) as error:
                 self._say(f"{self.path.name} is unpacked only up to its damage ({error})")
         return self._unpacked
+
+    def _with_write_ahead_log(self) -> Path:
+        """Return the file, or a copy with what its write-ahead log holds.
+
+        A recorder that was killed leaves one. SQLite would bring it in by writing into the bag's
+        folder, so that is done to a copy.
+        """
+        wal = self.path.with_name(self.path.name + "-wal")
+        if not (self._is_sqlite and wal.is_file() and wal.stat().st_size):
+            return self.path
+        if self._unpacked is None:
+            self._folder = TemporaryDirectory(prefix="vla_retrieval_bag_")
+            copy = Path(self._folder.name) / self.path.name
+            shutil.copyfile(self.path, copy)
+            shutil.copyfile(wal, copy.with_name(wal.name))
+            self._say(self._bring_in(copy, wal.name))
+            self._unpacked = copy
+        return self._unpacked
+
+    def _bring_in(self, copy: Path, wal: str) -> str:
+        """Bring a write-ahead log into its database; return a sentence about it."""
+        try:
+            with contextlib.closing(sqlite3.connect(copy)) as database:
+                _, _, pages = database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except sqlite3.Error as error:
+            shutil.copyfile(self.path, copy)
+            return f"{wal} cannot be read and is passed over ({error})"
+        if pages <= 0:
+            return f"{wal} holds nothing that was committed"
+        return f"{wal}, which a recorder left that did not close, is read too; the bag is as it was"
 
     def _fall_back(self, error: Exception) -> None:
         if self._is_sqlite:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.evaluation.episodes import EpisodeRule
@@ -52,6 +53,8 @@ class Frame:
         image: Reads and decodes the picture: uint8, shape ``(height, width, 3)``, RGB. Quickest
             in the order of the frames. It raises InvalidInputError for a compressed image that
             turns out not to be one.
+        message: Reads the recorded image message: an object with the fields of sensor_msgs/Image or
+            CompressedImage, to be played again.
     """
 
     query_id: str
@@ -64,6 +67,7 @@ class Frame:
     episode_id: str
     index: int
     image: Callable[[], RgbImage] = field(repr=False, compare=False)
+    message: Callable[[], Any] = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)

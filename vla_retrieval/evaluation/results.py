@@ -160,15 +160,22 @@ class LiveResult:
 
     Attributes:
         frames_played: Images that went out.
-        frames_answered: Images that a match array came for.
+        frames_answered: Images that a match array came for, with the instruction in force.
         latency_ms: Image stamp to match received.
-        frame_age_ms: Age of the frame that an answer used when the answer came.
+        frame_age_ms: Age of the frame that an answer used when the node sent it.
+        drops: Why the others have no answer -> how many.
+        staleness_ms: How old the newest answer's image had become when the next answer came, the
+            oldest knowledge that a planner acts on (peak age of information: Costa, Codreanu and
+            Ephremides, "On the age of information in status update systems with packet
+            management", 2016); None where it was not measured.
     """
 
     frames_played: int
     frames_answered: int
     latency_ms: StageSummary
     frame_age_ms: StageSummary
+    drops: Mapping[str, int] = field(default_factory=dict)
+    staleness_ms: StageSummary | None = None
 
 
 @dataclass(frozen=True)
@@ -187,6 +194,7 @@ class Evaluation:
         times: Stage name to its times.
         embedding_map: Some entries, for a picture.
         live: What only a running node shows, or None.
+        wall_sec: Part of the work to its seconds; together they are the wall time.
     """
 
     hash: str
@@ -198,3 +206,4 @@ class Evaluation:
     times: Mapping[str, StageSummary] = field(default_factory=dict)
     embedding_map: tuple[MapPoint, ...] = ()
     live: LiveResult | None = None
+    wall_sec: Mapping[str, float] = field(default_factory=dict)

@@ -16,6 +16,7 @@ from vla_retrieval.encoders import Encoder
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.evaluation.frames import Frame
 from vla_retrieval.memory import Memory, MemoryOptions
+from vla_retrieval.projection import Head
 from vla_retrieval.thumbnails import make_thumbnail
 from vla_retrieval.types import Embeddings, NewEntry, RgbImage, Similarity
 
@@ -61,7 +62,13 @@ class FrameStore:
         self.refused = refused
 
 
-def open_store(folder: Path, encoder: Encoder, similarity: Similarity, source: str) -> Memory:
+def open_store(
+    folder: Path,
+    encoder: Encoder,
+    similarity: Similarity,
+    source: str,
+    head: Head | None = None,
+) -> Memory:
     """Open the memory of a work folder, or begin it.
 
     Args:
@@ -69,8 +76,10 @@ def open_store(folder: Path, encoder: Encoder, similarity: Similarity, source: s
         encoder: Makes the embeddings.
         similarity: How they will be compared.
         source: What the frames are from; another one is refused.
+        head: Projects embeddings before they are compared; what is kept does not depend on it.
 
     Raises:
+        HeadMismatchError: If the head was made for another encoder.
         InvalidInputError: If the folder holds the work on other bags.
         StorageError: If it cannot be used, or is of another encoder.
     """
@@ -85,8 +94,9 @@ def open_store(folder: Path, encoder: Encoder, similarity: Similarity, source: s
     note.write_text(wanted, encoding="utf-8")
     options = MemoryOptions(index="exact")
     return Memory.open(
-        folder / "frames", encoder.fingerprint, similarity, durable=False, options=options
-    )
+        folder / "frames", encoder.fingerprint, similarity, durable=False, options=options,
+        head=head,
+    )  # fmt: skip
 
 
 def fingerprint_of(paths: Sequence[Path]) -> str:
@@ -169,12 +179,16 @@ def _add(
     ended = time.perf_counter()
     seconds.add("encode images (batch)", between - started)
     seconds.add("encode instructions (batch)", ended - between)
+    thumbnails = [make_thumbnail(image, _THUMBNAIL_PX) for image in images]
+    drawn = time.perf_counter()
+    seconds.add("thumbnails (batch)", drawn - ended)
     entries = [
         NewEntry(
             frame.instruction, max(0, frame.stamp_ns), frame.frame_id, frame.episode_id,
             metadata={_QUERY_ID: frame.query_id},
-            thumbnail=make_thumbnail(image, _THUMBNAIL_PX),
+            thumbnail=thumbnail,
         )
-        for frame, image in zip(frames, images, strict=True)
+        for frame, thumbnail in zip(frames, thumbnails, strict=True)
     ]  # fmt: skip
     memory.add(entries, scenes, instructions)
+    seconds.add("keep (batch)", time.perf_counter() - drawn)

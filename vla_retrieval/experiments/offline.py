@@ -2,47 +2,36 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from vla_retrieval.encoders import Encoder
-from vla_retrieval.errors import InvalidInputError
-from vla_retrieval.evaluation.frames import Frame, Recording
-from vla_retrieval.evaluation.recordings import read_recordings
-from vla_retrieval.evaluation.relevance import Labels, normalise, read_labels
-from vla_retrieval.evaluation.results import DirectionResult, Evaluation, KnownResult, MapPoint
-from vla_retrieval.evaluation.splits import Split, split_frames
+from vla_retrieval.evaluation.frames import Frame
+from vla_retrieval.evaluation.results import MapPoint
+from vla_retrieval.evaluation.run import Run
 from vla_retrieval.experiments import frame_store, scoring
+from vla_retrieval.experiments.assembling import Outcome, assemble
 from vla_retrieval.experiments.frame_store import FrameStore, Progress, StageSeconds
-from vla_retrieval.experiments.scoring import Ranked
-from vla_retrieval.experiments.searching import DIRECTIONS, Searcher
+from vla_retrieval.experiments.planning import Plan, check_sides, make_plan
+from vla_retrieval.experiments.searching import Searcher
 from vla_retrieval.experiments.settings import ExperimentSettings
+from vla_retrieval.projection import Head
 from vla_retrieval.types import Modality
 
-_RELEVANT = {
-    "instruction": "Relevant is an entry with the query's instruction, however it is written.",
-    "episode": "Relevant is an entry of the query's episode.",
-    "labels": "Relevant is an entry whose instruction has the task label of the query's.",
-    "qrels": "Relevant is what the qrels file says.",
+_PARTS = {
+    "encoding": ("encode images (batch)", "encode instructions (batch)"),
+    "searching": ("search",),
+    "reading and decoding pictures": ("decode",),
+    "thumbnails": ("thumbnails (batch)",),
+    "keeping": ("keep (batch)",),
 }
+"""Part of the work to the stages that it consists of."""
+
 _ON_THE_MAP = 600  # entries; each is two points
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What an evaluation leaves.
-
-    Attributes:
-        evaluation: The numbers.
-        ranked: The rankings behind them, by direction.
-    """
-
-    evaluation: Evaluation
-    ranked: Mapping[str, Ranked]
 
 
 def evaluate_bags(
@@ -51,6 +40,7 @@ def evaluate_bags(
     settings: ExperimentSettings,
     work: Path,
     progress: Progress = lambda doing, done, total: None,
+    head: Head | None = None,
 ) -> Outcome:
     """Evaluate retrieval over bags.
 
@@ -60,85 +50,57 @@ def evaluate_bags(
         settings: What is wanted.
         work: Folder that keeps what was embedded; a second call goes on from there.
         progress: Told how far it is.
+        head: Projects embeddings before they are compared, or None. The work folder keeps
+            embeddings, so one serves evaluations with several heads and without.
 
     Raises:
+        HeadMismatchError: If the head was made for another encoder.
         InvalidInputError: If a bag cannot be evaluated, or the work folder is of others.
         StorageError: If the work folder cannot be used.
     """
-    recordings = read_recordings(paths, settings.reading)
+    started = time.perf_counter()
+    plan = make_plan(paths, settings)
+    read_sec = time.perf_counter() - started
     seconds = StageSeconds()
-    split = _split(recordings, settings)
-    needed = _in_order(recordings, split)
     source = frame_store.fingerprint_of(paths)
-    with frame_store.open_store(work, encoder, settings.similarity, source) as memory:
-        store = frame_store.fill(memory, needed, encoder, seconds, progress)
-        return _evaluate(store, recordings, split, encoder, settings, seconds, progress)
-
-
-def _split(recordings: Sequence[Recording], settings: ExperimentSettings) -> Split:
-    frames = [frame for recording in recordings for frame in recording.frames]
-    group = normalise
-    if settings.relevance == "labels" and settings.relevance_file is not None:
-        group = Labels(read_labels(settings.relevance_file)).__call__
-    return split_frames(frames, settings.split, group)
-
-
-def _in_order(recordings: Sequence[Recording], split: Split) -> list[Frame]:
-    used = {f.query_id for f in (*split.gallery, *split.queries, *split.absent)}
-    frames = (frame for recording in recordings for frame in recording.frames)
-    return [frame for frame in frames if frame.query_id in used]
+    with frame_store.open_store(work, encoder, settings.similarity, source, head) as memory:
+        store = frame_store.fill(memory, plan.frames, encoder, seconds, progress)
+        outcome = _evaluate(store, plan, encoder, seconds, progress)
+    wall = _wall(seconds, read_sec, time.perf_counter() - started)
+    return replace(outcome, evaluation=replace(outcome.evaluation, wall_sec=wall))
 
 
 def _evaluate(
-    store: FrameStore,
-    recordings: Sequence[Recording],
-    split: Split,
-    encoder: Encoder,
-    settings: ExperimentSettings,
-    seconds: StageSeconds,
-    progress: Progress,
+    store: FrameStore, plan: Plan, encoder: Encoder, seconds: StageSeconds, progress: Progress
 ) -> Outcome:
-    searcher = Searcher(store, split.gallery, settings.depth, settings.scene_weight)
-    if not searcher.gallery or not split.queries:
-        raise InvalidInputError(
-            "split", "frames that make the memory and frames that ask for them",
-            f"{len(searcher.gallery)} and {len(split.queries)}",
-            "Record each instruction in two episodes at least, or name other bags.",
-        )  # fmt: skip
-    ranked: dict[str, Ranked] = {}
-    results: dict[str, DirectionResult] = {}
-    known: dict[str, KnownResult] = {}
-    notes = [note for recording in recordings for note in recording.notes]
-    notes += [*split.notes, _RELEVANT[settings.relevance], *_refusals(store)]
-    for direction in DIRECTIONS:
-        asked = searcher.asked(split.queries, direction)
-        run, top = searcher.run(asked, direction, seconds, progress)
-        qrels, said = scoring.judge(asked.frames, searcher.gallery, settings)
-        ranked[direction] = Ranked(asked.frames, run, qrels)
-        results[direction] = scoring.score(
-            ranked[direction], searcher.gallery, settings, searcher.thumbnail
-        )
-        notes += [note for note in said if note not in notes]
-        if split.absent:
-            absent = searcher.asked(split.absent, direction)
-            _, absent_top = searcher.run(absent, direction, seconds, progress)
-            found = scoring.try_known((asked.frames, top), (absent.frames, absent_top), settings)
-            if isinstance(found, KnownResult):
-                known[direction] = found
-            else:
-                notes.append(f"Known or not, {direction}: {found}")
-    deciding = {**settings.deciding(), "fingerprint": asdict(encoder.fingerprint)}
-    evaluation = Evaluation(
-        hash=scoring.digest(deciding, searcher.gallery, ranked),
-        settings={**_model(encoder), **settings.shown()},
-        counts=_counts(recordings, split, store),
-        notes=tuple(notes),
-        directions=results,
-        known=known,
+    settings = plan.settings
+    searcher = Searcher(store, plan.split.gallery, settings.depth, settings.scene_weight)
+    check_sides(searcher.gallery, plan.split.queries)
+
+    def answer(frames: Sequence[Frame], direction: str) -> tuple[tuple[Frame, ...], Run]:
+        asked = searcher.asked(frames, direction)
+        return asked.frames, searcher.run(asked, direction, seconds, progress)
+
+    outcome = assemble(
+        plan, searcher.gallery, answer, searcher.thumbnail, store.memory.compared,
+        _refusals(store), sum(store.refused.values()),
+    )  # fmt: skip
+    evaluation = replace(
+        outcome.evaluation,
         times={name: scoring.summarise(calls) for name, calls in seconds.calls.items()},
         embedding_map=_map(searcher, settings.seed),
     )
-    return Outcome(evaluation, ranked)
+    return replace(outcome, evaluation=evaluation)
+
+
+def _wall(seconds: StageSeconds, read_sec: float, total_sec: float) -> dict[str, float]:
+    """Return where the time went; what no stage accounts for is scoring and its pictures."""
+    parts = {
+        part: sum(sum(seconds.calls.get(stage, ())) for stage in stages)
+        for part, stages in _PARTS.items()
+    }
+    parts["reading the bag"] = read_sec
+    return {**parts, "scoring and the rest": max(0.0, total_sec - sum(parts.values()))}
 
 
 def _refusals(store: FrameStore) -> list[str]:
@@ -146,26 +108,6 @@ def _refusals(store: FrameStore) -> list[str]:
         f"{count} image(s) could not be decoded: {reason}."
         for reason, count in sorted(store.refused.items())
     ]
-
-
-def _model(encoder: Encoder) -> dict[str, str]:
-    return {
-        "model": encoder.fingerprint.model,
-        "weights": encoder.fingerprint.weights,
-        "head": encoder.fingerprint.head or "none",
-    }
-
-
-def _counts(recordings: Sequence[Recording], split: Split, store: FrameStore) -> dict[str, int]:
-    found: Counter[str] = Counter()
-    for recording in recordings:
-        found["bags"] += 1
-        found["images"] += recording.images
-        found["frames"] += len(recording.frames)
-        found["episodes"] += len(recording.episodes)
-        found["images refused"] += sum(recording.refused.values())
-    found["images refused"] += sum(store.refused.values())
-    return {**found, **split.counts}
 
 
 def _map(searcher: Searcher, seed: int) -> tuple[MapPoint, ...]:

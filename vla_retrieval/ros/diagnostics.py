@@ -97,6 +97,9 @@ def memory_status(memory: Memory) -> DiagnosticStatus:
         "index_opened_from": index.opened_from,
         "index_behind_snapshot": index.snapshot_behind,
         "index_error": index.last_error,
+        "head": index.head or "none",
+        "head_wanted": index.wanted_head or "none",
+        "head_switching": index.switching,
     }
     return DiagnosticStatus(
         level=DiagnosticStatus.WARN if warnings else DiagnosticStatus.OK,

@@ -145,7 +145,8 @@ def _sections(values: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("summary", "Summary", True), ("curves", "Curves", values["curves"]),
         ("known", "Known or not", evaluation.known), ("examples", "Queries", values["galleries"]),
         ("instructions", "Instructions", values["instructions"]),
-        ("map", "Embeddings", values["map"]), ("times", "Times", evaluation.times),
+        ("map", "Embeddings", values["map"]),
+        ("times", "Times", evaluation.times or evaluation.wall_sec),
         ("live", "Live", evaluation.live), ("settings", "Settings", values["settings"]),
     )  # fmt: skip
     return [(id_, text) for id_, text, there in wanted if there]
@@ -171,6 +172,8 @@ def _histograms(prefix: str, times: Mapping[str, StageSummary]) -> list[tuple[st
 def _live(evaluation: Evaluation) -> dict[str, Any]:
     live = evaluation.live
     times = {"latency": live.latency_ms, "frame age": live.frame_age_ms} if live else {}
+    if live and live.staleness_ms:
+        times["staleness"] = live.staleness_ms
     share = (
         f"{live.frames_answered / live.frames_played:.1%}" if live and live.frames_played else ""
     )

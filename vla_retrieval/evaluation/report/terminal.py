@@ -19,7 +19,7 @@ from vla_retrieval.evaluation.report.naming import (
 )
 from vla_retrieval.evaluation.report.texts import readable
 from vla_retrieval.evaluation.report.view import columns_of, kinds_in
-from vla_retrieval.evaluation.results import Estimate, Evaluation, KnownResult
+from vla_retrieval.evaluation.results import Estimate, Evaluation, KnownResult, LiveResult
 
 
 def summary_table(evaluation: Evaluation, average: str = "micro") -> Table:
@@ -60,6 +60,35 @@ def known_table(known: Mapping[str, KnownResult]) -> Table:
     return table
 
 
+def live_table(live: LiveResult) -> Table:
+    """Return how soon frames were answered, and why some were not."""
+    answered = f"{spell_count(live.frames_answered)} of {spell_count(live.frames_played)}"
+    table = _table(f"live: {answered} frames answered")
+    table.add_column("")
+    for head in ("p50", "p90", "p99"):
+        table.add_column(head, justify="right", no_wrap=True)
+    rows = [
+        ("image stamp to matches received, ms", live.latency_ms),
+        ("age of the frame when the answer was sent, ms", live.frame_age_ms),
+    ]
+    if live.staleness_ms:
+        rows.append(("age of its frame when the next answer came, ms", live.staleness_ms))
+    for name, stage in rows:
+        table.add_row(name, *(spell(ms) for ms in (stage.p50_ms, stage.p90_ms, stage.p99_ms)))
+    for why, count in live.drops.items():
+        table.add_row(Text(readable(why)), spell_count(count))
+    return table
+
+
+def wall_line(wall_sec: Mapping[str, float]) -> str:
+    """Return the wall time and the share of each part that took a hundredth of it or more."""
+    total = sum(wall_sec.values())
+    parts = [
+        f"{name} {sec / total:.0%}" for name, sec in wall_sec.items() if sec >= 0.01 * total > 0
+    ]
+    return f"{total:.1f} s: {', '.join(parts)}"
+
+
 def comparison_table(comparison: Comparison, title: str = "") -> Table:
     """Return one row for each run and metric: both values, the difference, and whether it is one.
 
@@ -96,6 +125,10 @@ def print_evaluation(evaluation: Evaluation, console: Console | None = None) -> 
         console.print(summary_table(evaluation, average))
     if evaluation.known:
         console.print(known_table(evaluation.known))
+    if evaluation.live:
+        console.print(live_table(evaluation.live))
+    if evaluation.wall_sec:
+        console.print(Text(wall_line(evaluation.wall_sec), style="dim"))
     for note in evaluation.notes:
         console.print(Text(f"note: {readable(note, 1000)}", style="dim"))
     console.print(Text(f"hash: {readable(evaluation.hash)}", style="dim"))

@@ -1,0 +1,113 @@
+"""Plays a bag into a node and scores the node's answers: metrics, latency, drops, ages.
+
+    ros2 launch vla_retrieval replay_evaluation.launch.py bag:=BAG out:=REPORT
+
+The node starts with an empty memory in OUT.memory and reads images as the bag has them.
+"""
+
+import shlex
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+from launch.actions import (
+    DeclareLaunchArgument,
+    OpaqueFunction,
+    SetEnvironmentVariable,
+    Shutdown,
+)
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from launch import LaunchContext, LaunchDescription
+from vla_retrieval.evaluation.frames import ReadOptions
+from vla_retrieval.evaluation.recordings import image_type
+from vla_retrieval.evaluation.topics import COMPRESSED_IMAGE, TopicOptions
+from vla_retrieval.transport import large_image_environment
+
+# Given to the node and to the evaluation, which has to know what embeddings are compared.
+MODEL = {
+    "model": "open_clip model, e.g. ViT-B-32/laion2b_s34b_b79k",
+    "pretrained": "open_clip pretrained tag, where model does not name it",
+    "checkpoint": "weights file instead of a pretrained tag",
+    "device": "auto, cpu, cuda or cuda:N",
+    "precision": "auto, fp32, fp16 or bf16",
+}
+PARAMETERS = {
+    "index": "auto, exact, ivf or ivf_sq8",
+}
+NAMESPACE = "replay_evaluation"  # away from a robot's own topics
+
+
+def _processes(context: LaunchContext) -> list[Node]:
+    def value(name: str) -> str:
+        return str(LaunchConfiguration(name).perform(context))
+
+    bags, out = shlex.split(value("bag")), value("out")
+    topics = (value("image_topic"),) if value("image_topic") else ()
+    kind = image_type([Path(bag) for bag in bags], ReadOptions(TopicOptions(topics)))
+    given = {name: value(name) for name in (*MODEL, *PARAMETERS) if value(name)}
+    fixed = {
+        "memory_dir": value("memory_dir") or f"{out}.memory",
+        "image_transport": "compressed" if kind == COMPRESSED_IMAGE else "raw",
+    }
+    options = [f"--image-topic={topic}" for topic in topics]
+    options += [f"--{name}={given[name]}" for name in MODEL if name in given]
+    options += [f"--{name}={value(name)}" for name in ("out", "rate", "relevance")]
+    return [
+        Node(
+            package="vla_retrieval",
+            executable="retrieval_node",
+            name="retrieval",
+            namespace=NAMESPACE,
+            parameters=[value("params_file"), {**given, **fixed}],
+            output="screen",
+            emulate_tty=True,
+            on_exit=Shutdown(reason="the node ended"),
+        ),
+        Node(
+            package="vla_retrieval",
+            executable="replay_evaluation",
+            arguments=[
+                *bags, f"--namespace=/{NAMESPACE}", *options, *shlex.split(value("options"))
+            ],
+            output="screen",
+            emulate_tty=True,
+            on_exit=Shutdown(reason="the evaluation ended"),
+        ),
+    ]  # fmt: skip
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Describe the launch."""
+    share = get_package_share_directory("vla_retrieval")
+    default_file = str(Path(share) / "config" / "retrieval.yaml")
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument("bag", description="rosbag2 folders or files, as a shell has it"),
+            DeclareLaunchArgument("out", description="new folder for the report"),
+            DeclareLaunchArgument("rate", default_value="1.0", description="speed of the bag"),
+            DeclareLaunchArgument(
+                "relevance", default_value="instruction",
+                description="instruction, episode, labels:FILE or qrels:FILE",
+            ),
+            DeclareLaunchArgument(
+                "image_topic", default_value="", description="in the bag, where it is not clear"
+            ),
+            DeclareLaunchArgument(
+                "options", default_value="", description="more of replay_evaluation's options"
+            ),
+            DeclareLaunchArgument(
+                "memory_dir", default_value="", description="of the node; empty: OUT.memory"
+            ),
+            DeclareLaunchArgument(
+                "params_file", default_value=default_file, description="parameters as YAML"
+            ),
+            *(
+                DeclareLaunchArgument(name, default_value="", description=text)
+                for name, text in (MODEL | PARAMETERS).items()
+            ),
+            # Otherwise large images are lost between the two processes.
+            *(SetEnvironmentVariable(*item) for item in large_image_environment(share).items()),
+            OpaqueFunction(function=_processes),
+        ]
+    )  # fmt: skip
