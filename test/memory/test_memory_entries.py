@@ -19,6 +19,7 @@ from vla_retrieval.types import (
     Action,
     CameraPose,
     Entry,
+    Filter,
     Modality,
     NewEntry,
     Outcome,
@@ -220,6 +221,35 @@ def test_bad_embeddings_are_refused_by_name(
     with pytest.raises(InvalidInputError, match=f"{half}: expected .*{said}"):
         memory.add(plain(1), **{**given, half: vectors})
     assert memory.stats().entries == 0
+
+
+@pytest.mark.parametrize("half", ["scenes", "instructions"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, 2.0])
+def test_one_bad_embedding_keeps_its_whole_batch_out(
+    memory: Memory, half: str, value: float
+) -> None:
+    given = {"scenes": unit_vectors(3, DIM, 0), "instructions": unit_vectors(3, DIM, 1)}
+    given[half][1, 3] = value
+    with pytest.raises(InvalidInputError, match=f"{half}: expected"):
+        memory.add(plain(3), **given)
+    assert memory.stats().entries == 0
+
+
+def test_entries_that_say_the_same_words_of_different_things_are_told_apart(
+    memory: Memory,
+) -> None:
+    by_field = {
+        "episode": (NewEntry("a", 0, episode_id="x"), Filter(episode_ids=("x",))),
+        "frame": (NewEntry("a", 0, frame_id="x"), Filter(frame_ids=("x",))),
+        "tag": (NewEntry("a", 0, tags=("x",)), Filter(tags=("x",))),
+        "metadata": (NewEntry("a", 0, metadata={"x": "x"}), Filter(metadata={"x": "x"})),
+    }
+    ids = add(memory, *(entry for entry, _ in by_field.values()))
+    ids += add(memory, *(entry for entry, _ in by_field.values()))  # known by now
+    probe = Probe(Modality.SCENE, unit_vectors(1, DIM, 0)[0])
+    for position, (_, wanted) in enumerate(by_field.values()):
+        found = memory.search([probe], 8, filter=wanted).candidates
+        assert {match.entry_id for match in found} == {ids[position], ids[position + 4]}
 
 
 def test_raw_embeddings_may_have_any_length_but_zero(open_memory: OpenMemory) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -33,7 +33,7 @@ def check_embeddings(
         raise InvalidInputError(field, "a float32 array", str(got))
     if vectors.shape != shape:
         raise InvalidInputError(field, f"shape {shape}", f"shape {vectors.shape}")
-    if vectors.ndim == 1 and _is_plainly_a_unit(vectors):
+    if _are_plainly_units(vectors):
         return
     if not np.isfinite(vectors).all():
         raise InvalidInputError(field, "finite numbers", "NaN or infinity")
@@ -50,10 +50,18 @@ def check_embeddings(
             )  # fmt: skip
 
 
-def _is_plainly_a_unit(vector: Embeddings) -> bool:
-    """Return whether all is well with one vector, in a tenth of the time that saying why takes."""
-    length_squared = float(vector @ vector)  # NaN and infinity do not survive the comparison
-    return abs(length_squared - 1) < _UNIT_TOLERANCE
+def _are_plainly_units(vectors: Embeddings) -> bool:
+    """Return whether all is well with vectors, in a tenth of the time that saying why takes."""
+    rows = vectors if vectors.ndim == 2 else vectors[np.newaxis]
+    if len(rows) == 1:
+        return _is_about_one(float(rows[0] @ rows[0]))
+    squares = np.einsum("ij,ij->i", rows, rows)
+    return len(rows) > 0 and _is_about_one(float(squares.min()), float(squares.max()))
+
+
+def _is_about_one(*squared_lengths: float) -> bool:
+    # NaN and infinity do not survive the comparison.
+    return all(abs(squared - 1) < _UNIT_TOLERANCE for squared in squared_lengths)
 
 
 def check_probes(probes: Sequence[Probe], fingerprint: Fingerprint) -> None:
@@ -73,12 +81,14 @@ def check_probes(probes: Sequence[Probe], fingerprint: Fingerprint) -> None:
         check_embeddings(field, probe.vector, (fingerprint.dim,), fingerprint)
 
 
-def check_entries(entries: Iterable[NewEntry]) -> None:
+def check_entries(entries: Sequence[NewEntry]) -> None:
     """Check that SQLite can hold what ``NewEntry`` lets through.
 
     Raises:
         InvalidInputError: If a text is not valid Unicode or a stamp needs more than 63 bits.
     """
+    if _are_plainly_storable(entries):
+        return
     for entry in entries:
         check_text("frame_id", entry.frame_id)
         check_text("episode_id", entry.episode_id)
@@ -90,6 +100,28 @@ def check_entries(entries: Iterable[NewEntry]) -> None:
         if entry.camera_pose is not None:
             check_text("camera_pose.frame_id", entry.camera_pose.frame_id)
             _check_stamp("camera_pose.stamp", entry.camera_pose.stamp_ns)
+
+
+def _are_plainly_storable(entries: Sequence[NewEntry]) -> bool:
+    """Return whether all is well with entries, in a fraction of the time that saying why takes."""
+    texts: list[str] = []
+    stamps: list[int] = []
+    for entry in entries:
+        texts += (entry.frame_id, entry.episode_id, *entry.tags)
+        if entry.metadata:
+            texts += entry.metadata
+            texts += entry.metadata.values()
+        if entry.action is not None:
+            texts.append(entry.action.space)
+        stamps.append(entry.stamp_ns)
+        if entry.camera_pose is not None:
+            texts.append(entry.camera_pose.frame_id)
+            stamps.append(entry.camera_pose.stamp_ns)
+    try:
+        "".join(texts).encode()  # join takes nothing but texts, encode no half of a surrogate pair
+    except (TypeError, UnicodeEncodeError):
+        return False
+    return not stamps or (min(stamps) >= 0 and max(stamps) <= _LATEST_NS)
 
 
 def check_filter(filter: Filter) -> None:

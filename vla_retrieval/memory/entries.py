@@ -25,6 +25,17 @@ _ROWS_AT_ONCE = 256  # a few milliseconds, in which Python lets nobody else run
 _FLOAT32 = np.dtype("<f4")
 _INT64 = np.iinfo(np.int64)
 
+_INSERT_ENTRY = (
+    f"INSERT INTO entries ({COLUMNS}) VALUES ({', '.join('?' * len(COLUMNS.split(',')))})"
+)
+_INSERT_TAG = "INSERT INTO tags (entry_id, position, tag) VALUES (?, ?, ?)"
+_INSERT_METADATA = "INSERT INTO metadata (entry_id, key, value) VALUES (?, ?, ?)"
+_INSERT_THUMBNAIL = "INSERT INTO thumbnails (entry_id, jpeg, checksum) VALUES (?, ?, ?)"
+_INSERT_EMBEDDINGS = (
+    "INSERT OR REPLACE INTO embeddings"
+    " (entry_id, scene, scene_checksum, instruction_checksum, instruction) VALUES (?, ?, ?, ?, ?)"
+)
+
 
 class Portion(NamedTuple):
     """Some entries as they come out of the database, ascending by id.
@@ -55,28 +66,25 @@ def insert(
     row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'entries'").fetchone()
     first = (row[0] if row else 0) + 1
     numbered = list(enumerate(entries, start=first))
-    places = ", ".join("?" * len(COLUMNS.split(",")))
-    connection.executemany(
-        f"INSERT INTO entries ({COLUMNS}) VALUES ({places})",
-        [to_row(entry_id, entry) for entry_id, entry in numbered],
-    )
-    connection.executemany(
-        "INSERT INTO tags (entry_id, position, tag) VALUES (?, ?, ?)",
-        [(i, place, tag) for i, entry in numbered for place, tag in enumerate(entry.tags)],
-    )
-    connection.executemany(
-        "INSERT INTO metadata (entry_id, key, value) VALUES (?, ?, ?)",
-        [(i, key, value) for i, entry in numbered for key, value in entry.metadata.items()],
-    )
-    connection.executemany(
-        "INSERT INTO thumbnails (entry_id, jpeg, checksum) VALUES (?, ?, ?)",
-        [
-            (i, bytes(entry.thumbnail), zlib.crc32(entry.thumbnail))
-            for i, entry in numbered
-            if entry.thumbnail
-        ],
-    )
     ids = [entry_id for entry_id, _ in numbered]
+    for statement, rows in (
+        (_INSERT_ENTRY, [to_row(i, entry) for i, entry in numbered]),
+        (_INSERT_TAG, [(i, place, tag) for i, e in numbered for place, tag in enumerate(e.tags)]),
+        (
+            _INSERT_METADATA,
+            [(i, *pair) for i, entry in numbered for pair in entry.metadata.items()],
+        ),
+        (
+            _INSERT_THUMBNAIL,
+            [
+                (i, bytes(entry.thumbnail), zlib.crc32(entry.thumbnail))
+                for i, entry in numbered
+                if entry.thumbnail
+            ],
+        ),
+    ):
+        if rows:
+            connection.executemany(statement, rows)
     write_embeddings(connection, ids, scenes, instructions)
     return ids
 
@@ -88,15 +96,13 @@ def write_embeddings(
     instructions: Embeddings,
 ) -> None:
     """Write the embeddings of entries, shape ``(n, dim)`` each, in place of any they have."""
-    blobs = (
-        (i, scene.astype(_FLOAT32).tobytes(), instruction.astype(_FLOAT32).tobytes())
-        for i, scene, instruction in zip(entry_ids, scenes, instructions, strict=True)
-    )
+    halves = [np.ascontiguousarray(half, dtype=_FLOAT32) for half in (scenes, instructions)]
     connection.executemany(
-        "INSERT OR REPLACE INTO embeddings"
-        " (entry_id, scene, scene_checksum, instruction_checksum, instruction)"
-        " VALUES (?, ?, ?, ?, ?)",
-        ((i, s, zlib.crc32(s), zlib.crc32(t), t) for i, s, t in blobs),
+        _INSERT_EMBEDDINGS,
+        (
+            (i, scene.data, zlib.crc32(scene), zlib.crc32(instruction), instruction.data)
+            for i, scene, instruction in zip(entry_ids, *halves, strict=True)
+        ),
     )
 
 
