@@ -4,33 +4,29 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
+from vla_retrieval.cli import evaluation_arguments as arguments
 from vla_retrieval.cli.output import print_error, print_json, progress_bars
-from vla_retrieval.encoders import EncoderSettings, load_encoder
+from vla_retrieval.encoders import load_encoder
 from vla_retrieval.errors import RetrievalError
-from vla_retrieval.evaluation.episodes import EpisodeRule
-from vla_retrieval.evaluation.frames import STAMP_SOURCES, ReadOptions
 from vla_retrieval.evaluation.report.json_file import to_json
 from vla_retrieval.evaluation.report.terminal import print_evaluation
-from vla_retrieval.evaluation.splits import SplitOptions
-from vla_retrieval.evaluation.topics import TopicOptions
 from vla_retrieval.experiments.comparing import compare_folders
 from vla_retrieval.experiments.folder import write_folder
 from vla_retrieval.experiments.offline import evaluate_bags
-from vla_retrieval.experiments.settings import ExperimentSettings
 from vla_retrieval.publishing import check_absent
-from vla_retrieval.types import Similarity
 
 _EXIT_CODES = "exit codes: 0 done, 1 failed or a gate did, 2 wrong usage, 130 interrupted"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if argv is None else argv)
     comparing = given[:1] == ["compare"]
     args = (_compare_parser() if comparing else _parser()).parse_args(given[int(comparing) :])
     try:
@@ -46,24 +42,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _evaluate(args: argparse.Namespace) -> int:
     check_absent(args.out)
-    settings = _settings(args)
+    settings = arguments.settings_of(args)
     work = args.work or args.out.with_name(f"{args.out.name}.work")
-    encoder = load_encoder(
-        EncoderSettings(
-            model=args.model, pretrained=args.pretrained, checkpoint=args.checkpoint,
-            device=args.device, precision=args.precision,
-        )
-    )  # fmt: skip
+    encoder = load_encoder(arguments.encoder_of(args))
     with progress_bars() as progress:
         outcome = evaluate_bags(args.bags, encoder, settings, work, progress)
-    write_folder(outcome, args.out, args.title)
+        started = time.perf_counter()
+        progress("writing the report", 0, 1)
+        write_folder(outcome, args.out, args.title)
+        progress("writing the report", 1, 1)
+        writing_sec = time.perf_counter() - started
     evaluation = outcome.evaluation
     if args.json:
         print(to_json(evaluation))  # NaN has no place in plain JSON
         return 0
     console = Console()
     print_evaluation(evaluation, console)
-    console.print(f"report: {args.out / 'index.html'}", highlight=False, markup=False)
+    console.print(
+        f"report: {args.out / 'index.html'}, written in {writing_sec:.1f} s",
+        highlight=False, markup=False,
+    )  # fmt: skip
     return 0
 
 
@@ -79,31 +77,6 @@ def _compare(args: argparse.Namespace) -> int:
     return code
 
 
-def _settings(args: argparse.Namespace) -> ExperimentSettings:
-    kind, _, file = args.relevance.partition(":")
-    return ExperimentSettings(
-        reading=ReadOptions(
-            TopicOptions(
-                tuple(args.image_topic), args.instruction_topic, args.episode_topic
-            ),
-            EpisodeRule(not args.episodes_by_marker_only, args.gap_sec),
-            args.stamps,
-        ),
-        split=SplitOptions(
-            args.query_fraction, args.absent_fraction, tuple(args.gallery_bag),
-            tuple(args.query_bag), args.every_sec, args.exclude_within_sec, args.seed,
-        ),
-        relevance=kind,
-        relevance_file=Path(file) if file else None,
-        similarity=Similarity(args.similarity),
-        scene_weight=args.scene_weight,
-        depth=args.depth,
-        ks=tuple(args.k),
-        alpha=args.alpha,
-        seed=args.seed,
-    )  # fmt: skip
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="evaluate",
@@ -116,50 +89,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--work", type=Path, help="folder that lets a broken run go on (OUT.work)")
     parser.add_argument("--title", default="Retrieval evaluation")
     parser.add_argument("--json", action="store_true", help="the result on stdout, as JSON")
-    _add_model(parser.add_argument_group("model"))
-    _add_reading(parser.add_argument_group("reading"))
-    _add_split(parser.add_argument_group("memory and queries"))
-    scoring = parser.add_argument_group("scoring")
-    scoring.add_argument(
-        "--relevance", default="instruction",
-        help="instruction, episode, labels:FILE or qrels:FILE (default: instruction)",
-    )  # fmt: skip
-    scoring.add_argument("--k", type=int, nargs="+", default=[1, 5, 10])
-    scoring.add_argument("--depth", type=int, default=100, help="entries retrieved (100)")
-    scoring.add_argument("--similarity", choices=[s.value for s in Similarity], default="cosine")
-    scoring.add_argument("--scene-weight", type=float, default=0.5, help="in the pair (0.5)")
-    scoring.add_argument(
-        "--alpha", type=float, default=0.05, help="share of answerable queries called unknown"
-    )
+    arguments.add_model(parser.add_argument_group("model"))
+    arguments.add_reading(parser.add_argument_group("reading"))
+    arguments.add_split(parser.add_argument_group("memory and queries"))
+    arguments.add_scoring(parser.add_argument_group("scoring"), with_similarity=True)
     return parser
-
-
-def _add_model(group: argparse._ArgumentGroup) -> None:
-    defaults = EncoderSettings()
-    for name in ("model", "pretrained", "checkpoint", "device", "precision"):
-        group.add_argument(f"--{name}", default=getattr(defaults, name))
-
-
-def _add_reading(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--image-topic", action="append", default=[], help="for each camera")
-    group.add_argument("--instruction-topic", default="")
-    group.add_argument("--episode-topic", default="", help="whose messages begin episodes")
-    group.add_argument("--episodes-by-marker-only", action="store_true")
-    group.add_argument("--gap-sec", type=float, default=0.0, help="that ends an episode; 0: none")
-    group.add_argument("--stamps", choices=STAMP_SOURCES, default="header")
-
-
-def _add_split(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--query-fraction", type=float, default=0.5, help="of episodes that ask")
-    group.add_argument(
-        "--absent-fraction", type=float, default=0.0,
-        help="of episodes whose instruction no other has, asked as absent",
-    )  # fmt: skip
-    group.add_argument("--gallery-bag", action="append", default=[], help="that makes the memory")
-    group.add_argument("--query-bag", action="append", default=[], help="that asks")
-    group.add_argument("--every-sec", type=float, default=0.0, help="one frame per")
-    group.add_argument("--exclude-within-sec", type=float, default=0.0)
-    group.add_argument("--seed", type=int, default=0)
 
 
 def _compare_parser() -> argparse.ArgumentParser:

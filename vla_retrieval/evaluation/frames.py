@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.evaluation.bags import Message
 from vla_retrieval.evaluation.episodes import EpisodeRule
 from vla_retrieval.evaluation.topics import TopicOptions
 from vla_retrieval.types import RgbImage
@@ -52,6 +53,7 @@ class Frame:
         image: Reads and decodes the picture: uint8, shape ``(height, width, 3)``, RGB. Quickest
             in the order of the frames. It raises InvalidInputError for a compressed image that
             turns out not to be one.
+        recorded: Reads the message as it lies in the bag; None for a frame of another origin.
     """
 
     query_id: str
@@ -64,6 +66,7 @@ class Frame:
     episode_id: str
     index: int
     image: Callable[[], RgbImage] = field(repr=False, compare=False)
+    recorded: Callable[[], Message] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -191,11 +191,12 @@ class _Scan:
             names[query_id] += 1
             if names[query_id] > 1:
                 query_id += f"#{names[query_id]}"
+            picture = _Picture(self._bag, cursor, seen.place)
             frames.append(
                 Frame(
                     query_id, bag, seen.place.topic, seen.stamp_ns, seen.place.received_ns,
                     seen.frame_id, text, f"{bag}-{episode + 1:04d}", index,
-                    _Picture(self._bag, cursor, seen.place),
+                    picture, picture.message,
                 )
             )  # fmt: skip
         return tuple(frames)
@@ -241,8 +242,11 @@ class _Picture:
     def __init__(self, bag: Bag, cursor: Cursor, place: Place) -> None:
         self._bag, self._cursor, self._place = bag, cursor, place
 
+    def message(self) -> Message:
+        return self._cursor.read(self._place)
+
     def __call__(self) -> RgbImage:
-        message = self._cursor.read(self._place)
+        message = self.message()
         content = self._bag.decode(message)
         if message.msgtype == COMPRESSED_IMAGE:
             return compressed_to_rgb(content)

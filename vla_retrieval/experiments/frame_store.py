@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +26,10 @@ _BATCH = 32
 _THUMBNAIL_PX = 120
 _QUERY_ID = "query_id"
 
+ENCODING = ("encode images (batch)", "encode instructions (batch)")
+SEARCHING = "search"
+"""Names of stages."""
+
 
 @dataclass
 class StageSeconds:
@@ -35,6 +40,13 @@ class StageSeconds:
     def add(self, stage: str, seconds: float) -> None:
         """Note one call."""
         self.calls.setdefault(stage, []).append(seconds)
+
+    @contextmanager
+    def of(self, stage: str) -> Iterator[None]:
+        """Note how long the body of a ``with`` statement takes."""
+        started = time.perf_counter()
+        yield
+        self.add(stage, time.perf_counter() - started)
 
 
 class FrameStore:
@@ -167,8 +179,8 @@ def _add(
     between = time.perf_counter()
     instructions = encoder.encode_instructions([frame.instruction for frame in frames])
     ended = time.perf_counter()
-    seconds.add("encode images (batch)", between - started)
-    seconds.add("encode instructions (batch)", ended - between)
+    seconds.add(ENCODING[0], between - started)
+    seconds.add(ENCODING[1], ended - between)
     entries = [
         NewEntry(
             frame.instruction, max(0, frame.stamp_ns), frame.frame_id, frame.episode_id,
@@ -178,3 +190,4 @@ def _add(
         for frame, image in zip(frames, images, strict=True)
     ]  # fmt: skip
     memory.add(entries, scenes, instructions)
+    seconds.add("thumbnails and storing (batch)", time.perf_counter() - ended)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vla_retrieval.evaluation.frames import Frame
 from vla_retrieval.evaluation.run import Run
-from vla_retrieval.experiments.frame_store import FrameStore, Progress, StageSeconds
+from vla_retrieval.experiments.frame_store import SEARCHING, FrameStore, Progress, StageSeconds
 from vla_retrieval.memory import Memory
 from vla_retrieval.retriever import make_probes
 from vla_retrieval.types import Embeddings, Filter, Modality, Target
@@ -98,7 +98,7 @@ class Searcher:
             )  # fmt: skip
             started = time.perf_counter()
             found = self._memory.search(probes, self._depth, filter=self._filter)
-            seconds.add("search", time.perf_counter() - started)
+            seconds.add(SEARCHING, time.perf_counter() - started)
             rows += [row] * len(found.candidates)
             entries += [self._number_of[c.entry_id] for c in found.candidates]
             scores += [c.score for c in found.candidates]

@@ -40,7 +40,7 @@ _TARGETS = {
     messages.Query.TARGET_INSTRUCTIONS: Target.INSTRUCTIONS,
     messages.Query.TARGET_PAIR: Target.PAIR,
 }
-_TARGET_NUMBERS = {target: number for number, target in _TARGETS.items()}
+TARGET_NUMBERS = {target: number for number, target in _TARGETS.items()}
 # Stands for "any score" in messages, where a request's default cannot be minus infinity.
 ANY_SCORE = -1e6
 
@@ -212,7 +212,7 @@ def _fill_index_stats(response: GetStats.Response, index: IndexStats) -> None:
 
 def _to_query_message(query: Query, similarity: Similarity, model: str) -> messages.Query:
     return messages.Query(
-        target=_TARGET_NUMBERS[query.target],
+        target=TARGET_NUMBERS[query.target],
         has_image=query.image is not None,
         instruction=query.instruction or "",
         scene_weight=query.scene_weight,
