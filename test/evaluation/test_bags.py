@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -263,11 +265,60 @@ def test_metadata_that_is_rubbish_is_passed_over(tmp_path: Path) -> None:
     assert any("metadata.yaml cannot be read" in note for note in recording.notes)
 
 
-def test_a_write_ahead_log_that_is_not_read_is_named(tmp_path: Path) -> None:
+def killed_recorder(folder: Path, *, all_in_log: bool) -> Path:
+    """Leave a bag as a recorder that is killed does: with its last messages in the log alone."""
+    whole = write_sqlite(folder / "whole.db3", two_tasks())
+    written, bag = folder / "writing.db3", folder / "bag"
+    bag.mkdir()
+    with closing(sqlite3.connect(whole)) as source, closing(sqlite3.connect(written)) as target:
+        target.execute("PRAGMA journal_mode = WAL")
+        target.execute("PRAGMA wal_autocheckpoint = 0")
+        lines = [line for line in source.iterdump() if not line.startswith(("BEGIN", "COMMIT"))]
+        messages = [line for line in lines if line.startswith('INSERT INTO "messages"')]
+        late = messages[len(messages) // 2 :]
+        for line in lines:
+            if line not in late:
+                target.execute(line)
+        target.commit()
+        if not all_in_log:
+            target.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        for line in late:
+            target.execute(line)
+        target.commit()
+        # While it is open: SQLite joins both when the last connection closes.
+        for end in ("", "-wal"):
+            (bag / f"bag.db3{end}").write_bytes((folder / f"writing.db3{end}").read_bytes())
+    return bag
+
+
+@pytest.mark.parametrize("all_in_log", [False, True])
+def test_what_a_killed_recorder_left_in_its_log_is_read_and_told(
+    tmp_path: Path, all_in_log: bool
+) -> None:
+    bag = killed_recorder(tmp_path, all_in_log=all_in_log)
+    before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in bag.iterdir()}
+
+    recording = read(bag)
+
+    whole = read(tmp_path / "whole.db3")
+    assert [(f.stamp_ns, f.instruction) for f in recording.frames] == [
+        (f.stamp_ns, f.instruction) for f in whole.frames
+    ]
+    for frame, other in zip(recording.frames, whole.frames, strict=True):
+        np.testing.assert_array_equal(frame.image(), other.image())
+    assert any("bag.db3-wal" in note and "bag.db3 lacks" in note for note in recording.notes)
+    after = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in bag.iterdir()}
+    assert after == before
+
+
+def test_a_log_of_rubbish_adds_nothing(tmp_path: Path) -> None:
     path = write_sqlite(tmp_path / "bag.db3", two_tasks())
     (tmp_path / "bag.db3-wal").write_bytes(b"x")
 
-    assert any("bag.db3-wal" in note for note in read(path).notes)
+    recording = read(path)
+
+    assert len(recording.frames) == 16
+    assert any("bag.db3-wal" in note and " 0 message(s)" in note for note in recording.notes)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from types import ModuleType
 
 import pytest
 
+from vla_retrieval.evaluation.report.json_file import read_json
 from vla_retrieval.ros.parameters import AUTOSTART, Settings
 
 from .harness import START_SEC, WAIT_SEC, Robot
@@ -61,3 +62,23 @@ def test_the_node_comes_up_in_its_namespace_with_its_arguments(
         os.killpg(process.pid, signal.SIGINT)
         process.wait(WAIT_SEC)
     assert "process has finished cleanly" in log.read_text()
+
+
+def test_a_bag_is_evaluated_by_one_launch_file(domain: int, tmp_path: Path) -> None:
+    ros2 = shutil.which("ros2")
+    if ros2 is None:
+        pytest.skip("the command ros2 comes with a ROS 2 installation only")
+    demo = LAUNCH.parent / "demo"
+    out = tmp_path / "report"
+    arguments = f"--seed 1 --relevance labels:{demo / 'tasks.yaml'} --published-only"
+    done = subprocess.run(
+        [ros2, "launch", "vla_retrieval", "replay_evaluation.launch.py", f"bag:={demo / 'bag'}",
+         f"output_dir:={out}", "rate:=5.0", "model:=double", f"arguments:={arguments}"],
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert (out / "index.html").is_file(), done.stdout + done.stderr
+    live = read_json(out / "evaluation.json").live
+    assert live is not None
+    assert live.agreement["pair"].both == live.frames_answered > 0
+    assert live.agreement["pair"].different == 0
+    assert done.stdout.count("process has finished cleanly") == 2, done.stdout
