@@ -17,7 +17,7 @@ def ranked(queries: list[tuple[str, list[float]]]) -> dict[str, Ranked]:
     ids, scores = zip(*queries, strict=True)
     run = Run.from_scores(ids, np.arange(len(scores[0])), np.array(scores), 3)
     empty: list[int] = []
-    qrels = Qrels(ids, np.array(empty), np.array(empty), np.zeros(len(ids) + 1, np.int64))
+    qrels = Qrels(ids, np.zeros(len(ids) + 1, np.int64), np.array(empty), np.array(empty))
     return {"pair": Ranked((), run, qrels)}
 
 
