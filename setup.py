@@ -60,6 +60,7 @@ setup(
             "memory = vla_retrieval.cli.memory:main",
             "demo = vla_retrieval.cli.demo:main",
             "evaluate = vla_retrieval.cli.evaluate:main",
+            "train = vla_retrieval.cli.train:main",
             "replay_evaluation = vla_retrieval.cli.replay_evaluation:main",
             "play_bag = vla_retrieval.cli.play_bag:main",
         ],

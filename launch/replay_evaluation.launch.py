@@ -1,25 +1,30 @@
-"""Evaluates the node with a rosbag: plays it into the node and scores the answers.
+"""Plays a bag into a node and scores the node's answers: metrics, latency, drops, ages.
 
-    ros2 launch vla_retrieval replay_evaluation.launch.py bag:=BAG output_dir:=REPORT
+    ros2 launch vla_retrieval replay_evaluation.launch.py bag:=BAG out:=REPORT
 
-The node has a new memory, in OUTPUT_DIR.work, and ends with the evaluation. What replay_evaluation
-takes besides is given as arguments:="--relevance labels:tasks.yaml --seed 1".
+The node starts with an empty memory in OUT.memory and reads images as the bag has them.
 """
 
 import shlex
 from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable, Shutdown
+from launch.actions import (
+    DeclareLaunchArgument,
+    OpaqueFunction,
+    SetEnvironmentVariable,
+    Shutdown,
+)
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchContext, LaunchDescription
+from vla_retrieval.evaluation.frames import ReadOptions
+from vla_retrieval.evaluation.recordings import image_type
+from vla_retrieval.evaluation.topics import COMPRESSED_IMAGE, TopicOptions
 from vla_retrieval.transport import large_image_environment
 
-# Chosen for the node and for the offline evaluation that it is compared with; empty: params_file's
-# and the default.
+# Given to the node and to the evaluation, which has to know what embeddings are compared.
 MODEL = {
     "model": "open_clip model, e.g. ViT-B-32/laion2b_s34b_b79k",
     "pretrained": "open_clip pretrained tag, where model does not name it",
@@ -27,44 +32,47 @@ MODEL = {
     "device": "auto, cpu, cuda or cuda:N",
     "precision": "auto, fp32, fp16 or bf16",
 }
+PARAMETERS = {
+    "index": "auto, exact, ivf or ivf_sq8",
+}
+NAMESPACE = "replay_evaluation"  # away from a robot's own topics
 
 
-def _nodes(context: LaunchContext) -> list[Node]:
-    def given(name: str) -> str:
+def _processes(context: LaunchContext) -> list[Node]:
+    def value(name: str) -> str:
         return str(LaunchConfiguration(name).perform(context))
 
-    model = {name: given(name) for name in MODEL if given(name)}
-    parameters = {
-        **model,
-        "memory_dir": str(Path(f"{given('output_dir')}.work").resolve() / "memory"),
-        "image_transport": given("image_transport"),
+    bags, out = shlex.split(value("bag")), value("out")
+    topics = (value("image_topic"),) if value("image_topic") else ()
+    kind = image_type([Path(bag) for bag in bags], ReadOptions(TopicOptions(topics)))
+    given = {name: value(name) for name in (*MODEL, *PARAMETERS) if value(name)}
+    fixed = {
+        "memory_dir": value("memory_dir") or f"{out}.memory",
+        "image_transport": "compressed" if kind == COMPRESSED_IMAGE else "raw",
     }
-    options = [text for name, value in model.items() for text in (f"--{name}", value)]
+    options = [f"--image-topic={topic}" for topic in topics]
+    options += [f"--{name}={given[name]}" for name in MODEL if name in given]
+    options += [f"--{name}={value(name)}" for name in ("out", "rate", "relevance")]
     return [
         Node(
             package="vla_retrieval",
             executable="retrieval_node",
             name="retrieval",
-            namespace=given("namespace"),
-            parameters=[
-                given("params_file"),
-                {name: ParameterValue(value, value_type=str) for name, value in parameters.items()},
-            ],
+            namespace=NAMESPACE,
+            parameters=[value("params_file"), {**given, **fixed}],
             output="screen",
             emulate_tty=True,
-            on_exit=Shutdown(),
+            on_exit=Shutdown(reason="the node ended"),
         ),
         Node(
             package="vla_retrieval",
             executable="replay_evaluation",
-            namespace=given("namespace"),
             arguments=[
-                given("bag"), "--out", given("output_dir"), "--rate", given("rate"), *options,
-                *shlex.split(given("arguments")),
+                *bags, f"--namespace=/{NAMESPACE}", *options, *shlex.split(value("options"))
             ],
             output="screen",
             emulate_tty=True,
-            on_exit=Shutdown(),
+            on_exit=Shutdown(reason="the evaluation ended"),
         ),
     ]  # fmt: skip
 
@@ -75,28 +83,31 @@ def generate_launch_description() -> LaunchDescription:
     default_file = str(Path(share) / "config" / "retrieval.yaml")
     return LaunchDescription(
         [
-            DeclareLaunchArgument("bag", description="rosbag2 folder or file"),
-            DeclareLaunchArgument("output_dir", description="new folder for the report"),
-            DeclareLaunchArgument("rate", default_value="1.0", description="1 is the bag's own"),
+            DeclareLaunchArgument("bag", description="rosbag2 folders or files, as a shell has it"),
+            DeclareLaunchArgument("out", description="new folder for the report"),
+            DeclareLaunchArgument("rate", default_value="1.0", description="speed of the bag"),
             DeclareLaunchArgument(
-                "params_file", default_value=default_file, description="the node's, as YAML"
+                "relevance", default_value="instruction",
+                description="instruction, episode, labels:FILE or qrels:FILE",
             ),
             DeclareLaunchArgument(
-                "image_transport", default_value="raw",
-                description="raw, which any bag can be played as, or compressed as it was recorded",
+                "image_topic", default_value="", description="in the bag, where it is not clear"
             ),
             DeclareLaunchArgument(
-                "arguments", default_value="", description="more arguments of replay_evaluation"
+                "options", default_value="", description="more of replay_evaluation's options"
             ),
             DeclareLaunchArgument(
-                "namespace", default_value="replay_evaluation",
-                description="of the node, apart from one that runs already",
+                "memory_dir", default_value="", description="of the node; empty: OUT.memory"
+            ),
+            DeclareLaunchArgument(
+                "params_file", default_value=default_file, description="parameters as YAML"
             ),
             *(
                 DeclareLaunchArgument(name, default_value="", description=text)
-                for name, text in MODEL.items()
+                for name, text in (MODEL | PARAMETERS).items()
             ),
+            # Otherwise large images are lost between the two processes.
             *(SetEnvironmentVariable(*item) for item in large_image_environment(share).items()),
-            OpaqueFunction(function=_nodes),
+            OpaqueFunction(function=_processes),
         ]
     )  # fmt: skip

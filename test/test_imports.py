@@ -68,6 +68,7 @@ LIBRARY_ROOMS: dict[str, frozenset[str]] = {
     **dict.fromkeys(MESSAGES | {"rclpy", "cv_bridge", "ament_index_python"}, frozenset({"ros"})),
     "faiss": frozenset({"memory"}),
     "pyarrow": frozenset({"transfer"}),
+    **dict.fromkeys(("openvino", "onnxruntime"), frozenset({"encoders"})),
     **dict.fromkeys(
         ("torch", "torchvision", "open_clip", "timm"), frozenset({"encoders", "heads", "training"})
     ),

@@ -29,8 +29,11 @@ ROSDEP_KEYS: dict[str, str | None] = {
     "faiss": None,
     "jinja2": None,
     "lz4": None,
+    "onnxruntime": None,
     "open_clip": None,
+    "openvino": None,
     "pyarrow": None,
+    "pytorch_metric_learning": None,
     "rich": None,
     "rosbags": None,
     "safetensors": None,
@@ -44,6 +47,7 @@ DISTRIBUTIONS = {
     "faiss": "faiss-cpu",
     "jinja2": "Jinja2",
     "open_clip": "open_clip_torch",
+    "pytorch_metric_learning": "pytorch-metric-learning",
 }
 NEWER_PYTHON = {"compression"}  # a part of Python from 3.14 on
 
@@ -105,13 +109,14 @@ def test_interfaces_declare_the_packages_whose_types_they_use() -> None:
 @pytest.mark.parametrize("folder", ["vla_retrieval", "launch"])
 def test_everything_imported_is_declared(folder: str) -> None:
     declared = dependencies(ROOT / "package.xml")
-    files = [ROOT / "requirements" / name for name in ("runtime.txt", "evaluation.txt")]
+    names = ("runtime.txt", "evaluation.txt", "training.txt", "cpu_engines.txt")
+    files = [ROOT / "requirements" / name for name in names]
     pinned = {re.split(r"[\[=]", pin)[0] for file in files for pin in pins(file)}
     missing = []
     for module in sorted(third_party_imports(ROOT / folder)):
         key = ROSDEP_KEYS.get(module, module)
         if key is None and DISTRIBUTIONS.get(module, module) not in pinned:
-            missing.append(f"{module}: not in requirements/runtime.txt or evaluation.txt")
+            missing.append(f"{module}: not in requirements/{', '.join(names)}")
         elif key is not None and key not in declared:
             missing.append(f"{module}: {key} is not in package.xml")
 

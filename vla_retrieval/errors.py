@@ -8,6 +8,8 @@ Each names its cause, shows what was expected and what came, and says the next s
     ├── DeadlineExceededError    no answer within the time given
     ├── EncoderError             a model cannot be found, loaded or run
     │   └── CheckpointError      a weights file is missing, damaged or of another model
+    ├── HeadError                a file of a learned head cannot be read or written
+    │   └── HeadMismatchError    it was trained on another encoder
     ├── ShippedFileError         something that comes with the package is not installed
     ├── MissingLibraryError      a library that only this task needs is not installed
     └── StorageError             the memory directory cannot be used
@@ -54,6 +56,14 @@ class EncoderError(RetrievalError):
 
 class CheckpointError(EncoderError):
     """A weights file is missing, damaged or of another model."""
+
+
+class HeadError(RetrievalError):
+    """A file of a learned head is missing, damaged, or no head that this version knows."""
+
+
+class HeadMismatchError(HeadError):
+    """A head was trained on another encoder; the message has both fingerprints."""
 
 
 class ShippedFileError(RetrievalError):

@@ -6,11 +6,13 @@ know the other.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_retrieval.errors import HeadMismatchError
 from vla_retrieval.types import Embeddings, Fingerprint, Modality
 
 Codes: TypeAlias = NDArray[np.uint8]
@@ -75,3 +77,37 @@ class Head(Protocol):
             InvalidInputError: If ``bits`` is 0.
         """
         ...
+
+
+def projected_fingerprint(encoder: Fingerprint, head: Head | None) -> Fingerprint:
+    """Return the fingerprint of what a head makes of an encoder's embeddings.
+
+    Args:
+        encoder: Of the embeddings; its ``head`` is empty.
+        head: None leaves them as they are.
+    """
+    return encoder if head is None else replace(encoder, dim=head.dim, head=head.digest)
+
+
+def check_head(head: Head, encoder: Fingerprint) -> None:
+    """Refuse a head that was not trained on an encoder's embeddings.
+
+    Raises:
+        HeadMismatchError: It names both fingerprints.
+    """
+    if head.encoder != encoder:
+        raise HeadMismatchError(
+            f"The head {name_of(head)} was trained on another encoder: expected {encoder}, got"
+            f" {head.encoder}. Load the encoder that it was trained on, or train a head for this"
+            " one."
+        )
+
+
+def short_digest(digest: str) -> str:
+    """Return the first 12 hexadecimal digits of a digest, for people; of an empty one, nothing."""
+    return digest.removeprefix("sha256:")[:12]
+
+
+def name_of(head: Head | None) -> str:
+    """Return a head's method and short digest, or ``"none"``, for people."""
+    return "none" if head is None else f"{head.method} {short_digest(head.digest)}"

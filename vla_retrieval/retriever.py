@@ -17,6 +17,7 @@ from vla_retrieval.encoders import Encoder
 from vla_retrieval.errors import EntryNotFoundError, InvalidInputError
 from vla_retrieval.memory import Memory
 from vla_retrieval.memory.results import SearchResult
+from vla_retrieval.projection import projected_fingerprint
 from vla_retrieval.thumbnails import make_thumbnail
 from vla_retrieval.types import (
     Embeddings,
@@ -118,8 +119,9 @@ class Retriever:
         if counts_as_use:
             self.memory.note_use([match.entry.entry_id for match in matches])
         times.total_sec += time.perf_counter() - start
+        head = ("", "") if found.head is None else (found.head.digest, found.head.method)
         return Retrieval(
-            matches, found.memory_size, found.eligible_size, found.exact, times, *known
+            matches, found.memory_size, found.eligible_size, found.exact, times, *known, *head
         )
 
     def _search(
@@ -165,7 +167,7 @@ class Retriever:
         )  # fmt: skip
         return calibration.judge(
             direction, query.scene_weight, found.candidates[0].score, self.memory.similarity,
-            self.encoder.fingerprint,
+            projected_fingerprint(self.encoder.fingerprint, found.head),
         )  # fmt: skip
 
     def _stored_calibration(self) -> Calibration | None:
@@ -194,6 +196,8 @@ class Retriever:
             weight = sum(probe.weight for probe in probes if probe.modality is modality) / total
             if weight and ids:
                 vectors = self.memory.embeddings_of(ids, modality)
+                if found.head is not None:  # alike as far as the scores can tell
+                    vectors = found.head.project(vectors, modality)
                 likeness += weight * diversity.cosines(vectors)
         chosen = diversity.choose(scores, likeness, query.k, query.diversity)
         candidates = tuple(found.candidates[i] for i in chosen)

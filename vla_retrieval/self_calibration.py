@@ -42,8 +42,7 @@ from vla_retrieval.evaluation.known import measure_known
 from vla_retrieval.evaluation.results import KnownResult
 from vla_retrieval.memory import Memory
 from vla_retrieval.memory.contents import Progress, silent
-from vla_retrieval.memory.similarity import prepared
-from vla_retrieval.types import Embeddings, Modality, Similarity, Target
+from vla_retrieval.types import Modality, Similarity, Target
 
 DEFAULT_QUERIES = 1000
 _AT_ONCE = 1024  # entries: four matrices of 8 MB each with 1000 queries
@@ -118,12 +117,12 @@ def calibrate(
     same: Sequence[Sequence[str]] = (),
     progress: Progress = silent,
 ) -> SelfCalibration:
-    """Find out what scores of a memory mean, for the similarity that it was opened with.
+    """Find out what scores of a memory mean, for the similarity and the head it was opened with.
 
     Nothing is stored; ``memory.set_calibration(result.calibration.to_json())`` does.
 
     Args:
-        memory: Whose entries are asked. Nobody may remove entries meanwhile.
+        memory: Whose entries are asked. Nobody may remove entries or change its head meanwhile.
         alpha: Share of answerable queries that may be called unknown, in [0.001, 0.5].
         scene_weight: In [0, 1], of the queries that are to be judged.
         queries: Most entries to ask with; episodes take turns, so that as many as possible are
@@ -156,7 +155,7 @@ def calibrate(
         else:
             directions[name], known[name] = found, result
     calibration = Calibration(
-        memory.similarity, scene_weight, memory.fingerprint, alpha, len(labels.entry_ids),
+        memory.similarity, scene_weight, memory.compared, alpha, len(labels.entry_ids),
         len(asked), seed, datetime.now(timezone.utc).isoformat(timespec="seconds"), directions,
     )  # fmt: skip
     return SelfCalibration(
@@ -325,8 +324,7 @@ def _check_enough(labels: _Labels, needed: int, alpha: float, asked: NDArray[np.
 
 def _vectors(memory: Memory, entry_ids: Sequence[int], modality: Modality) -> _Matrix:
     """Return one half of entries as it is compared, float64, shape ``(n, dim)``."""
-    vectors: Embeddings = prepared(memory.similarity, memory.embeddings_of(entry_ids, modality))
-    return vectors.astype(np.float64)
+    return memory.vectors_of(entry_ids, modality).astype(np.float64)
 
 
 def _similarities(similarity: Similarity, queries: _Matrix, entries: _Matrix) -> _Matrix:

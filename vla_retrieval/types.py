@@ -402,6 +402,8 @@ class Retrieval:
             passed; else ``NOT_CALIBRATED`` where no calibration applies (``calibration.py``).
         known_confidence: In [0, 1], how sure it is that something is: 0 where nothing passed, NaN
             when not calibrated.
+        head: Digest of the head that projected what was compared; empty without one.
+        head_method: How that head was learned; empty without one.
     """
 
     matches: tuple[Match, ...]
@@ -411,6 +413,8 @@ class Retrieval:
     times: StageTimes
     known: Known = Known.NOT_CALIBRATED
     known_confidence: float = math.nan
+    head: str = ""
+    head_method: str = ""
 
 
 def check_instruction(instruction: str) -> None:

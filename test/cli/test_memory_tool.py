@@ -10,14 +10,18 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from test.learned import turned_head, written
+from vla_retrieval.calibration import Calibration
 from vla_retrieval.encoders import DoubleEncoder
 from vla_retrieval.memory import Memory
+from vla_retrieval.projection import projected_fingerprint, short_digest
 from vla_retrieval.thumbnails import make_thumbnail
 from vla_retrieval.types import NewEntry
 
@@ -223,7 +227,7 @@ class TestReembed:
         assert entry_ids(tmp_path / "new") == entry_ids(directory)
 
     @pytest.mark.parametrize(
-        "options", [["--device", "gpu"], ["--model", " "], ["--precision", "int8"]]
+        "options", [["--device", "gpu"], ["--model", " "], ["--precision", "int4"]]
     )
     def test_with_a_wrong_setting_is_wrong_usage(
         self, directory: Path, tmp_path: Path, options: list[str]
@@ -294,6 +298,26 @@ class TestCalibrate:
         assert "instruction to scenes" in said
         assert "not calibrated: instruction to instructions" in said
         assert "30 entries of 30 episodes and 3 instructions" in said
+
+    def test_with_a_head_says_what_scores_of_that_head_mean(
+        self, visited: Path, tmp_path: Path
+    ) -> None:
+        head = turned_head(ENCODER.fingerprint, 1)
+        file = written(head, tmp_path / "head.safetensors")
+        said = run("calibrate", visited, "--alpha", 0.1, "--head", file).stdout
+        assert f"with head {short_digest(head.digest)}" in said
+        with Memory.open(visited, None, read_only=True) as memory:
+            stored = Calibration.from_json(memory.calibration() or "")
+        assert stored.fingerprint == projected_fingerprint(ENCODER.fingerprint, head)
+
+    def test_with_the_head_of_another_encoder_is_1_and_stores_nothing(
+        self, visited: Path, tmp_path: Path
+    ) -> None:
+        other = replace(ENCODER.fingerprint, model="another model")
+        file = written(turned_head(other, 1), tmp_path / "head.safetensors")
+        assert "another model" in run("calibrate", visited, "--head", file, code=1).stderr
+        with Memory.open(visited, None, read_only=True) as memory:
+            assert memory.calibration() is None
 
     def test_takes_instructions_that_mean_the_same(self, visited: Path, tmp_path: Path) -> None:
         file = tmp_path / "same.csv"

@@ -71,7 +71,10 @@ def load(tiny: SimpleNamespace) -> Callable[..., Any]:
     from vla_retrieval.encoders import EncoderSettings, load_encoder
 
     def load_tiny(**changes: Any) -> Any:
-        plain = {"model": tiny.name, "checkpoint": str(tiny.checkpoint), "device": "cpu"}
+        plain = {
+            "model": tiny.name, "checkpoint": str(tiny.checkpoint), "device": "cpu",
+            "engine": "torch",
+        }  # fmt: skip
         return load_encoder(EncoderSettings(**{**plain, **changes}))
 
     return load_tiny
@@ -83,7 +86,9 @@ def encoder(tiny: SimpleNamespace) -> Any:
     from vla_retrieval.encoders import EncoderSettings, load_encoder
 
     return load_encoder(
-        EncoderSettings(model=tiny.name, checkpoint=str(tiny.checkpoint), device="cpu")
+        EncoderSettings(
+            model=tiny.name, checkpoint=str(tiny.checkpoint), device="cpu", engine="torch"
+        )
     )
 
 

@@ -10,7 +10,6 @@ torch = pytest.importorskip("torch")
 
 from vla_retrieval.encoders.devices import (  # noqa: E402
     choose_device,
-    choose_precision,
     set_threads,
     why_no_cuda,
 )
@@ -61,14 +60,6 @@ def test_index_beyond_the_last_device_is_refused():
 @pytest.mark.parametrize(("wanted", "index"), [("auto", 0), ("cuda", 0), ("cuda:1", 1)])
 def test_cuda_device_always_has_its_index(wanted, index):
     assert choose_device(wanted) == torch.device("cuda", index)
-
-
-@pytest.mark.parametrize(("wanted", "device", "chosen"), [
-    ("auto", "cuda:0", "fp16"), ("auto", "cpu", "fp32"), ("bf16", "cpu", "bf16"),
-    ("fp32", "cuda:0", "fp32"),
-])  # fmt: skip
-def test_precision_follows_the_device_unless_it_is_given(wanted, device, chosen):
-    assert choose_precision(wanted, torch.device(device)) == chosen
 
 
 def test_hidden_devices_are_the_reason_where_the_build_has_cuda(monkeypatch):

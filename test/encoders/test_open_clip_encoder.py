@@ -271,7 +271,7 @@ def preprocessing_error(encoder, images) -> float:
 def test_preprocessing_moves_embeddings_of_the_shipped_model_by_a_thousandth(scene, size):
     if not (Path(__file__).parents[2] / "demo" / "model" / f"{DEMO_MODEL}.safetensors").is_file():
         pytest.skip("the large files of the repository were not fetched")
-    encoder = load_encoder(EncoderSettings(device="cpu"))
+    encoder = load_encoder(EncoderSettings(device="cpu", engine="torch"))
     assert encoder.fingerprint.model == DEMO_MODEL
     assert preprocessing_error(encoder, [scene(*size, seed=i) for i in range(5)]) < 0.001
 
@@ -285,7 +285,8 @@ def test_vit_b_32_equals_open_clip_at_its_full_size(tmp_path, scene):
     save_file(model.state_dict(), tmp_path / "w.safetensors")
     encoder = load_encoder(
         EncoderSettings(
-            model="ViT-B-32", checkpoint=str(tmp_path / "w.safetensors"), device="cpu"
+            model="ViT-B-32", checkpoint=str(tmp_path / "w.safetensors"), device="cpu",
+            engine="torch",
         )
     )  # fmt: skip
     images = [scene(480, 640, seed=i) for i in range(4)]

@@ -260,7 +260,15 @@ def evaluation(seed: int = 0, boost: float = 0.0) -> Evaluation:
             "never ran": StageSummary(0, NAN, NAN, NAN, 0.0),
         },
         embedding_map=embedding_map(rng, texts),
-        live=LiveResult(3_000, 2_871, stage(rng, 41.0, 2_871), stage(rng, 55.0, 2_871)),
+        live=LiveResult(
+            3_000,
+            2_871,
+            stage(rng, 41.0, 2_871),
+            stage(rng, 55.0, 2_871),
+            {"replaced by a newer frame before their turn": 129},
+            stage(rng, 180.0, 2_870),
+        ),
+        wall_sec={"encoding": 265.0, "searching": 24.0, "thumbnails": 8.25, "the <rest>": 2.75},
     )
 
 

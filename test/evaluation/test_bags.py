@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from test.evaluation import writers
 from test.evaluation.writers import Recorded, two_tasks, write_mcap, write_rosbags, write_sqlite
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.evaluation.frames import Frame, ReadOptions, Recording
-from vla_retrieval.evaluation.recordings import read_recordings
+from vla_retrieval.evaluation.recordings import image_type, read_recordings
 from vla_retrieval.evaluation.topics import TopicOptions
 
 DEMO = Path(__file__).parents[2] / "demo" / "bag"
@@ -265,60 +265,71 @@ def test_metadata_that_is_rubbish_is_passed_over(tmp_path: Path) -> None:
     assert any("metadata.yaml cannot be read" in note for note in recording.notes)
 
 
-def killed_recorder(folder: Path, *, all_in_log: bool) -> Path:
-    """Leave a bag as a recorder that is killed does: with its last messages in the log alone."""
+def test_the_type_of_images_is_known_without_reading_the_bag_through(tmp_path: Path) -> None:
+    raw = write_rosbags(tmp_path / "raw", two_tasks())
+
+    assert image_type([DEMO]) == "sensor_msgs/msg/CompressedImage"
+    assert image_type([raw]) == "sensor_msgs/msg/Image"
+    with pytest.raises(InvalidInputError, match=r"--image-topic: expected topics of one type"):
+        image_type([raw, DEMO])
+
+
+def killed_recorder(folder: Path) -> tuple[Path, list[int]]:
+    """A bag whose last messages lie in the write-ahead log only, and their times of receipt."""
     whole = write_sqlite(folder / "whole.db3", two_tasks())
-    written, bag = folder / "writing.db3", folder / "bag"
-    bag.mkdir()
-    with closing(sqlite3.connect(whole)) as source, closing(sqlite3.connect(written)) as target:
-        target.execute("PRAGMA journal_mode = WAL")
-        target.execute("PRAGMA wal_autocheckpoint = 0")
-        lines = [line for line in source.iterdump() if not line.startswith(("BEGIN", "COMMIT"))]
-        messages = [line for line in lines if line.startswith('INSERT INTO "messages"')]
-        late = messages[len(messages) // 2 :]
-        for line in lines:
-            if line not in late:
-                target.execute(line)
-        target.commit()
-        if not all_in_log:
-            target.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        for line in late:
-            target.execute(line)
-        target.commit()
-        # While it is open: SQLite joins both when the last connection closes.
-        for end in ("", "-wal"):
-            (bag / f"bag.db3{end}").write_bytes((folder / f"writing.db3{end}").read_bytes())
-    return bag
+    folder = folder / "bag"
+    folder.mkdir()
+    with contextlib.closing(sqlite3.connect(whole)) as database:
+        database.execute("PRAGMA journal_mode=WAL").fetchone()
+        late = database.execute(
+            "SELECT topic_id, timestamp, data FROM messages ORDER BY timestamp DESC LIMIT 5"
+        ).fetchall()
+        with database:
+            database.executemany(
+                "DELETE FROM messages WHERE timestamp = ?", [(row[1],) for row in late]
+            )
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        with database:
+            database.executemany(
+                "INSERT INTO messages (topic_id, timestamp, data) VALUES (?, ?, ?)", late[::-1]
+            )
+        # Copied while it is open: closing brings the log in.
+        for suffix in ("", "-wal"):
+            shutil.copyfile(f"{whole}{suffix}", folder / f"bag.db3{suffix}")
+    return folder / "bag.db3", [row[1] for row in late]
 
 
-@pytest.mark.parametrize("all_in_log", [False, True])
-def test_what_a_killed_recorder_left_in_its_log_is_read_and_told(
-    tmp_path: Path, all_in_log: bool
+@pytest.mark.parametrize("given", ["file", "folder"])
+def test_what_a_killed_recorder_left_in_its_write_ahead_log_is_read_too(
+    tmp_path: Path, given: str
 ) -> None:
-    bag = killed_recorder(tmp_path, all_in_log=all_in_log)
-    before = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in bag.iterdir()}
+    path, late = killed_recorder(tmp_path)
+    before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
 
-    recording = read(bag)
+    recording = read(path if given == "file" else path.parent)
 
-    whole = read(tmp_path / "whole.db3")
-    assert [(f.stamp_ns, f.instruction) for f in recording.frames] == [
-        (f.stamp_ns, f.instruction) for f in whole.frames
-    ]
-    for frame, other in zip(recording.frames, whole.frames, strict=True):
-        np.testing.assert_array_equal(frame.image(), other.image())
-    assert any("bag.db3-wal" in note and "bag.db3 lacks" in note for note in recording.notes)
-    after = {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in bag.iterdir()}
-    assert after == before
+    whole = read(write_sqlite(tmp_path / "again.db3", two_tasks()))
+    assert [facts(frame) for frame in recording.frames] == [facts(f) for f in whole.frames]
+    assert {frame.received_ns for frame in recording.frames} & set(late)
+    assert any("bag.db3-wal" in note and "read too" in note for note in recording.notes)
+    assert {file.name: file.read_bytes() for file in path.parent.iterdir()} == before
 
 
-def test_a_log_of_rubbish_adds_nothing(tmp_path: Path) -> None:
+def test_without_the_write_ahead_log_the_last_messages_would_be_missing(tmp_path: Path) -> None:
+    path, late = killed_recorder(tmp_path)
+    path.with_name("bag.db3-wal").unlink()
+
+    assert not {frame.received_ns for frame in read(path).frames} & set(late)
+
+
+def test_a_write_ahead_log_of_rubbish_changes_nothing_and_is_named(tmp_path: Path) -> None:
     path = write_sqlite(tmp_path / "bag.db3", two_tasks())
     (tmp_path / "bag.db3-wal").write_bytes(b"x")
 
     recording = read(path)
 
     assert len(recording.frames) == 16
-    assert any("bag.db3-wal" in note and " 0 message(s)" in note for note in recording.notes)
+    assert any("bag.db3-wal holds nothing" in note for note in recording.notes)
 
 
 @pytest.mark.parametrize(

@@ -51,13 +51,15 @@ def any_evaluation() -> st.SearchStrategy[results.Evaluation]:
     stages = st.builds(
         results.StageSummary, counts, *[floats] * 4, numbers, st.lists(counts, **few).map(tuple)
     )
+    drops = st.dictionaries(texts, counts, **few)
+    live = st.builds(results.LiveResult, counts, counts, stages, stages, drops, st.none() | stages)
     points = st.builds(results.MapPoint, floats, floats, texts, texts)
     return st.builds(
         results.Evaluation, texts, st.dictionaries(texts, texts, **few),
         st.dictionaries(texts, counts, **few), st.lists(texts, **few).map(tuple),
         st.dictionaries(texts, directions, **few), st.dictionaries(texts, known, **few),
         st.dictionaries(texts, stages, **few), st.lists(points, **few).map(tuple),
-        st.none() | st.builds(results.LiveResult, counts, counts, stages, stages),
+        st.none() | live, st.dictionaries(texts, floats, **few),
     )  # fmt: skip
 
 

@@ -109,6 +109,25 @@ def test_what_is_read_is_the_number_behind_it_rounded(root: Element) -> None:
     assert all(pages.text_of(cell) == spell(float(cell.get("value", ""))) for cell in decimal)
 
 
+def test_parts_of_the_wall_time_stand_with_their_shares(root: Element) -> None:
+    table = next(e for e in root.iter("table") if e.get("id") == "wall-table")
+
+    rows = [[pages.text_of(cell) for cell in row] for row in table.iter("tr")][1:]
+
+    assert "Where the 300.0 s of wall time went." in pages.text_of(table)
+    assert rows[0] == ["encoding", "265.0", "88.3%"]
+    assert rows[3] == ["the <rest>", "2.8", "0.9%"]
+
+
+def test_a_live_run_shows_latency_ages_and_drops(root: Element) -> None:
+    table = next(e for e in root.iter("table") if e.get("id") == "live-stages-table")
+
+    names = [pages.text_of(row.find("th")) for row in table.iter("tr")][1:]
+
+    assert names == ["latency", "frame age", "staleness"]
+    assert "129 replaced by a newer frame before their turn" in pages.text_of(root)
+
+
 def test_hit_and_recall_stand_apart_with_their_meanings(root: Element) -> None:
     groups = [pages.text_of(row) for row in root.iter("tr") if row.get("class") == "group"]
 

@@ -30,6 +30,14 @@ def test_every_number_of_the_summary_is_printed_with_its_interval() -> None:
     assert "hash: 0123abcd" in text
 
 
+def test_parts_of_the_wall_time_are_printed_with_their_shares() -> None:
+    evaluation = replace(SMALL, wall_sec={"encoding": 8.5, "searching": 0.5, "a [bold]rest": 1.0})
+
+    text = printed(evaluation)
+
+    assert "10.0 s: encoding 85%, searching 5%, a [bold]rest 10%" in text
+
+
 def test_names_that_look_like_markup_are_printed_as_they_are() -> None:
     result = SMALL.directions["scene to scenes"]
     evaluation = replace(SMALL, directions={"[bold]x[/nothing]": result}, notes=("[red]note",))

@@ -26,7 +26,7 @@ def frame(episode: int, at: float, instruction: str, bag: str = "bag", topic: st
     stamp = round(at * SEC)
     return Frame(
         f"{bag}:{topic}@{stamp}", bag, topic, stamp, stamp, "camera", instruction,
-        f"{bag}-{episode:04d}", 0, lambda: np.zeros((1, 1, 3), np.uint8),
+        f"{bag}-{episode:04d}", 0, lambda: np.zeros((1, 1, 3), np.uint8), lambda: None,
     )  # fmt: skip
 
 

@@ -13,9 +13,10 @@ from vla_retrieval.encoders import DoubleEncoder, EncoderSettings, load_encoder
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.evaluation.frames import ReadOptions
 from vla_retrieval.evaluation.splits import SplitOptions
+from vla_retrieval.experiments.assembling import Outcome
 from vla_retrieval.experiments.comparing import compare_folders
 from vla_retrieval.experiments.folder import read_trec, write_folder
-from vla_retrieval.experiments.offline import Outcome, evaluate_bags
+from vla_retrieval.experiments.offline import evaluate_bags
 from vla_retrieval.experiments.searching import DIRECTIONS
 from vla_retrieval.experiments.settings import ExperimentSettings
 from vla_retrieval.types import RgbImage
@@ -84,6 +85,14 @@ def test_another_storage_of_the_same_data_gives_the_same_hash(
             writer.write(topics[connection.topic], stamp_ns, data)
     found = evaluate_bags([copy], DoubleEncoder(), SETTINGS, tmp_path / "work")
     assert found.evaluation.hash == outcome.evaluation.hash
+
+
+def test_the_parts_of_the_wall_time_are_those_of_the_stages(outcome: Outcome) -> None:
+    wall, times = outcome.evaluation.wall_sec, outcome.evaluation.times
+    encoding = sum(times[f"encode {what} (batch)"].total_sec for what in ("images", "instructions"))
+    assert wall["encoding"] == pytest.approx(encoding)
+    assert wall["searching"] == pytest.approx(times["search"].total_sec)
+    assert min(wall.values()) >= 0.0
 
 
 def test_another_setting_gives_another_hash(outcome: Outcome, tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_callbacks_go_on_while_the_inference_thread_stands_still(
 def test_deactivating_answers_those_that_wait(gated: GatedNode, planner: Robot) -> None:
     gated.hold()
     waiting = planner.client.call_async("retrieve", instruction="x")
-    wait_until(lambda: bool(gated.node.active_session().worker._jobs), "a waiting request")
+    wait_until(lambda: gated.node.active_session().worker.waiting > 0, "a waiting request")
     gated.release()
     gated.node.trigger_deactivate()
     wait_until(waiting.done, "an answer")

@@ -289,6 +289,7 @@ def test_stats_count_what_is_held_and_done(robot: Robot) -> None:
     assert after.entries_remembered == before.entries_remembered + 1
     assert to_ns(after.oldest_stamp) == to_ns(after.newest_stamp) == 3_000_000_000
     assert (after.model, after.device, after.precision) == ("double", "cpu", "fp32")
+    assert after.engine == "double"
     assert after.embedding_dim > 0
     assert after.size_bytes > 0
     assert after.index_kind == "exact"

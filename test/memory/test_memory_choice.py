@@ -6,8 +6,11 @@ import pytest
 
 from vla_retrieval.memory import MemoryOptions
 from vla_retrieval.memory.building import choose, outgrown
-from vla_retrieval.memory.index import Index, IndexKind
-from vla_retrieval.types import Similarity
+from vla_retrieval.memory.index import Half, Index, IndexKind
+from vla_retrieval.memory.vectors import ByteVectors
+from vla_retrieval.types import Modality, Similarity
+
+from .oracle import unit_vectors
 
 GB = 1 << 30
 
@@ -29,6 +32,9 @@ GB = 1 << 30
         ("ivf", 5_000_000, 1, "ivf"),
         ("ivf_sq8", 1_999, 4, "exact"),
         ("ivf_sq8", 2_000, 4, "ivf_sq8"),
+        ("hash", 1_999, 4, "exact"),
+        ("hash", 2_000, 4, "hash"),
+        ("hash", 5_000_000, 1, "hash"),
     ],
 )
 def test_the_kind_follows_size_and_budget_at_512_dimensions(
@@ -47,8 +53,13 @@ class Shaped(Index):
         return self.rows
 
 
-def shaped(kind: str, rows: int, built_rows: int = 0, dead: int = 0) -> Index:
+def shaped(
+    kind: str, rows: int, built_rows: int = 0, dead: int = 0, *, bytewise: bool = False
+) -> Index:
     index = Shaped.exact(512, Similarity.COSINE)
+    if bytewise:
+        like = unit_vectors(2, 512, 0)
+        index.halves = {m: Half(ByteVectors.fitted(like, squares=False)) for m in Modality}
     index.kind, index.rows, index.built_rows = IndexKind(kind), rows, built_rows or rows
     index.columns = type("Counts", (), {"rows": rows + dead, "dead": dead})()
     return index
@@ -74,6 +85,13 @@ def shaped(kind: str, rows: int, built_rows: int = 0, dead: int = 0) -> Index:
         (MemoryOptions(), shaped("ivf", 1_000_000), "are for ivf_sq8, not ivf"),
         (MemoryOptions(), shaped("ivf_sq8", 900_000), ""),
         (MemoryOptions(), shaped("ivf_sq8", 400_000), "are for ivf, not ivf_sq8"),
+        (MemoryOptions(index="hash"), shaped("exact", 2_000), "are for hash, not exact"),
+        (MemoryOptions(index="hash"), shaped("hash", 999), "are for exact, not hash"),
+        (MemoryOptions(index="hash"), shaped("hash", 970_000), ""),
+        (MemoryOptions(index="hash"), shaped("hash", 1_000_000), "1000000 entries are for bytes"),
+        (MemoryOptions(index="hash"), shaped("hash", 900_000, bytewise=True), ""),
+        (MemoryOptions(index="hash"), shaped("hash", 400_000, bytewise=True), "for whole vectors"),
+        (MemoryOptions(index="ivf"), shaped("hash", 9_000), "are for ivf, not hash"),
     ],
 )  # fmt: skip
 def test_an_index_is_outgrown_upwards_at_its_limit_and_downwards_only_clearly(

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from std_msgs.msg import Header
 
 from vla_retrieval.errors import InvalidInputError
-from vla_retrieval.memory.results import DirectionStats, IndexStats, MemoryStats
+from vla_retrieval.memory.results import DirectionStats, HeadStats, IndexStats, MemoryStats
 from vla_retrieval.ros import conversions
 from vla_retrieval.types import (
     Action,
@@ -164,6 +164,38 @@ def test_a_query_that_lets_every_score_pass_fits_into_a_message() -> None:
     retrieval = Retrieval((), 0, 0, exact=True, times=StageTimes())
     answer = conversions.to_match_array(query, retrieval, Header(), Similarity.COSINE, "m")
     assert math.isfinite(answer.query.min_score)
+
+
+def test_an_answer_names_the_head_that_gave_it() -> None:
+    query = Query(instruction="x")
+    for head, method, shown in (("sha256:" + "0123456789abcdef" * 4, "joint", "0123456789ab"),
+                                ("", "", "")):  # fmt: skip
+        retrieval = Retrieval((), 8, 8, True, StageTimes(), head=head, head_method=method)
+        answer = conversions.to_match_array(query, retrieval, Header(), Similarity.COSINE, "m")
+        assert (answer.head_method, answer.head_digest) == (method, shown)
+
+
+def test_stats_say_which_head_is_in_use_and_which_is_wanted() -> None:
+    one = HeadStats("sha256:" + "1" * 64, "joint", 8, 0)
+    other = HeadStats("sha256:" + "2" * 64, "hash", 8, 64)
+    for head, wanted, named, switching in (
+        (None, None, ("", "", "", ""), False),
+        (one, one, ("joint", "1" * 12, "joint", "1" * 12), False),
+        (one, other, ("joint", "1" * 12, "hash", "2" * 12), True),
+        (None, one, ("", "", "joint", "1" * 12), True),
+        (one, None, ("joint", "1" * 12, "", ""), True),
+    ):
+        index = IndexStats("exact", 9, 2, 5, (), "a snapshot", 3, "", head, wanted)
+        stats = MemoryStats(
+            7, 6, None, None, 5, 4, Similarity.DOT, Fingerprint("m", "w", "p", 8), Path("/m"), index
+        )
+        response = GetStats.Response()
+        conversions.fill_stats(response, stats)
+        assert named == (
+            response.head_method, response.head_digest,
+            response.wanted_head_method, response.wanted_head_digest,
+        )  # fmt: skip
+        assert response.head_switching is switching
 
 
 def test_an_answer_that_may_have_missed_some_says_so() -> None:

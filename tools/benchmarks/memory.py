@@ -27,6 +27,7 @@ from tools.benchmarks.machine import facts
 from tools.benchmarks.parts import adds, filters, opening, peers, search, sizes
 from tools.benchmarks.peers import PEERS
 from tools.benchmarks.systems import has_options
+from vla_retrieval.memory.options import INDEX_CHOICES
 
 PARTS: dict[str, Callable[[Bench], dict[str, Any]]] = {
     "search": search.measure,
@@ -91,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", type=int, default=10_000, help="entries in the gallery")
     parser.add_argument("--setting", choices=SETTINGS, default="clustered")
     parser.add_argument("--part", nargs="+", choices=[*PARTS, "all"], default=["all"])
-    parser.add_argument("--index", choices=["auto", "exact", "ivf", "ivf_sq8"], default="auto")
+    parser.add_argument("--index", choices=INDEX_CHOICES, default="auto")
     parser.add_argument("--index-bytes", type=int, help="RAM that the memory's index may take")
     parser.add_argument("--queries", type=int, default=200, help="most queries a measurement")
     parser.add_argument(

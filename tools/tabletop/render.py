@@ -5,6 +5,7 @@ importing this module: MuJoCo picks its OpenGL context at import.
 """
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,11 +27,43 @@ _FLOORS: Final = ("floor_a", "floor_b", "floor_c")
 
 
 @dataclass(frozen=True)
+class Surroundings:
+    """What objects stand on and among.
+
+    Attributes:
+        tables: Names of table tops, which ``View.table`` counts.
+        floors: Names of floors, which ``View.floor`` counts.
+        textures: PNG bytes by ``<name>.png``, of each table top and floor.
+        clutter: MuJoCo's attributes of things that no instruction names, one geom each.
+    """
+
+    tables: tuple[str, ...]
+    floors: tuple[str, ...]
+    textures: Mapping[str, bytes]
+    clutter: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Clutter:
+    """One thing that no instruction names: its place in ``Surroundings.clutter``, where it lies.
+
+    Metres and radians; ``colour`` is linear red, green and blue.
+    """
+
+    number: int
+    x: float
+    y: float
+    turn: float
+    colour: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
 class View:
     """How a scene is seen: camera, lamps, table and floor.
 
     Angles are in degrees and lengths in metres; ``tint`` multiplies the lamps' red, green and blue,
-    and ``colour_noise`` (shape ``(4, 3)``) is added to the base colours of the objects.
+    and ``colour_noise`` (shape ``(4, 3)``) is added to the base colours of the objects. No number
+    of ``clutter`` comes twice.
     """
 
     azimuth: float
@@ -44,6 +77,7 @@ class View:
     table: int
     floor: int
     colour_noise: tuple[tuple[float, float, float], ...]
+    clutter: tuple[Clutter, ...] = ()
 
 
 def sample_view(rng: np.random.Generator) -> View:
@@ -77,10 +111,14 @@ class Renderer:
     Args:
         width: Picture width in pixels.
         height: Picture height in pixels. The whole table lies within the central square.
+        around: What objects stand on and among; without it, what the demonstration model saw.
     """
 
-    def __init__(self, width: int = 640, height: int = 480) -> None:
-        xml, assets = _world(width, height)
+    def __init__(
+        self, width: int = 640, height: int = 480, around: Surroundings | None = None
+    ) -> None:
+        self._around = around or home()
+        xml, assets = _world(width, height, self._around)
         self._model = mujoco.MjModel.from_xml_string(xml, assets)
         self._data = mujoco.MjData(self._model)
         self._renderer = mujoco.Renderer(self._model, height, width)
@@ -103,8 +141,10 @@ class Renderer:
         model.geom_group[2:] = _HIDDEN_GROUP
         for slot, item in enumerate(scene.objects):
             self._show(slot, item, view.colour_noise[slot])
-        model.geom_matid[self._table] = model.material(_TABLES[view.table]).id
-        model.geom_matid[self._floor] = model.material(_FLOORS[view.floor]).id
+        for thing in view.clutter:
+            self._show_clutter(thing)
+        model.geom_matid[self._table] = model.material(self._around.tables[view.table]).id
+        model.geom_matid[self._floor] = model.material(self._around.floors[view.floor]).id
         self._light(view)
         mujoco.mj_kinematics(model, self._data)
         mujoco.mj_camlight(model, self._data)
@@ -126,6 +166,15 @@ class Renderer:
         count = int(model.body_geomnum[body])
         model.geom_group[first : first + count] = _SHOWN_GROUP
         model.geom_rgba[first, :3] = np.clip(np.array(RGB[item.colour]) + noise, 0.0, 1.0)
+
+    def _show_clutter(self, thing: Clutter) -> None:
+        model = self._model
+        body = model.body(f"clutter_{thing.number}").id
+        model.body_pos[body, :2] = (thing.x, thing.y)
+        model.body_quat[body] = (np.cos(thing.turn / 2), 0.0, 0.0, np.sin(thing.turn / 2))
+        geom = int(model.body_geomadr[body])
+        model.geom_group[geom] = _SHOWN_GROUP
+        model.geom_rgba[geom, :3] = thing.colour
 
     def _light(self, view: View) -> None:
         model = self._model
@@ -151,7 +200,7 @@ def _body_name(slot: int, kind: str, variant: int) -> str:
     return f"{kind}_{variant}_{slot}"
 
 
-def _world(width: int, height: int) -> tuple[str, dict[str, bytes]]:
+def _world(width: int, height: int, around: Surroundings) -> tuple[str, dict[str, bytes]]:
     meshes: list[str] = []
     bodies: list[str] = []
     for kind in KINDS:
@@ -162,13 +211,18 @@ def _world(width: int, height: int) -> tuple[str, dict[str, bytes]]:
                     _mesh_xml(f"{kind}_{variant}_trim", TRIMS[kind][0]().stretched(wide, tall))
                 )
             bodies.extend(_body_xml(slot, kind, variant) for slot in range(MAX_OBJECTS))
+    clutter = "".join(
+        f'<body name="clutter_{number}"><geom contype="0" conaffinity="0" material="toy"'
+        f' rgba="1 1 1 1" {attributes}/></body>'
+        for number, attributes in enumerate(around.clutter)
+    )
     materials = "".join(
         f'<texture name="{name}" type="2d" file="{name}.png"/>'
         f'<material name="{name}" texture="{name}" texrepeat="{repeat} {repeat}"'
         f' texuniform="{uniform}" specular="0.15" shininess="0.2"/>'
         for name, repeat, uniform in [
-            *((t, 1, "false") for t in _TABLES),
-            *((f, 1, "true") for f in _FLOORS),
+            *((t, 1, "false") for t in around.tables),
+            *((f, 1, "true") for f in around.floors),
         ]
     )
     # Software rendering spends most of its time on the shadow map; small pictures do not show a
@@ -191,9 +245,9 @@ def _world(width: int, height: int) -> tuple[str, dict[str, bytes]]:
         <geom name="table" type="box" size="0.37 0.35 0.015" pos="0 0 -0.015" contype="0"
               conaffinity="0"/>
         <geom name="floor" type="plane" size="6 6 1" pos="0 0 -0.72" contype="0" conaffinity="0"/>
-        {"".join(bodies)}
+        {"".join(bodies)}{clutter}
       </worldbody></mujoco>"""
-    return xml, _textures()
+    return xml, dict(around.textures)
 
 
 def _mesh_xml(name: str, mesh: Mesh) -> str:
@@ -212,6 +266,11 @@ def _body_xml(slot: int, kind: str, variant: int) -> str:
     return (
         f'<body name="{name}"><geom {common} mesh="{kind}_{variant}" rgba="1 1 1 1"/>{trim}</body>'
     )
+
+
+def home() -> Surroundings:
+    """What the demonstration model saw: table tops and floors, and no clutter."""
+    return Surroundings(_TABLES, _FLOORS, _textures())
 
 
 def _textures() -> dict[str, bytes]:

@@ -6,6 +6,7 @@ Cells are far enough apart that every place and every relation below holds or fa
 margin: at least 3 cm for a place, and 2 cm for a relation.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -107,6 +108,17 @@ def sample_scene(rng: np.random.Generator, split: Split) -> Scene:
         shown = {item.split for item in scene.objects}
         if shown <= {"train", split} and split in shown:
             return scene
+
+
+def scene_of(rng: np.random.Generator, pairs: Sequence[Pair]) -> Scene:
+    """Draw where objects of the given pairs stand, whatever split that belongs to.
+
+    Args:
+        rng: The source of chance.
+        pairs: Different ones, at most ``MAX_OBJECTS``.
+    """
+    cells = rng.choice(9, size=len(pairs), replace=False)
+    return Scene(tuple(_placed(rng, p, int(c)) for p, c in zip(pairs, cells, strict=True)))
 
 
 def _placed(rng: np.random.Generator, pair: Pair, cell: int) -> TableObject:

@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 
-from vla_retrieval.cli import evaluation_arguments as arguments
 from vla_retrieval.cli.output import print_error, print_json, progress_bars
-from vla_retrieval.encoders import load_encoder
+from vla_retrieval.encoders import Encoder, EncoderSettings, load_encoder
 from vla_retrieval.errors import RetrievalError
+from vla_retrieval.evaluation.episodes import EpisodeRule
+from vla_retrieval.evaluation.frames import STAMP_SOURCES, ReadOptions
 from vla_retrieval.evaluation.report.json_file import to_json
 from vla_retrieval.evaluation.report.terminal import print_evaluation
+from vla_retrieval.evaluation.splits import SplitOptions
+from vla_retrieval.evaluation.topics import TopicOptions
 from vla_retrieval.experiments.comparing import compare_folders
 from vla_retrieval.experiments.folder import write_folder
 from vla_retrieval.experiments.offline import evaluate_bags
+from vla_retrieval.experiments.settings import ExperimentSettings
+from vla_retrieval.heads import load_head
+from vla_retrieval.projection import Head
 from vla_retrieval.publishing import check_absent
+from vla_retrieval.types import Similarity
 
 _EXIT_CODES = "exit codes: 0 done, 1 failed or a gate did, 2 wrong usage, 130 interrupted"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code."""
-    given = list(sys.argv[1:] if argv is None else argv)
+    given = list(sys.argv[1:] if arguments is None else arguments)
     comparing = given[:1] == ["compare"]
     args = (_compare_parser() if comparing else _parser()).parse_args(given[int(comparing) :])
     try:
@@ -42,26 +48,20 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _evaluate(args: argparse.Namespace) -> int:
     check_absent(args.out)
-    settings = arguments.settings_of(args)
+    settings = experiment_settings(args)
     work = args.work or args.out.with_name(f"{args.out.name}.work")
-    encoder = load_encoder(arguments.encoder_of(args))
+    encoder = load_encoder(encoder_settings(args))
+    head = head_of(args, encoder)
     with progress_bars() as progress:
-        outcome = evaluate_bags(args.bags, encoder, settings, work, progress)
-        started = time.perf_counter()
-        progress("writing the report", 0, 1)
-        write_folder(outcome, args.out, args.title)
-        progress("writing the report", 1, 1)
-        writing_sec = time.perf_counter() - started
+        outcome = evaluate_bags(args.bags, encoder, settings, work, progress, head)
+    write_folder(outcome, args.out, args.title)
     evaluation = outcome.evaluation
     if args.json:
         print(to_json(evaluation))  # NaN has no place in plain JSON
         return 0
     console = Console()
     print_evaluation(evaluation, console)
-    console.print(
-        f"report: {args.out / 'index.html'}, written in {writing_sec:.1f} s",
-        highlight=False, markup=False,
-    )  # fmt: skip
+    console.print(f"report: {args.out / 'index.html'}", highlight=False, markup=False)
     return 0
 
 
@@ -77,6 +77,34 @@ def _compare(args: argparse.Namespace) -> int:
     return code
 
 
+def encoder_settings(args: argparse.Namespace) -> EncoderSettings:
+    """Return what the arguments of ``add_model`` say."""
+    return EncoderSettings(
+        model=args.model, pretrained=args.pretrained, checkpoint=args.checkpoint,
+        device=args.device, engine=args.engine, precision=args.precision,
+    )  # fmt: skip
+
+
+def experiment_settings(args: argparse.Namespace) -> ExperimentSettings:
+    """Return what the arguments of ``add_reading``, ``add_split`` and ``add_scoring`` say."""
+    kind, _, file = args.relevance.partition(":")
+    return ExperimentSettings(
+        reading=reading_of(args),
+        split=SplitOptions(
+            args.query_fraction, args.absent_fraction, tuple(args.gallery_bag),
+            tuple(args.query_bag), args.every_sec, args.exclude_within_sec, args.seed,
+        ),
+        relevance=kind,
+        relevance_file=Path(file) if file else None,
+        similarity=Similarity(args.similarity),
+        scene_weight=args.scene_weight,
+        depth=args.depth,
+        ks=tuple(args.k),
+        alpha=args.alpha,
+        seed=args.seed,
+    )  # fmt: skip
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="evaluate",
@@ -89,11 +117,82 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--work", type=Path, help="folder that lets a broken run go on (OUT.work)")
     parser.add_argument("--title", default="Retrieval evaluation")
     parser.add_argument("--json", action="store_true", help="the result on stdout, as JSON")
-    arguments.add_model(parser.add_argument_group("model"))
-    arguments.add_reading(parser.add_argument_group("reading"))
-    arguments.add_split(parser.add_argument_group("memory and queries"))
-    arguments.add_scoring(parser.add_argument_group("scoring"), with_similarity=True)
+    model = parser.add_argument_group("model")
+    add_model(model)
+    add_head(model)
+    add_reading(parser.add_argument_group("reading"))
+    add_split(parser.add_argument_group("memory and queries"))
+    add_scoring(parser.add_argument_group("scoring"))
     return parser
+
+
+def reading_of(args: argparse.Namespace) -> ReadOptions:
+    """Return how bags are read, from the arguments of ``add_reading``."""
+    return ReadOptions(
+        TopicOptions(tuple(args.image_topic), args.instruction_topic, args.episode_topic),
+        EpisodeRule(not args.episodes_by_marker_only, args.gap_sec),
+        args.stamps,
+    )
+
+
+def add_scoring(group: argparse._ArgumentGroup) -> None:
+    """Declare what makes an entry relevant, and what is measured."""
+    group.add_argument(
+        "--relevance", default="instruction",
+        help="instruction, episode, labels:FILE or qrels:FILE (default: instruction)",
+    )  # fmt: skip
+    group.add_argument("--k", type=int, nargs="+", default=[1, 5, 10])
+    group.add_argument("--depth", type=int, default=100, help="entries retrieved (100)")
+    group.add_argument("--similarity", choices=[s.value for s in Similarity], default="cosine")
+    group.add_argument("--scene-weight", type=float, default=0.5, help="in the pair (0.5)")
+    group.add_argument(
+        "--alpha", type=float, default=0.05, help="share of answerable queries called unknown"
+    )
+
+
+def add_model(group: argparse._ArgumentGroup) -> None:
+    """Declare which encoder makes the embeddings."""
+    defaults = EncoderSettings()
+    for name in ("model", "pretrained", "checkpoint", "device", "engine", "precision"):
+        group.add_argument(f"--{name}", default=getattr(defaults, name))
+
+
+def add_head(group: argparse._ArgumentGroup) -> None:
+    """Declare which learned head projects the embeddings."""
+    group.add_argument("--head", type=Path, help="file of a learned head (default: none)")
+
+
+def head_of(args: argparse.Namespace, encoder: Encoder) -> Head | None:
+    """Return the head that the argument of ``add_head`` names, or None.
+
+    Raises:
+        HeadError: If it cannot be read, or was made for another encoder.
+    """
+    return None if args.head is None else load_head(args.head, encoder.fingerprint)
+
+
+def add_reading(group: argparse._ArgumentGroup) -> None:
+    """Declare how bags are read."""
+    group.add_argument("--image-topic", action="append", default=[], help="for each camera")
+    group.add_argument("--instruction-topic", default="")
+    group.add_argument("--episode-topic", default="", help="whose messages begin episodes")
+    group.add_argument("--episodes-by-marker-only", action="store_true")
+    group.add_argument("--gap-sec", type=float, default=0.0, help="that ends an episode; 0: none")
+    group.add_argument("--stamps", choices=STAMP_SOURCES, default="header")
+
+
+def add_split(group: argparse._ArgumentGroup) -> None:
+    """Declare which frames make the memory and which ask."""
+    group.add_argument("--query-fraction", type=float, default=0.5, help="of episodes that ask")
+    group.add_argument(
+        "--absent-fraction", type=float, default=0.0,
+        help="of episodes whose instruction no other has, asked as absent",
+    )  # fmt: skip
+    group.add_argument("--gallery-bag", action="append", default=[], help="that makes the memory")
+    group.add_argument("--query-bag", action="append", default=[], help="that asks")
+    group.add_argument("--every-sec", type=float, default=0.0, help="one frame per")
+    group.add_argument("--exclude-within-sec", type=float, default=0.0)
+    group.add_argument("--seed", type=int, default=0)
 
 
 def _compare_parser() -> argparse.ArgumentParser:

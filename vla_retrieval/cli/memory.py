@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             args.settings = EncoderSettings(
                 model=args.model, pretrained=args.pretrained, checkpoint=args.checkpoint,
-                device=args.device, precision=args.precision,
+                device=args.device, engine=args.engine, precision=args.precision,
             )  # fmt: skip
         except InvalidInputError as error:
             parser.error(str(error))
@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
         "--format", choices=["parquet", "directory"], required=True,
         help="parquet: one file for machines; directory: a folder and a page to look at",
     )  # fmt: skip
+    export.add_argument("--head", type=Path, help="a head of method hash: write its codes as well")
     import_ = add("import", commands.import_, "store all entries of an export, under new ids")
     import_.add_argument("source", type=Path, metavar="SOURCE", help="what export wrote")
     import_.add_argument(
@@ -129,6 +130,7 @@ def _add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:
         choices=[similarity.value for similarity in Similarity],
         help="as the node's parameter (default: the one it was last searched with)",
     )
+    parser.add_argument("--head", type=Path, help="as the node's parameter (default: none)")
 
 
 def _number(check: Callable[[float], object]) -> Callable[[str], float]:
@@ -170,7 +172,8 @@ def _add_reembed_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pretrained", default="", help="open_clip tag of its weights")
     parser.add_argument("--checkpoint", default="", help="file of its weights")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--precision", default="auto", help="auto, fp32, fp16 or bf16")
+    parser.add_argument("--engine", default="auto", help="auto, torch, openvino or onnxruntime")
+    parser.add_argument("--precision", default="auto", help="auto, fp32, fp16, bf16 or int8")
     parser.add_argument(
         "--images", type=Path, metavar="FOLDER",
         help="source images, <entry_id>.jpg or .png, better than thumbnails",

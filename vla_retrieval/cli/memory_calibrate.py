@@ -15,7 +15,9 @@ from vla_retrieval.cli.memory_commands import open_to_write
 from vla_retrieval.cli.output import print_json, progress_bars
 from vla_retrieval.errors import StorageError
 from vla_retrieval.evaluation.results import Estimate
+from vla_retrieval.heads import load_head
 from vla_retrieval.memory.failures import storage_errors
+from vla_retrieval.projection import short_digest
 from vla_retrieval.self_calibration import SelfCalibration
 from vla_retrieval.self_calibration import calibrate as calibrated
 from vla_retrieval.types import Similarity
@@ -23,9 +25,13 @@ from vla_retrieval.types import Similarity
 
 def calibrate(args: Namespace) -> int:
     """Calibrate a memory with its own entries."""
-    same = _groups(args.same) if args.same else []
+    same = read_groups(args.same) if args.same else []
     wanted = Similarity(args.similarity) if args.similarity else None
-    with open_to_write(args.directory, wanted=wanted) as memory, progress_bars() as progress:
+    head = None if args.head is None else load_head(args.head)
+    with (
+        open_to_write(args.directory, wanted=wanted, head=head) as memory,
+        progress_bars() as progress,
+    ):
         found = calibrated(
             memory, alpha=args.alpha, scene_weight=args.scene_weight, queries=args.queries,
             seed=args.seed, same=same, progress=progress,
@@ -38,7 +44,7 @@ def calibrate(args: Namespace) -> int:
     return 0
 
 
-def _groups(path: Path) -> list[list[str]]:
+def read_groups(path: Path) -> list[list[str]]:
     """Return the rows of a CSV file, without empty cells.
 
     Raises:
@@ -100,7 +106,8 @@ def _print(found: SelfCalibration) -> None:
     console.print("shares of queries whose instruction was held out, with 95% intervals")
     for name, why in found.left_out.items():
         console.print(f"not calibrated: {name}: {why}")
-    console.print("stored; the node uses it from its next start on")
+    with_head = f" with head {short_digest(made.fingerprint.head)}" if made.fingerprint.head else ""
+    console.print(f"stored; the node uses it{with_head} from its next start on")
 
 
 def _share(estimate: Estimate) -> str:

@@ -16,6 +16,7 @@ from vla_retrieval import reembedding, transfer
 from vla_retrieval.cli.output import print_json, progress_bars, size
 from vla_retrieval.encoders import load_encoder
 from vla_retrieval.errors import RetrievalError
+from vla_retrieval.heads import load_head
 from vla_retrieval.memory import Memory, checking, dropping
 from vla_retrieval.memory.contents import open_contents
 from vla_retrieval.memory.database import DATABASE_NAME
@@ -24,6 +25,7 @@ from vla_retrieval.memory.directory import size_bytes
 from vla_retrieval.memory.failures import storage_errors
 from vla_retrieval.memory.findings import Report
 from vla_retrieval.memory.options import MemoryOptions
+from vla_retrieval.projection import Head
 from vla_retrieval.publishing import check_absent
 from vla_retrieval.types import Fingerprint, Similarity
 
@@ -83,8 +85,9 @@ def compact(args: Namespace) -> int:
 def export(args: Namespace) -> int:
     """Write all entries into a file or a folder."""
     writers = {"parquet": transfer.export_parquet, "directory": transfer.export_folder}
+    head = None if args.head is None else load_head(args.head)
     with open_contents(args.directory) as contents, progress_bars() as progress:
-        count = writers[args.format](contents, args.out, progress)
+        count = writers[args.format](contents, args.out, progress, head)
     if args.json:
         print_json({"entries": count, "out": args.out})
     else:
@@ -153,6 +156,7 @@ def open_to_write(
     directory: Path,
     fingerprint: Fingerprint | None = None,
     wanted: Similarity | None = None,
+    head: Head | None = None,
 ) -> Iterator[Memory]:
     """Open a memory as its snapshot was written for, so that the snapshot stays of use.
 
@@ -160,13 +164,14 @@ def open_to_write(
         directory: Of the memory.
         fingerprint: Of a new memory, or None.
         wanted: Similarity to open it with instead.
+        head: To open it with, or None; a snapshot that was written with another is of no use.
     """
     similarity = wanted or Similarity.COSINE
     if wanted is None and (directory / DATABASE_NAME).exists():
         with open_contents(directory) as contents:
             similarity = contents.similarity()
     options = MemoryOptions(build_threads=os.cpu_count() or 1)
-    with Memory.open(directory, fingerprint, similarity, options=options) as memory:
+    with Memory.open(directory, fingerprint, similarity, options=options, head=head) as memory:
         yield memory
 
 

@@ -1,102 +1,136 @@
-"""``replay_evaluation``: retrieval metrics of a running node, from rosbags played into it."""
+"""``replay_evaluation``: plays rosbags to a running node, and scores what it answers."""
 
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
-from vla_retrieval.cli import evaluation_arguments as arguments
+from vla_retrieval.cli.evaluate import (
+    add_head,
+    add_model,
+    add_reading,
+    add_scoring,
+    add_split,
+    encoder_settings,
+    experiment_settings,
+    head_of,
+)
 from vla_retrieval.cli.output import print_error, progress_bars
 from vla_retrieval.encoders import load_encoder
 from vla_retrieval.errors import RetrievalError
 from vla_retrieval.evaluation.report.json_file import to_json
 from vla_retrieval.evaluation.report.terminal import print_evaluation
+from vla_retrieval.experiments.assembling import Outcome
 from vla_retrieval.experiments.folder import write_folder
+from vla_retrieval.experiments.live import compare
+from vla_retrieval.experiments.offline import evaluate_bags
+from vla_retrieval.experiments.settings import ExperimentSettings
 from vla_retrieval.publishing import check_absent
 
 _EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted"
 
 
-def main(argv: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code."""
-    from vla_retrieval.ros.client import without_ros_arguments
-
-    args = _parser().parse_args(without_ros_arguments(sys.argv[1:] if argv is None else argv))
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    args, _ros = _parser().parse_known_args(arguments)  # launch adds --ros-args
     try:
-        code = _replay(args, stop)
+        code = _replay(args)
     except (RetrievalError, TimeoutError) as error:
         print_error("replay_evaluation", error, as_json=args.json)
-        code = 130 if stop.is_set() else 1
+        code = 1
+    except KeyboardInterrupt:
+        code = 130
     sys.exit(code)
 
 
-def _replay(args: argparse.Namespace, stop: threading.Event) -> int:
-    # Here, so that the help comes without ROS too.
-    from vla_retrieval.ros.replay import Offline, ReplayOptions, replay_bags
+def _replay(args: argparse.Namespace) -> int:
+    # Only here: the help is to be had without ROS.
+    from vla_retrieval.ros.replay import ReplayOptions
+    from vla_retrieval.ros.replay_evaluation import evaluate_node
 
     check_absent(args.out)
-    settings = arguments.settings_of(args)
-    options = ReplayOptions(
-        namespace=args.namespace, rate=args.rate, longest_gap_sec=args.longest_gap_sec,
-        follow_up=not args.published_only, start_within_sec=args.start_within_sec,
-    )  # fmt: skip
-    offline = None
-    if not args.no_offline:
-        work = args.work or args.out.with_name(f"{args.out.name}.work")
-        offline = Offline(load_encoder(arguments.encoder_of(args)), work)
+    settings = experiment_settings(args)
+    options = ReplayOptions(args.rate, args.most_gap_sec, args.answer_sec)
+    encoder = load_encoder(encoder_settings(args))
+    head = head_of(args, encoder)
     with progress_bars() as progress:
-        outcome = replay_bags(args.bags, settings, options, offline, progress, stop)
-    write_folder(outcome, args.out, args.title)
+        live = evaluate_node(
+            args.bags, args.namespace, encoder.fingerprint, settings, options, args.start_sec,
+            progress, head,
+        )  # fmt: skip
+        if not args.no_offline:
+            work = args.work or args.out.with_name(f"{args.out.name}.work")
+            offline = evaluate_bags(args.bags, encoder, settings, work, progress, head)
+            live = _beside(live, offline, settings)
+    write_folder(live, args.out, args.title)
     if args.json:
-        print(to_json(outcome.evaluation))  # NaN has no place in plain JSON
+        print(to_json(live.evaluation))
         return 0
     console = Console()
-    print_evaluation(outcome.evaluation, console)
+    print_evaluation(live.evaluation, console)
     console.print(f"report: {args.out / 'index.html'}", highlight=False, markup=False)
     return 0
+
+
+def _beside(live: Outcome, offline: Outcome, settings: ExperimentSettings) -> Outcome:
+    """Return the live outcome with what the offline one adds: the agreement and the map."""
+    notes = [f"Live, {name}: {agreement}." for name, agreement in compare(live, offline).items()]
+    evaluation = replace(
+        live.evaluation,
+        notes=(*live.evaluation.notes, *notes),
+        embedding_map=offline.evaluation.embedding_map,
+    )
+    return replace(live, evaluation=evaluation)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="replay_evaluation",
-        description="Evaluate a running node with rosbags: it remembers some episodes, the others"
-        " are played into it in real time, and its answers are scored as `evaluate` scores them."
-        " Topics are remapped as for any node, after --ros-args.",
+        description="Evaluate a running node: some episodes of the bags fill its empty memory, the"
+        " others are played to it as by a camera. Metrics as `evaluate` has them, and latency,"
+        " age of frames and drops. `replay_evaluation.launch.py` starts the node too.",
         epilog=_EXIT_CODES,
     )
     parser.add_argument("bags", nargs="+", type=Path, help="rosbag2 folders or files")
     parser.add_argument("--out", type=Path, required=True, help="new folder for the report")
-    parser.add_argument("--title", default="Retrieval evaluation of a running node")
+    parser.add_argument("--title", default="Live retrieval evaluation")
     parser.add_argument("--json", action="store_true", help="the result on stdout, as JSON")
-    live = parser.add_argument_group("replay")
-    live.add_argument("--namespace", default="", help="of the node")
-    live.add_argument("--rate", type=float, default=1.0, help="speed, 1 is the bags' own")
-    live.add_argument(
-        "--longest-gap-sec", type=float, default=1.0, help="between two frames, at speed 1 (1)"
-    )
-    live.add_argument(
-        "--published-only", action="store_true",
-        help="do not ask about each answered frame in the other directions too",
+    playing = parser.add_argument_group("playing")
+    playing.add_argument("--namespace", default="", help="of the node")
+    playing.add_argument(
+        "--rate", type=float, default=1.0,
+        help="speed against the bag's own time; 0: each frame when the last one is answered (1)",
     )  # fmt: skip
-    live.add_argument("--start-within-sec", type=float, default=120.0, help="for the node (120)")
-    compared = parser.add_argument_group(
-        "offline evaluation of the same bags, to compare rankings with; its model is the node's"
+    playing.add_argument(
+        "--most-gap-sec", type=float, default=1.0, help="longest pause between two frames (1)"
     )
-    compared.add_argument("--no-offline", action="store_true", help="do without")
-    compared.add_argument("--work", type=Path, help="folder that keeps its work (OUT.work)")
-    arguments.add_model(compared)
-    arguments.add_reading(parser.add_argument_group("reading"))
-    arguments.add_split(parser.add_argument_group("memory and queries"))
-    arguments.add_scoring(parser.add_argument_group("scoring"), with_similarity=False)
+    playing.add_argument(
+        "--answer-sec", type=float, default=10.0, help="longest wait for the last answers (10)"
+    )
+    playing.add_argument(
+        "--start-sec",
+        type=float,
+        default=120.0,
+        help="longest wait for an active node (120)",
+    )
+    playing.add_argument(
+        "--no-offline", action="store_true",
+        help="do not evaluate the bags offline too, to say how far the rankings agree",
+    )  # fmt: skip
+    playing.add_argument(
+        "--work", type=Path, help="folder of the offline evaluation's embeddings (OUT.work)"
+    )
+    model = parser.add_argument_group("model, the same as the node's")
+    add_model(model)
+    add_head(model)
+    add_reading(parser.add_argument_group("reading"))
+    add_split(parser.add_argument_group("memory and queries"))
+    add_scoring(parser.add_argument_group("scoring"))
     return parser
 
 

@@ -1,4 +1,4 @@
-"""From ``auto`` to a device and a precision, never to the CPU in silence."""
+"""From ``auto`` to a device, never to the CPU in silence."""
 
 from __future__ import annotations
 
@@ -50,13 +50,6 @@ def choose_device(wanted: str) -> torch.device:
         f"device: expected a CUDA device for {wanted!r}, got none: {reason}. "
         "Mend that, or set device to auto or cpu."
     )
-
-
-def choose_precision(wanted: str, device: torch.device) -> str:
-    """Return ``fp32``, ``fp16`` or ``bf16``; ``auto`` is fp16 on CUDA and fp32 on the CPU."""
-    if wanted != "auto":
-        return wanted
-    return "fp16" if device.type == "cuda" else "fp32"
 
 
 def set_threads(threads: int) -> None:

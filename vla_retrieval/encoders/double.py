@@ -80,6 +80,16 @@ class DoubleEncoder:
         return "cpu"
 
     @property
+    def engine(self) -> str:
+        """Always ``"double"``."""
+        return DOUBLE_MODEL
+
+    @property
+    def engine_reason(self) -> str:
+        """Say that there is no other."""
+        return "the test double computes itself"
+
+    @property
     def precision(self) -> str:
         """Always ``"fp32"``."""
         return "fp32"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,20 +15,22 @@ import torch
 
 from vla_retrieval.encoders.cache import EmbeddingCache
 from vla_retrieval.encoders.checks import check_images, check_texts
-from vla_retrieval.encoders.devices import choose_device, choose_precision, set_threads
+from vla_retrieval.encoders.devices import choose_device, set_threads
+from vla_retrieval.encoders.engine_choice import Ingredients, choose_engine
+from vla_retrieval.encoders.no_random_weights import NoRandomWeights
 from vla_retrieval.encoders.preprocessing import Preprocessor, PreprocessSpec, make_preprocessor
 from vla_retrieval.encoders.settings import EncoderSettings
 from vla_retrieval.encoders.sources import ModelSource, resolve
 from vla_retrieval.encoders.tokenizing import InstructionTokenizer
-from vla_retrieval.encoders.torch_engine import Engine, TorchEngine
+from vla_retrieval.encoders.torch_engine import Engine
+from vla_retrieval.encoders.verification import Outputs, Probe, make_probe, reference
 from vla_retrieval.encoders.weights import hash_weights, load_weights, read_state_dict
 from vla_retrieval.errors import CheckpointError, EncoderError
 from vla_retrieval.types import Embeddings, Fingerprint, RgbImage
 
 _log = logging.getLogger(__name__)
 
-_PROBE_TEXT = "pick up the cup"
-_PROBE_IMAGE = np.full((32, 32, 3), 128, np.uint8)
+_GREY = np.full((32, 32, 3), 128, np.uint8)
 _MISLEADING = ("No pretrained weights loaded", "Local config loaded", "Multiple checkpoints found")
 
 
@@ -36,6 +39,7 @@ class Parts:
     """What an `OpenClipEncoder` is made of."""
 
     engine: Engine
+    engine_reason: str
     preprocessor: Preprocessor
     tokenizer: InstructionTokenizer
     fingerprint: Fingerprint
@@ -55,6 +59,7 @@ class OpenClipEncoder:
 
     def __init__(self, parts: Parts, batch_size: int, cached_instructions: int) -> None:
         self._engine = parts.engine
+        self._engine_reason = parts.engine_reason
         self._preprocessor = parts.preprocessor
         self._tokenizer = parts.tokenizer
         self._fingerprint = parts.fingerprint
@@ -78,8 +83,18 @@ class OpenClipEncoder:
         return self._engine.device
 
     @property
+    def engine(self) -> str:
+        """``"torch"``, ``"openvino"`` or ``"onnxruntime"``."""
+        return self._engine.name
+
+    @property
+    def engine_reason(self) -> str:
+        """Why that engine was chosen, as a clause for people."""
+        return self._engine_reason
+
+    @property
     def precision(self) -> str:
-        """``"fp32"``, ``"fp16"`` or ``"bf16"``."""
+        """``"fp32"``, ``"fp16"``, ``"bf16"`` or ``"int8"``."""
         return self._engine.precision
 
     @property
@@ -122,9 +137,12 @@ class OpenClipEncoder:
         return out
 
     def warm_up(self) -> None:
-        """Encode one image and one instruction, past the cache."""
-        self._run(self._engine.embed_pixels, self._preprocessor.prepare([_PROBE_IMAGE]))
-        self._run(self._engine.embed_tokens, self._tokenizer.tokenize([_PROBE_TEXT]))
+        """Encode one image, and instructions of each length, past the cache."""
+        self._run(self._engine.embed_pixels, self._preprocessor.prepare([_GREY]))
+        for length in self._engine.text_lengths:
+            # Two tokens are the start and the end, and "cup" is one in most vocabularies.
+            text = " ".join(["cup"] * max(1, length - 2))
+            self._run(self._engine.embed_tokens, self._tokenizer.tokenize([text]))
 
     def _run(
         self, tower: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor
@@ -162,7 +180,6 @@ def load_open_clip_encoder(settings: EncoderSettings) -> OpenClipEncoder:
         CheckpointError: If its weights file cannot be used.
     """
     device = choose_device(settings.device)
-    precision = choose_precision(settings.precision, device)
     set_threads(settings.threads)
     source = resolve(settings)
     state = read_state_dict(source.checkpoint)
@@ -172,11 +189,16 @@ def load_open_clip_encoder(settings: EncoderSettings) -> OpenClipEncoder:
     spec = PreprocessSpec.from_open_clip(open_clip.get_model_preprocess_cfg(model))
     preprocessor = make_preprocessor(spec)
     tokenizer = _make_tokenizer(source, model)
-    engine = _make_engine(model, preprocessor, device, precision)
-    dim = _probe(engine, preprocessor, tokenizer, source)
-    fingerprint = Fingerprint(source.name, weights, str(spec), dim)
-    _log.info("Loaded %s on %s in %s.", fingerprint, engine.device, precision)
-    parts = Parts(engine, preprocessor, tokenizer, fingerprint)
+    probe = make_probe(preprocessor, tokenizer)
+    expected = _reference(model, preprocessor, probe, device, source)
+    identity = {"weights": weights, "architecture": json.dumps(dict(source.config), sort_keys=True)}
+    ingredients = Ingredients(
+        model, preprocessor, spec, tokenizer.context_length, device, identity
+    )  # fmt: skip
+    chosen = choose_engine(settings, ingredients, probe, expected)
+    fingerprint = Fingerprint(source.name, weights, str(spec), expected.images.shape[1])
+    _log.info("Loaded %s on %s.", fingerprint, chosen.engine.device)
+    parts = Parts(chosen.engine, chosen.reason, preprocessor, tokenizer, fingerprint)
     return OpenClipEncoder(parts, settings.batch_size, settings.cached_instructions)
 
 
@@ -184,7 +206,8 @@ def _build(source: ModelSource) -> Any:
     """Return the model without weights, in fp32 on the CPU."""
     try:
         # Forked: the random weights that are replaced here must not shift a seeded training.
-        with _open_clip_is_quiet(), torch.random.fork_rng(devices=[]):
+        no_draws = NoRandomWeights()  # type: ignore[no-untyped-call]
+        with _open_clip_is_quiet(), torch.random.fork_rng(devices=[]), no_draws:
             return open_clip.create_model(
                 source.architecture, load_weights=False, pretrained_text=False,
                 force_preprocess_cfg=dict(source.preprocess),
@@ -193,18 +216,6 @@ def _build(source: ModelSource) -> Any:
         raise EncoderError(
             f"open_clip {open_clip.__version__} cannot build {source.name!r}: {error} "
             f"{_needed(error)}"
-        ) from error
-
-
-def _make_engine(
-    model: Any, preprocessor: Preprocessor, device: torch.device, precision: str
-) -> Engine:
-    try:
-        return TorchEngine(model, preprocessor, device, precision)
-    except RuntimeError as error:
-        raise EncoderError(
-            f"The model does not fit on {device} in {precision}: {error} Choose a smaller model, "
-            "or free memory on the device."
         ) from error
 
 
@@ -230,29 +241,29 @@ def _needed(error: Exception) -> str:
     )
 
 
-def _probe(
-    engine: Engine, preprocessor: Preprocessor, tokenizer: InstructionTokenizer, source: ModelSource
-) -> int:
-    """Run both towers once, and return the dimension that they share."""
+def _reference(
+    model: Any, preprocessor: Preprocessor, probe: Probe, device: torch.device, source: ModelSource
+) -> Outputs:
+    """Run both towers in fp32, and check that their embeddings can be compared at all."""
     try:
-        image = engine.embed_pixels(preprocessor.prepare([_PROBE_IMAGE]))
-        text = engine.embed_tokens(tokenizer.tokenize([_PROBE_TEXT]))
+        expected = reference(model, preprocessor, probe, device)
     except (RuntimeError, IndexError, ValueError, NotImplementedError) as error:
         raise EncoderError(
-            f"{source.name!r} does not run on {engine.device} in {engine.precision}: {error} "
-            "Try another precision or device."
+            f"{source.name!r} does not run on {device}: {error} Try another device, or a smaller "
+            "model."
         ) from error
-    if image.shape != text.shape:
+    images, texts = expected.images, expected.texts
+    if images.shape != texts.shape:
         raise EncoderError(
-            f"{source.name!r} has no common space: expected one dimension, got {image.shape[1]} "
-            f"for images and {text.shape[1]} for instructions. Choose another model."
+            f"{source.name!r} has no common space: expected one dimension, got {images.shape[1]} "
+            f"for images and {texts.shape[1]} for instructions. Choose another model."
         )
-    if not (torch.isfinite(image).all() and torch.isfinite(text).all()):
+    if not (torch.isfinite(images).all() and torch.isfinite(texts).all()):
         raise CheckpointError(
-            f"{source.checkpoint} gives embeddings that are not finite in {engine.precision}. "
-            "Set precision to fp32; if that does not help, the weights are damaged."
+            f"{source.checkpoint} gives embeddings that are not finite: expected numbers, got NaN "
+            "or infinity in fp32. The weights are damaged: copy or download them again."
         )
-    return int(image.shape[1])
+    return expected
 
 
 def _batches(count: int, size: int) -> Iterator[slice]:

@@ -36,8 +36,18 @@ class Encoder(Protocol):
         ...
 
     @property
+    def engine(self) -> str:
+        """What computes it: ``"torch"``, ``"openvino"``, ``"onnxruntime"`` or ``"double"``."""
+        ...
+
+    @property
+    def engine_reason(self) -> str:
+        """Why that engine was chosen, as a clause for people."""
+        ...
+
+    @property
     def precision(self) -> str:
-        """What it computes in: ``"fp32"``, ``"fp16"`` or ``"bf16"``."""
+        """What it computes in: ``"fp32"``, ``"fp16"``, ``"bf16"`` or ``"int8"``."""
         ...
 
     def encode_images(self, images: Sequence[RgbImage]) -> Embeddings:
@@ -71,7 +81,9 @@ class Encoder(Protocol):
         ...
 
     def warm_up(self) -> None:
-        """Encode one image and one instruction, so that the first real ones are not slow.
+        """Encode one image, and an instruction of each length that the engine distinguishes.
+
+        The first real ones are not slow then.
 
         Raises:
             EncoderError: If the model does not run.

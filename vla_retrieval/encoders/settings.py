@@ -17,7 +17,17 @@ SCHEMAS = ("hf-hub:", "local-dir:")
 """Prefixes of a model name that say where its configuration and weights lie."""
 
 _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
-_PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+ENGINES = ("auto", "torch", "openvino", "onnxruntime")
+"""What `EncoderSettings.engine` may be."""
+
+PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
+"""What `EncoderSettings.precision` may be."""
+
+_COMPUTES_IN = {
+    "torch": ("fp32", "fp16", "bf16"),
+    "openvino": ("fp32", "bf16"),
+    "onnxruntime": ("fp32", "int8"),
+}
 _RANGES = {"batch_size": (1, 4096), "threads": (0, 1024), "cached_instructions": (0, 1_000_000)}
 
 
@@ -37,14 +47,20 @@ class EncoderSettings:
             instead; empty for none.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:<index>``. ``auto`` is the first CUDA
             device, else the CPU with a warning that says why; ``cuda`` never becomes the CPU.
-        precision: ``auto``, ``fp32``, ``fp16`` or ``bf16``. ``auto`` is fp16 on CUDA and fp32
-            on the CPU.
+        engine: ``auto``, ``torch``, ``openvino`` or ``onnxruntime``. ``auto`` is torch on CUDA;
+            on the CPU it is OpenVINO, else ONNX Runtime, else torch, by what is installed and
+            computes what the model computes.
+        precision: ``auto``, ``fp32``, ``fp16``, ``bf16`` or ``int8``. ``auto`` is fp16 on CUDA; on
+            the CPU it is bf16 where OpenVINO runs the model and the CPU multiplies in bf16, and
+            fp32 otherwise. ``int8`` is for ONNX Runtime.
         batch_size: Most images or instructions in one pass of the model, in [1, 4096].
-        threads: Threads that torch computes with, in [0, 1024]; 0 leaves torch's own choice.
-            It counts for the whole process, because torch has one number for all models.
+        threads: Threads that the engine computes with, in [0, 1024]; 0 leaves its own choice.
+            torch's counts for the whole process, because it has one number for all models.
         cached_instructions: How many embedded instructions are kept for when they come again,
             in [0, 1000000]; one takes about 4 bytes times the dimension.
         download_dir: Folder for downloaded weights; empty for that of the Hugging Face hub.
+        engine_cache_dir: Folder for compiled engines; empty for ``vla_retrieval/engines`` in
+            ``$XDG_CACHE_HOME`` or ``~/.cache``.
 
     Raises:
         InvalidInputError: If a field is out of its range, or two contradict each other.
@@ -54,11 +70,13 @@ class EncoderSettings:
     pretrained: str = ""
     checkpoint: str = ""
     device: str = "auto"
+    engine: str = "auto"
     precision: str = "auto"
     batch_size: int = 32
     threads: int = 0
     cached_instructions: int = 1024
     download_dir: str = ""
+    engine_cache_dir: str = ""
 
     def __post_init__(self) -> None:
         """Check each field, and the weights' source as a whole."""
@@ -69,10 +87,7 @@ class EncoderSettings:
             raise InvalidInputError(
                 "device", "auto, cpu, cuda or cuda:<index>", repr(self.device)
             )  # fmt: skip
-        if self.precision not in _PRECISIONS:
-            raise InvalidInputError(
-                "precision", "one of " + ", ".join(_PRECISIONS), repr(self.precision)
-            )  # fmt: skip
+        self._check_engine()
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if not low <= value <= high:
@@ -86,6 +101,16 @@ class EncoderSettings:
                 raise InvalidInputError(
                     entry.name, type(default).__name__, f"{type(value).__name__} {value!r}"
                 )
+
+    def _check_engine(self) -> None:
+        if self.engine not in ENGINES:
+            raise InvalidInputError("engine", "one of " + ", ".join(ENGINES), repr(self.engine))
+        allowed = ("auto", *_COMPUTES_IN.get(self.engine, PRECISIONS[1:]))
+        if self.precision not in allowed:
+            of_engine = "" if self.engine == "auto" else f" for engine {self.engine}"
+            raise InvalidInputError(
+                "precision", f"one of {', '.join(allowed)}{of_engine}", repr(self.precision)
+            )
 
     def _check_one_source(self) -> None:
         if self.pretrained and self.checkpoint:

@@ -8,6 +8,7 @@ import torch
 
 from vla_retrieval.encoders.devices import DTYPES
 from vla_retrieval.encoders.preprocessing import Preprocessor
+from vla_retrieval.encoders.towers import TextTower
 
 
 class Engine(Protocol):
@@ -18,13 +19,23 @@ class Engine(Protocol):
     """
 
     @property
+    def name(self) -> str:
+        """``"torch"``, ``"openvino"`` or ``"onnxruntime"``."""
+        ...
+
+    @property
     def device(self) -> str:
         """``"cpu"`` or ``"cuda:<index>"``."""
         ...
 
     @property
     def precision(self) -> str:
-        """``"fp32"``, ``"fp16"`` or ``"bf16"``."""
+        """``"fp32"``, ``"fp16"``, ``"bf16"`` or ``"int8"``."""
+        ...
+
+    @property
+    def text_lengths(self) -> tuple[int, ...]:
+        """Lengths of token rows that it computes with, ascending; the last is the context."""
         ...
 
     def embed_pixels(self, prepared: torch.Tensor) -> torch.Tensor:
@@ -47,17 +58,29 @@ class TorchEngine:
         preprocessor: Normalises the pixels on the device.
         device: Where the model goes.
         precision: ``fp32``, ``fp16`` or ``bf16``.
+        context_length: Tokens in a row.
     """
 
     def __init__(
-        self, model: Any, preprocessor: Preprocessor, device: torch.device, precision: str
+        self,
+        model: Any,
+        preprocessor: Preprocessor,
+        device: torch.device,
+        precision: str,
+        context_length: int,
     ) -> None:
         # The whole model is cast: autocast to bf16 was slower than fp32 on the CPU.
         self._dtype = DTYPES[precision]
         self._model = model.eval().requires_grad_(False).to(device=device, dtype=self._dtype)
+        self._text = TextTower(self._model, context_length)
         self._preprocessor = preprocessor
         self._device = device
         self._precision = precision
+
+    @property
+    def name(self) -> str:
+        """Always ``"torch"``."""
+        return "torch"
 
     @property
     def device(self) -> str:
@@ -68,6 +91,11 @@ class TorchEngine:
     def precision(self) -> str:
         """``"fp32"``, ``"fp16"`` or ``"bf16"``."""
         return self._precision
+
+    @property
+    def text_lengths(self) -> tuple[int, ...]:
+        """Lengths of token rows that it computes with, ascending."""
+        return self._text.cut.lengths
 
     def embed_pixels(self, prepared: torch.Tensor) -> torch.Tensor:
         """Embed what the preprocessor prepared, shape ``(n, 3, height, width)``."""
@@ -80,5 +108,5 @@ class TorchEngine:
     def embed_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
         """Embed token ids, int64, shape ``(n, context_length)``."""
         with torch.inference_mode():
-            embedded: torch.Tensor = self._model.encode_text(tokens.to(self._device))
+            embedded: torch.Tensor = self._text(self._text.cut.cut(tokens).to(self._device))
             return embedded.to("cpu", torch.float32)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import sqlite3
 import sys
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Protocol
@@ -230,50 +230,47 @@ class BagFile:
 
     def _storage_path(self) -> Path:
         """Return the file, or its unpacked copy in a temporary folder."""
+        if self.path.suffix not in _COMPRESSIONS:
+            return self._with_write_ahead_log()
+        if self._unpacked is None:
+            self._folder = TemporaryDirectory(prefix="vla_retrieval_bag_")
+            self._unpacked = Path(self._folder.name) / self.path.stem
+            try:
+                with zstd.open(self.path, "rb") as packed, self._unpacked.open("wb") as file:
+                    shutil.copyfileobj(packed, file)
+            except (EOFError, zstd.ZstdError) as error:
+                self._say(f"{self.path.name} is unpacked only up to its damage ({error})")
+        return self._unpacked
+
+    def _with_write_ahead_log(self) -> Path:
+        """Return the file, or a copy with what its write-ahead log holds.
+
+        A recorder that was killed leaves one. SQLite would bring it in by writing into the bag's
+        folder, so that is done to a copy.
+        """
         wal = self.path.with_name(self.path.name + "-wal")
-        compressed = self.path.suffix in _COMPRESSIONS
-        if not compressed and not (self._is_sqlite and wal.exists() and wal.stat().st_size):
+        if not (self._is_sqlite and wal.is_file() and wal.stat().st_size):
             return self.path
         if self._unpacked is None:
             self._folder = TemporaryDirectory(prefix="vla_retrieval_bag_")
-            self._unpacked = Path(self._folder.name) / (
-                self.path.stem if compressed else self.path.name
-            )
-            if compressed:
-                self._unpack(self._unpacked)
-            else:
-                self._bring_in(wal, self._unpacked)
+            copy = Path(self._folder.name) / self.path.name
+            shutil.copyfile(self.path, copy)
+            shutil.copyfile(wal, copy.with_name(wal.name))
+            self._say(self._bring_in(copy, wal.name))
+            self._unpacked = copy
         return self._unpacked
 
-    def _unpack(self, target: Path) -> None:
+    def _bring_in(self, copy: Path, wal: str) -> str:
+        """Bring a write-ahead log into its database; return a sentence about it."""
         try:
-            with zstd.open(self.path, "rb") as packed, target.open("wb") as file:
-                shutil.copyfileobj(packed, file)
-        except (EOFError, zstd.ZstdError) as error:
-            self._say(f"{self.path.name} is unpacked only up to its damage ({error})")
-
-    def _bring_in(self, wal: Path, target: Path) -> None:
-        """Copy the file and its write-ahead log, and have SQLite join them in the copy.
-
-        A recorder that was killed leaves its latest messages in the log. SQLite would bring them
-        in, and write where the bag lies.
-        """
-        shutil.copyfile(self.path, target)
-        try:
-            before = _count_messages(target)
-            shutil.copyfile(wal, target.with_name(wal.name))
-            with closing(sqlite3.connect(target)) as database:
-                database.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-                database.execute("PRAGMA journal_mode = DELETE").fetchall()
-            after = _count_messages(target)
-        except sqlite3.DatabaseError as error:
-            self._say(f"{wal.name} cannot be read and is passed over ({error})")
-            shutil.copyfile(self.path, target)
-            return
-        self._say(
-            f"{wal.name}, as a recorder that was killed leaves it, is read from a copy: it has "
-            f"{after - before} message(s) that {self.path.name} lacks"
-        )
+            with contextlib.closing(sqlite3.connect(copy)) as database:
+                _, _, pages = database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except sqlite3.Error as error:
+            shutil.copyfile(self.path, copy)
+            return f"{wal} cannot be read and is passed over ({error})"
+        if pages <= 0:
+            return f"{wal} holds nothing that was committed"
+        return f"{wal}, which a recorder left that did not close, is read too; the bag is as it was"
 
     def _fall_back(self, error: Exception) -> None:
         if self._is_sqlite:
@@ -304,12 +301,3 @@ def _unpacked_message(data: bytes) -> bytes:
         return zstd.decompress(data)
     except zstd.ZstdError:
         return data
-
-
-def _count_messages(path: Path) -> int:
-    """Return how many messages a database holds by itself; 0 where it has no table of them."""
-    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as database:
-        tables = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'messages'"
-        if not database.execute(tables).fetchone()[0]:
-            return 0
-        return int(database.execute("SELECT count(*) FROM messages").fetchone()[0])

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from vla_retrieval.errors import InvalidInputError
-from vla_retrieval.evaluation.bags import Message
 from vla_retrieval.evaluation.episodes import EpisodeRule
 from vla_retrieval.evaluation.topics import TopicOptions
 from vla_retrieval.types import RgbImage
@@ -53,7 +53,8 @@ class Frame:
         image: Reads and decodes the picture: uint8, shape ``(height, width, 3)``, RGB. Quickest
             in the order of the frames. It raises InvalidInputError for a compressed image that
             turns out not to be one.
-        recorded: Reads the message as it lies in the bag; None for a frame of another origin.
+        message: Reads the recorded image message: an object with the fields of sensor_msgs/Image or
+            CompressedImage, to be played again.
     """
 
     query_id: str
@@ -66,7 +67,7 @@ class Frame:
     episode_id: str
     index: int
     image: Callable[[], RgbImage] = field(repr=False, compare=False)
-    recorded: Callable[[], Message] | None = field(default=None, repr=False, compare=False)
+    message: Callable[[], Any] = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)

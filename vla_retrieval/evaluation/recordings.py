@@ -64,6 +64,27 @@ def read_recording(bag: Bag, options: ReadOptions) -> Recording:
     return scan.recording(options.episodes)
 
 
+def image_type(paths: Sequence[Path], options: ReadOptions | None = None) -> str:
+    """Return the message type of bags' images, without reading the bags through.
+
+    Raises:
+        InvalidInputError: If topics are not clear, or some are raw and others compressed.
+    """
+    topics = (options or ReadOptions()).topics
+    kinds: dict[str, str] = {}
+    for bag in map(Bag, paths):
+        chosen = choose_topics(bag.topics, topics, bag.decoder.text_field, bag.name)
+        types = {topic.name: topic.msgtype for topic in bag.topics}
+        kinds |= {f"{bag.name}:{name}": types[name] for name in chosen.images}
+        bag.close()
+    if len(set(kinds.values())) != 1:
+        got = ", ".join(f"{name}: {kind}" for name, kind in sorted(kinds.items()))
+        raise InvalidInputError(
+            "--image-topic", "topics of one type, raw or compressed", got or "none"
+        )
+    return next(iter(kinds.values()))
+
+
 class _Seen(NamedTuple):
     """An image message, as far as it is kept."""
 
@@ -195,8 +216,8 @@ class _Scan:
             frames.append(
                 Frame(
                     query_id, bag, seen.place.topic, seen.stamp_ns, seen.place.received_ns,
-                    seen.frame_id, text, f"{bag}-{episode + 1:04d}", index,
-                    picture, picture.message,
+                    seen.frame_id, text, f"{bag}-{episode + 1:04d}", index, picture,
+                    picture.message,
                 )
             )  # fmt: skip
         return tuple(frames)
@@ -242,11 +263,13 @@ class _Picture:
     def __init__(self, bag: Bag, cursor: Cursor, place: Place) -> None:
         self._bag, self._cursor, self._place = bag, cursor, place
 
-    def message(self) -> Message:
-        return self._cursor.read(self._place)
+    def message(self) -> Any:
+        """Return the message as it was recorded."""
+        return self._bag.decode(self._cursor.read(self._place))
 
     def __call__(self) -> RgbImage:
-        message = self.message()
+        """Return the picture."""
+        message = self._cursor.read(self._place)
         content = self._bag.decode(message)
         if message.msgtype == COMPRESSED_IMAGE:
             return compressed_to_rgb(content)

@@ -155,75 +155,27 @@ class MapPoint:
 
 
 @dataclass(frozen=True)
-class WallTime:
-    """Where the time of an evaluation went, from its first line to its last, the report apart.
-
-    Attributes:
-        total_sec: From begin to end.
-        parts_sec: What was done to its seconds; they sum to the total.
-        useful: The parts that are encoding and searching.
-    """
-
-    total_sec: float
-    parts_sec: Mapping[str, float]
-    useful: tuple[str, ...] = ()
-
-    @property
-    def useful_share(self) -> float:
-        """Share of encoding and searching in the total, NaN without time."""
-        useful = sum(self.parts_sec[name] for name in self.useful)
-        return useful / self.total_sec if self.total_sec > 0 else float("nan")
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Whether a running node and the offline evaluation rank alike, over queries that both have.
-
-    Attributes:
-        both: Queries that both answered.
-        same: Of these, with the same first entries in the same order.
-        near_ties: With another order of entries whose scores differ by the tolerance at most.
-        different: All others.
-        score_difference: Largest difference of the score at one rank.
-        depth: Entries compared per query.
-        tolerance: Of scores.
-    """
-
-    both: int
-    same: int
-    near_ties: int
-    different: int
-    score_difference: float
-    depth: int
-    tolerance: float
-
-
-@dataclass(frozen=True)
 class LiveResult:
     """What only a running node shows.
 
     Attributes:
         frames_played: Images that went out.
-        frames_answered: Images that a match array came for.
+        frames_answered: Images that a match array came for, with the instruction in force.
         latency_ms: Image stamp to match received.
-        frame_age_ms: Age of the frame that an answer used when the node sent the answer.
-        staleness_ms: Age of the newest answer's frame at the moment before the next answer came:
-            the oldest that a reader of the matches has in hand.
-        drops: Cause to the number of frames that have no answer for it; together with the
-            answered ones they are all that were played.
-        stages: The node's own times of the answers to frames, by stage.
-        agreement: Direction to how the rankings compare with the offline ones; empty if they were
-            not compared.
+        frame_age_ms: Age of the frame that an answer used when the node sent it.
+        drops: Why the others have no answer -> how many.
+        staleness_ms: How old the newest answer's image had become when the next answer came, the
+            oldest knowledge that a planner acts on (peak age of information: Costa, Codreanu and
+            Ephremides, "On the age of information in status update systems with packet
+            management", 2016); None where it was not measured.
     """
 
     frames_played: int
     frames_answered: int
     latency_ms: StageSummary
     frame_age_ms: StageSummary
-    staleness_ms: StageSummary | None = None
     drops: Mapping[str, int] = field(default_factory=dict)
-    stages: Mapping[str, StageSummary] = field(default_factory=dict)
-    agreement: Mapping[str, Agreement] = field(default_factory=dict)
+    staleness_ms: StageSummary | None = None
 
 
 @dataclass(frozen=True)
@@ -242,7 +194,7 @@ class Evaluation:
         times: Stage name to its times.
         embedding_map: Some entries, for a picture.
         live: What only a running node shows, or None.
-        wall: Where the time went, or None.
+        wall_sec: Part of the work to its seconds; together they are the wall time.
     """
 
     hash: str
@@ -254,4 +206,4 @@ class Evaluation:
     times: Mapping[str, StageSummary] = field(default_factory=dict)
     embedding_map: tuple[MapPoint, ...] = ()
     live: LiveResult | None = None
-    wall: WallTime | None = None
+    wall_sec: Mapping[str, float] = field(default_factory=dict)

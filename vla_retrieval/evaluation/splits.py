@@ -115,7 +115,7 @@ def split_frames(
         raise InvalidInputError("frames", "at least one", "none")
     chosen = options or SplitOptions()
     groups = {text: group(text) for text in {frame.instruction for frame in frames}}
-    kept, thinned = _thin(frames, chosen.every_sec)
+    kept, thinned = thin(frames, chosen.every_sec)
     if chosen.gallery_bags or chosen.query_bags:
         sides, notes = _by_bags(kept, chosen)
     else:
@@ -130,7 +130,7 @@ def split_frames(
     return Split(gallery, queries, absent, counts, (*notes, *_notes(counts, chosen)))
 
 
-def _thin(frames: Sequence[Frame], every_sec: float) -> tuple[list[Frame], int]:
+def thin(frames: Sequence[Frame], every_sec: float) -> tuple[list[Frame], int]:
     """Leave out frames that follow closely in their episode; return the rest and how many."""
     every_ns = every_sec * _NS_PER_SEC
     latest: dict[tuple[str, str], int] = {}

@@ -10,7 +10,7 @@ from vla_retrieval.evaluation import trec
 from vla_retrieval.evaluation.qrels import Qrels
 from vla_retrieval.evaluation.report.writing import write_report
 from vla_retrieval.evaluation.run import Run
-from vla_retrieval.experiments.concluding import Outcome
+from vla_retrieval.experiments.assembling import Outcome
 
 _TAG = "vla_retrieval"
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from vla_retrieval.encoders import Encoder
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.evaluation.frames import Frame
 from vla_retrieval.memory import Memory, MemoryOptions
+from vla_retrieval.projection import Head
 from vla_retrieval.thumbnails import make_thumbnail
 from vla_retrieval.types import Embeddings, NewEntry, RgbImage, Similarity
 
@@ -25,10 +25,6 @@ Progress = Callable[[str, int, int], None]
 _BATCH = 32
 _THUMBNAIL_PX = 120
 _QUERY_ID = "query_id"
-
-ENCODING = ("encode images (batch)", "encode instructions (batch)")
-SEARCHING = "search"
-"""Names of stages."""
 
 
 @dataclass
@@ -40,13 +36,6 @@ class StageSeconds:
     def add(self, stage: str, seconds: float) -> None:
         """Note one call."""
         self.calls.setdefault(stage, []).append(seconds)
-
-    @contextmanager
-    def of(self, stage: str) -> Iterator[None]:
-        """Note how long the body of a ``with`` statement takes."""
-        started = time.perf_counter()
-        yield
-        self.add(stage, time.perf_counter() - started)
 
 
 class FrameStore:
@@ -73,7 +62,13 @@ class FrameStore:
         self.refused = refused
 
 
-def open_store(folder: Path, encoder: Encoder, similarity: Similarity, source: str) -> Memory:
+def open_store(
+    folder: Path,
+    encoder: Encoder,
+    similarity: Similarity,
+    source: str,
+    head: Head | None = None,
+) -> Memory:
     """Open the memory of a work folder, or begin it.
 
     Args:
@@ -81,8 +76,10 @@ def open_store(folder: Path, encoder: Encoder, similarity: Similarity, source: s
         encoder: Makes the embeddings.
         similarity: How they will be compared.
         source: What the frames are from; another one is refused.
+        head: Projects embeddings before they are compared; what is kept does not depend on it.
 
     Raises:
+        HeadMismatchError: If the head was made for another encoder.
         InvalidInputError: If the folder holds the work on other bags.
         StorageError: If it cannot be used, or is of another encoder.
     """
@@ -97,8 +94,9 @@ def open_store(folder: Path, encoder: Encoder, similarity: Similarity, source: s
     note.write_text(wanted, encoding="utf-8")
     options = MemoryOptions(index="exact")
     return Memory.open(
-        folder / "frames", encoder.fingerprint, similarity, durable=False, options=options
-    )
+        folder / "frames", encoder.fingerprint, similarity, durable=False, options=options,
+        head=head,
+    )  # fmt: skip
 
 
 def fingerprint_of(paths: Sequence[Path]) -> str:
@@ -179,15 +177,18 @@ def _add(
     between = time.perf_counter()
     instructions = encoder.encode_instructions([frame.instruction for frame in frames])
     ended = time.perf_counter()
-    seconds.add(ENCODING[0], between - started)
-    seconds.add(ENCODING[1], ended - between)
+    seconds.add("encode images (batch)", between - started)
+    seconds.add("encode instructions (batch)", ended - between)
+    thumbnails = [make_thumbnail(image, _THUMBNAIL_PX) for image in images]
+    drawn = time.perf_counter()
+    seconds.add("thumbnails (batch)", drawn - ended)
     entries = [
         NewEntry(
             frame.instruction, max(0, frame.stamp_ns), frame.frame_id, frame.episode_id,
             metadata={_QUERY_ID: frame.query_id},
-            thumbnail=make_thumbnail(image, _THUMBNAIL_PX),
+            thumbnail=thumbnail,
         )
-        for frame, image in zip(frames, images, strict=True)
+        for frame, thumbnail in zip(frames, thumbnails, strict=True)
     ]  # fmt: skip
     memory.add(entries, scenes, instructions)
-    seconds.add("thumbnails and storing (batch)", time.perf_counter() - ended)
+    seconds.add("keep (batch)", time.perf_counter() - drawn)

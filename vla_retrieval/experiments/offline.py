@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from vla_retrieval.encoders import Encoder
-from vla_retrieval.evaluation.results import WallTime
+from vla_retrieval.evaluation.frames import Frame
+from vla_retrieval.evaluation.results import MapPoint
+from vla_retrieval.evaluation.run import Run
 from vla_retrieval.experiments import frame_store, scoring
-from vla_retrieval.experiments.concluding import (
-    Answers,
-    Facts,
-    Outcome,
-    conclude,
-    embedding_map,
-    map_rows,
-)
-from vla_retrieval.experiments.frame_store import (
-    ENCODING,
-    SEARCHING,
-    FrameStore,
-    Progress,
-    StageSeconds,
-)
-from vla_retrieval.experiments.preparing import Prepared, check_parts, prepare, refusals
-from vla_retrieval.experiments.searching import DIRECTIONS, Searcher
+from vla_retrieval.experiments.assembling import Outcome, assemble
+from vla_retrieval.experiments.frame_store import FrameStore, Progress, StageSeconds
+from vla_retrieval.experiments.planning import Plan, check_sides, make_plan
+from vla_retrieval.experiments.searching import Searcher
 from vla_retrieval.experiments.settings import ExperimentSettings
+from vla_retrieval.projection import Head
 from vla_retrieval.types import Modality
 
-__all__ = ["Outcome", "evaluate_bags"]
+_PARTS = {
+    "encoding": ("encode images (batch)", "encode instructions (batch)"),
+    "searching": ("search",),
+    "reading and decoding pictures": ("decode",),
+    "thumbnails": ("thumbnails (batch)",),
+    "keeping": ("keep (batch)",),
+}
+"""Part of the work to the stages that it consists of."""
+
+_ON_THE_MAP = 600  # entries; each is two points
 
 
 def evaluate_bags(
@@ -39,6 +40,7 @@ def evaluate_bags(
     settings: ExperimentSettings,
     work: Path,
     progress: Progress = lambda doing, done, total: None,
+    head: Head | None = None,
 ) -> Outcome:
     """Evaluate retrieval over bags.
 
@@ -48,64 +50,79 @@ def evaluate_bags(
         settings: What is wanted.
         work: Folder that keeps what was embedded; a second call goes on from there.
         progress: Told how far it is.
+        head: Projects embeddings before they are compared, or None. The work folder keeps
+            embeddings, so one serves evaluations with several heads and without.
 
     Raises:
+        HeadMismatchError: If the head was made for another encoder.
         InvalidInputError: If a bag cannot be evaluated, or the work folder is of others.
         StorageError: If the work folder cannot be used.
     """
     started = time.perf_counter()
+    plan = make_plan(paths, settings)
+    read_sec = time.perf_counter() - started
     seconds = StageSeconds()
-    with seconds.of("read bags"):
-        prepared = prepare(paths, settings)
-        source = frame_store.fingerprint_of(paths)
-    with frame_store.open_store(work, encoder, settings.similarity, source) as memory:
-        store = frame_store.fill(memory, prepared.in_order(), encoder, seconds, progress)
-        outcome = _evaluate(store, prepared, encoder, settings, seconds, progress)
-    wall = _wall_time(seconds, time.perf_counter() - started)
-    return replace(outcome, evaluation=replace(outcome.evaluation, wall=wall))
+    source = frame_store.fingerprint_of(paths)
+    with frame_store.open_store(work, encoder, settings.similarity, source, head) as memory:
+        store = frame_store.fill(memory, plan.frames, encoder, seconds, progress)
+        outcome = _evaluate(store, plan, encoder, seconds, progress)
+    wall = _wall(seconds, read_sec, time.perf_counter() - started)
+    return replace(outcome, evaluation=replace(outcome.evaluation, wall_sec=wall))
 
 
 def _evaluate(
-    store: FrameStore,
-    prepared: Prepared,
-    encoder: Encoder,
-    settings: ExperimentSettings,
-    seconds: StageSeconds,
-    progress: Progress,
+    store: FrameStore, plan: Plan, encoder: Encoder, seconds: StageSeconds, progress: Progress
 ) -> Outcome:
-    split = prepared.split
-    searcher = Searcher(store, split.gallery, settings.depth, settings.scene_weight)
-    check_parts(searcher.gallery, split.queries)
-    answers: dict[str, Answers] = {}
-    for direction in DIRECTIONS:
-        asked, absent = (searcher.asked(f, direction) for f in (split.queries, split.absent))
-        run, _ = searcher.run(asked, direction, seconds, progress)
-        _, absent_top = searcher.run(absent, direction, seconds, progress)
-        answers[direction] = Answers(asked.frames, run, absent.frames, absent_top)
-    with seconds.of("score"):
-        facts = Facts(
-            deciding={**settings.deciding(), "fingerprint": asdict(encoder.fingerprint)},
-            settings={**_model(encoder), **settings.shown()},
-            counts=prepared.counts(sum(store.refused.values())),
-            notes=[*prepared.notes(), *refusals(store.refused)],
-            times={name: scoring.summarise(calls) for name, calls in seconds.calls.items()},
-        )
-        outcome = conclude(answers, searcher.gallery, settings, facts, searcher.thumbnail)
-        rows = map_rows(len(searcher.gallery), settings.seed)
-        halves = [searcher.gallery_embeddings(rows, modality) for modality in Modality]
-        points = embedding_map(halves, [searcher.gallery[row].instruction for row in rows])
-    return replace(outcome, evaluation=replace(outcome.evaluation, embedding_map=points))
+    settings = plan.settings
+    searcher = Searcher(store, plan.split.gallery, settings.depth, settings.scene_weight)
+    check_sides(searcher.gallery, plan.split.queries)
+
+    def answer(frames: Sequence[Frame], direction: str) -> tuple[tuple[Frame, ...], Run]:
+        asked = searcher.asked(frames, direction)
+        return asked.frames, searcher.run(asked, direction, seconds, progress)
+
+    outcome = assemble(
+        plan, searcher.gallery, answer, searcher.thumbnail, store.memory.compared,
+        _refusals(store), sum(store.refused.values()),
+    )  # fmt: skip
+    evaluation = replace(
+        outcome.evaluation,
+        times={name: scoring.summarise(calls) for name, calls in seconds.calls.items()},
+        embedding_map=_map(searcher, settings.seed),
+    )
+    return replace(outcome, evaluation=evaluation)
 
 
-def _wall_time(seconds: StageSeconds, total_sec: float) -> WallTime:
-    parts: dict[str, float] = {name: sum(calls) for name, calls in seconds.calls.items()}
-    parts["all else"] = max(0.0, total_sec - sum(parts.values()))
-    return WallTime(total_sec, parts, tuple(n for n in parts if n in (*ENCODING, SEARCHING)))
-
-
-def _model(encoder: Encoder) -> Mapping[str, str]:
-    return {
-        "model": encoder.fingerprint.model,
-        "weights": encoder.fingerprint.weights,
-        "head": encoder.fingerprint.head or "none",
+def _wall(seconds: StageSeconds, read_sec: float, total_sec: float) -> dict[str, float]:
+    """Return where the time went; what no stage accounts for is scoring and its pictures."""
+    parts = {
+        part: sum(sum(seconds.calls.get(stage, ())) for stage in stages)
+        for part, stages in _PARTS.items()
     }
+    parts["reading the bag"] = read_sec
+    return {**parts, "scoring and the rest": max(0.0, total_sec - sum(parts.values()))}
+
+
+def _refusals(store: FrameStore) -> list[str]:
+    return [
+        f"{count} image(s) could not be decoded: {reason}."
+        for reason, count in sorted(store.refused.items())
+    ]
+
+
+def _map(searcher: Searcher, seed: int) -> tuple[MapPoint, ...]:
+    """Return some entries in the plane of the two largest principal components of both halves."""
+    count = len(searcher.gallery)
+    rng = np.random.default_rng(seed)
+    rows = np.sort(rng.choice(count, min(count, _ON_THE_MAP), replace=False)).tolist()
+    halves = [searcher.gallery_embeddings(rows, modality) for modality in Modality]
+    # Each half about its own mean: the gap between modalities would be all there is to see.
+    centred = np.concatenate([half - half.mean(axis=0) for half in halves]).astype(np.float64)
+    _, _, axes = np.linalg.svd(centred, full_matrices=False)
+    plane = centred @ axes[:2].T
+    labels = [searcher.gallery[row].instruction for row in rows]
+    kinds = [modality.value for modality in Modality for _ in rows]
+    return tuple(
+        MapPoint(float(point[0]), float(point[1] if len(point) > 1 else 0.0), kind, label)
+        for point, kind, label in zip(plane, kinds, labels * len(Modality), strict=True)
+    )

@@ -131,6 +131,11 @@ def score_known(
     )  # fmt: skip
 
 
+def top_scores(run: Run) -> NDArray[np.float64]:
+    """Return each query's best score, shape ``(m,)``, NaN where nothing was found."""
+    return run.scores[:, 0] if run.scores.size else np.full(len(run.query_ids), np.nan)
+
+
 def summarise(seconds: Sequence[float]) -> StageSummary:
     """Return the times of one stage."""
     if not seconds:

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vla_retrieval.evaluation.frames import Frame
 from vla_retrieval.evaluation.run import Run
-from vla_retrieval.experiments.frame_store import SEARCHING, FrameStore, Progress, StageSeconds
+from vla_retrieval.experiments.frame_store import FrameStore, Progress, StageSeconds
 from vla_retrieval.memory import Memory
 from vla_retrieval.retriever import make_probes
 from vla_retrieval.types import Embeddings, Filter, Modality, Target
@@ -24,6 +23,15 @@ DIRECTIONS: Mapping[str, tuple[bool, bool, Target]] = {
     "pair": (True, True, Target.PAIR),
 }
 """Name to whether the image asks, whether the instruction does, and what is searched."""
+
+
+def asking(frames: Sequence[Frame], direction: str) -> list[Frame]:
+    """Return the frames that ask in a direction: where only words do, the first of each wording."""
+    if DIRECTIONS[direction][0]:
+        return list(frames)
+    first = list({frame.instruction: frame for frame in reversed(frames)}.values())
+    first.reverse()
+    return first
 
 
 @dataclass(frozen=True)
@@ -75,17 +83,13 @@ class Searcher:
     def asked(self, frames: Sequence[Frame], direction: str) -> Asked:
         """Return the queries that some frames make in a direction."""
         readable = [frame for frame in frames if frame.query_id in self._id_of]
-        if not DIRECTIONS[direction][0]:
-            readable = list({frame.instruction: frame for frame in reversed(readable)}.values())
-            readable.reverse()
+        readable = asking(readable, direction)
         ids = [self._id_of[frame.query_id] for frame in readable]
         halves = {m: self._memory.embeddings_of(ids, m) for m in Modality}
         return Asked(tuple(readable), halves[Modality.SCENE], halves[Modality.INSTRUCTION])
 
-    def run(
-        self, asked: Asked, direction: str, seconds: StageSeconds, progress: Progress
-    ) -> tuple[Run, NDArray[np.float64]]:
-        """Search for every query; return the ranking, and each one's top score."""
+    def run(self, asked: Asked, direction: str, seconds: StageSeconds, progress: Progress) -> Run:
+        """Search for every query; return the rankings."""
         by_image, by_text, target = DIRECTIONS[direction]
         rows: list[int] = []
         entries: list[int] = []
@@ -98,23 +102,21 @@ class Searcher:
             )  # fmt: skip
             started = time.perf_counter()
             found = self._memory.search(probes, self._depth, filter=self._filter)
-            seconds.add(SEARCHING, time.perf_counter() - started)
+            seconds.add("search", time.perf_counter() - started)
             rows += [row] * len(found.candidates)
             entries += [self._number_of[c.entry_id] for c in found.candidates]
             scores += [c.score for c in found.candidates]
             progress(f"searching: {direction}", row + 1, len(asked.frames))
-        ranking = Run.from_hits(
+        return Run.from_hits(
             asked.query_ids, np.array(rows, np.int64), np.array(entries, np.int64),
             np.array(scores), self._depth,
         )  # fmt: skip
-        top = ranking.scores[:, 0] if len(asked.frames) else np.zeros(0)
-        return ranking, top
 
     def thumbnail(self, frame: Frame) -> bytes:
         """Return a frame's small picture, as JPEG."""
         return self._memory.get(self._id_of[frame.query_id], thumbnail=True).thumbnail
 
     def gallery_embeddings(self, rows: Sequence[int], modality: Modality) -> Embeddings:
-        """Return one half of some gallery entries, shape ``(n, dim)``."""
+        """Return one half of some gallery entries as it is compared, shape ``(n, width)``."""
         ids = [self._id_of[self.gallery[row].query_id] for row in rows]
-        return self._memory.embeddings_of(ids, modality)
+        return self._memory.vectors_of(ids, modality)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +14,12 @@ from vla_retrieval.memory import entries as store
 from vla_retrieval.memory import kernels
 from vla_retrieval.memory.codes import Codes, lists_for, rows_to_train
 from vla_retrieval.memory.database import Database
+from vla_retrieval.memory.hashing import ROWS_TO_FIT, HashCodes, Planes
 from vla_retrieval.memory.index import Half, Index, IndexKind
 from vla_retrieval.memory.options import AUTO, MemoryOptions
-from vla_retrieval.memory.similarity import prepared
 from vla_retrieval.memory.tuning import tune
 from vla_retrieval.memory.vectors import ByteVectors, Vectors, WholeVectors
+from vla_retrieval.projection import Head
 from vla_retrieval.types import Embeddings, Modality, Similarity
 
 _log = logging.getLogger(__name__)
@@ -31,7 +33,7 @@ FEWEST_TO_FIT = 2_000
 _COLUMN_BYTES = 100  # of an entry with a few tags (columns.py)
 _CODE_BYTES_PER_NUMBER = 1 / 4
 _DEAD_WORTH_REMOVING = 1 / 4
-_BY_SIZE = (IndexKind.EXACT, IndexKind.IVF, IndexKind.IVF_SQ8)
+_BY_SIZE = (IndexKind.EXACT, IndexKind.HASH, IndexKind.IVF, IndexKind.IVF_SQ8)
 _CLEARLY = 2  # times the rows that would still have the same kind
 _GROWN = 1.5  # times the rows that the codes were fitted to
 _ROWS_COPIED = 8_192
@@ -54,22 +56,37 @@ def choose(options: MemoryOptions, rows: int, dim: int) -> IndexKind:
         return IndexKind.EXACT
     if options.index != AUTO:
         return IndexKind(options.index)
-    whole = rows * (2 * 4 * dim + _COLUMN_BYTES)
-    if rows <= EXACT_UP_TO and whole <= options.index_bytes:
+    if rows <= EXACT_UP_TO and _fits_whole(options, rows, dim, 0):
         return IndexKind.EXACT
-    coded = whole + rows * 2 * (dim * _CODE_BYTES_PER_NUMBER + 8)
-    return IndexKind.IVF if coded <= options.index_bytes else IndexKind.IVF_SQ8
+    coded = _fits_whole(options, rows, dim, dim * _CODE_BYTES_PER_NUMBER + 8)
+    return IndexKind.IVF if coded else IndexKind.IVF_SQ8
+
+
+def in_bytes(options: MemoryOptions, rows: int, dim: int, kind: IndexKind) -> bool:
+    """Return whether an index of a kind over so many rows keeps vectors in 8 bits per number."""
+    if kind is IndexKind.HASH:
+        return not _fits_whole(options, rows, dim, dim / 8)
+    return kind is IndexKind.IVF_SQ8
+
+
+def _fits_whole(options: MemoryOptions, rows: int, dim: int, code_bytes: float) -> bool:
+    return rows * (2 * (4 * dim + code_bytes) + _COLUMN_BYTES) <= options.index_bytes
 
 
 def outgrown(index: Index, options: MemoryOptions) -> str:
     """Return why an index should be built anew, or ''."""
     rows = len(index)
-    wanted = choose(options, rows, index.dim)
+    wanted = choose(options, rows, index.width)
     simpler = _BY_SIZE.index(wanted) < _BY_SIZE.index(index.kind)
     # Going back to a simpler kind needs a clear reason, or a memory at a limit would flap.
-    clear = choose(options, _CLEARLY * rows, index.dim) is wanted
+    clear = choose(options, _CLEARLY * rows, index.width) is wanted
     if wanted is not index.kind and (clear or not simpler):
         return f"{rows} entries are for {wanted.value}, not {index.kind.value}"
+    if index.kind is IndexKind.HASH:
+        # Back to whole vectors only with room to spare, for the same reason.
+        some = rows if index.whole else _CLEARLY * rows
+        if in_bytes(options, some, index.width, index.kind) is index.whole:
+            return f"{rows} entries are for {'bytes' if index.whole else 'whole vectors'}"
     if index.kind is not IndexKind.EXACT and rows >= _GROWN * index.built_rows:
         return f"it was fitted to {index.built_rows} entries and there are {rows}"
     if index.columns.dead > max(1_000, _DEAD_WORTH_REMOVING * index.columns.rows):
@@ -85,6 +102,7 @@ def build(
     *,
     give_up: GiveUp = lambda: False,
     exact: bool = False,
+    head: Head | None = None,
 ) -> Index:
     """Return an index over all entries.
 
@@ -93,11 +111,12 @@ def build(
     Args:
         database: Is read in many short transactions: SQLite's log could not be folded into the
             database during a long one.
-        dim: Length of an embedding.
+        dim: Length of a stored embedding.
         similarity: How embeddings are compared.
         options: Which kind, and how fast and sure it must be.
         give_up: Asked now and then.
         exact: Whether to build an exact one whatever the options say.
+        head: Projects the embeddings before they are compared, or None.
 
     Raises:
         GivenUpError: If ``give_up`` said yes.
@@ -105,15 +124,17 @@ def build(
     """
     with database.reading() as connection:
         ids = store.all_ids(connection)
-    kind = IndexKind.EXACT if exact else choose(options, len(ids), dim)
+    index = Index.exact(dim, similarity, options.search_threads, head)
+    kind = IndexKind.EXACT if exact else choose(options, len(ids), index.width)
     if kind is IndexKind.EXACT:
-        index = Index.exact(dim, similarity, options.search_threads)
         add_after(index, database, give_up)
         return index
     started = time.perf_counter()
+    bytewise = in_bytes(options, len(ids), index.width, kind)
     with kernels.threads(options.build_threads):
-        halves = {m: _fitted(database, m, ids, kind, dim, similarity, give_up) for m in Modality}
-    index = Index(dim, similarity, kind, halves, threads=options.build_threads)
+        fit = _hashing if kind is IndexKind.HASH else _listing
+        halves, planes = fit(database, ids, index, give_up, bytewise=bytewise)
+    index = replace(index, kind=kind, halves=halves, planes=planes, threads=options.build_threads)
     add_after(index, database, give_up)
     index.built_rows = len(index)
     filled = time.perf_counter()
@@ -162,7 +183,7 @@ def catch_up(index: Index, database: Database) -> None:
 def without_dead_rows(index: Index) -> Index:
     """Return a copy of an exact index without the rows of removed entries."""
     rows = np.flatnonzero(index.columns.alive).astype(np.int64)
-    copy = Index.exact(index.dim, index.similarity, index.threads)
+    copy = Index.exact(index.dim, index.similarity, index.threads, index.head)
     copy.columns = index.columns.only(rows)
     for modality, half in copy.halves.items():
         old = index.halves[modality]
@@ -172,35 +193,66 @@ def without_dead_rows(index: Index) -> Index:
     return copy
 
 
-def _fitted(
-    database: Database,
-    modality: Modality,
-    ids: NDArray[np.int64],
-    kind: IndexKind,
-    dim: int,
-    similarity: Similarity,
-    give_up: GiveUp,
-) -> Half:
-    """Return an empty half whose codes are fitted to a sample of the stored embeddings."""
-    if give_up():
-        raise GivenUpError
-    squares = similarity is Similarity.NEGATIVE_L2
+def _listing(
+    database: Database, ids: NDArray[np.int64], like: Index, give_up: GiveUp, *, bytewise: bool
+) -> tuple[dict[Modality, Half], None]:
+    """Return empty halves whose lists and codes are fitted to samples of stored embeddings.
+
+    Args:
+        database: Where they are.
+        ids: Of all entries.
+        like: An empty index that compares as that one will.
+        give_up: Asked for each half.
+        bytewise: Whether vectors are kept in 8 bits per number.
+    """
+    squares = like.similarity is Similarity.NEGATIVE_L2
     lists = lists_for(len(ids))
-    sample = _sample(database, modality, ids, dim, rows_to_train(lists))
-    sample = prepared(similarity, sample)
-    vectors: Vectors = WholeVectors(dim, squares=squares)
-    if kind is IndexKind.IVF_SQ8:
-        vectors = ByteVectors.fitted(sample, squares=squares)
-    return Half(vectors, Codes.trained(sample, lists, squares=squares))
+    halves = {}
+    for modality in Modality:
+        sample = _sample(database, modality, ids, like, rows_to_train(lists), give_up)
+        codes = Codes.trained(sample, lists, squares=squares)
+        halves[modality] = Half(_empty(sample, squares=squares, bytewise=bytewise), codes)
+    return halves, None
+
+
+def _hashing(
+    database: Database, ids: NDArray[np.int64], like: Index, give_up: GiveUp, *, bytewise: bool
+) -> tuple[dict[Modality, Half], Planes | None]:
+    """Return empty halves for binary codes, and planes where the head does not make those.
+
+    Args are those of ``_listing``.
+    """
+    squares = like.similarity is Similarity.NEGATIVE_L2
+    samples = {m: _sample(database, m, ids, like, ROWS_TO_FIT, give_up) for m in Modality}
+    planes, bits = None, like.head.bits if like.head is not None else 0
+    if not bits:
+        planes = Planes.fitted(samples)
+        bits = planes.bits
+    halves = {
+        modality: Half(_empty(sample, squares=squares, bytewise=bytewise), HashCodes(bits))
+        for modality, sample in samples.items()
+    }
+    return halves, planes
+
+
+def _empty(sample: Embeddings, *, squares: bool, bytewise: bool) -> Vectors:
+    """Return where vectors like those of a sample are kept."""
+    if bytewise:
+        return ByteVectors.fitted(sample, squares=squares)
+    return WholeVectors(sample.shape[1], squares=squares)
 
 
 def _sample(
     database: Database,
     modality: Modality,
     ids: NDArray[np.int64],
-    dim: int,
+    like: Index,
     rows: int,
+    give_up: GiveUp,
 ) -> Embeddings:
+    """Return some stored embeddings as an index compares them."""
+    if give_up():
+        raise GivenUpError
     rng = np.random.default_rng(len(ids))
     chosen = np.sort(rng.choice(ids, min(rows, len(ids)), replace=False))
     parts = []
@@ -208,6 +260,6 @@ def _sample(
         some = chosen[start : start + 256].tolist()
         with database.reading() as connection:
             path = database.path
-            parts.append(store.read_embeddings(connection, some, modality, dim, path)[1])
+            parts.append(store.read_embeddings(connection, some, modality, like.dim, path)[1])
         time.sleep(_PAUSE_SEC)
-    return np.concatenate(parts)
+    return like.compared(np.concatenate(parts), modality)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from vla_retrieval.memory.contents import Contents
 from vla_retrieval.memory.findings import Finding, Part
 from vla_retrieval.memory.index import Index
 from vla_retrieval.memory.similarity import prepared
-from vla_retrieval.types import Embeddings, Entry, Modality
+from vla_retrieval.types import Embeddings, Entry, Fingerprint, Modality
 
 _FLOAT32 = np.dtype("<f4")
 
@@ -43,7 +44,8 @@ class SnapshotCheck:
             return
         try:
             similarity = snapshot.similarity_of(directory)
-            restored = snapshot.read(directory, contents.fingerprint, similarity)
+            compared = _compared(contents.fingerprint, snapshot.fingerprint_of(directory))
+            restored = snapshot.read_compared(directory, compared, similarity)
         except snapshot.SnapshotError as error:
             self._wrong(f"{error}; the next open builds the index from the database")
             return
@@ -56,6 +58,12 @@ class SnapshotCheck:
             return
         if self._behind:
             self._note(f"{self._behind} commits behind the database; the next open catches up")
+        self._projected = bool(compared.head)
+        if self._projected:
+            self._note(
+                f"its vectors were projected by the head {compared.head[:19]} and are not compared"
+                " with the embeddings"
+            )
         self._index = restored.index
         self._last = int(max(self._index.columns.entry_ids, default=0))
         self._columns = _empty_columns(self._index.columns)
@@ -75,6 +83,8 @@ class SnapshotCheck:
         held = set(self._held(self._index, [entry.entry_id for entry in entries]).tolist())
         known = [entry for entry in entries if entry.entry_id in held]
         self._columns.append([entry.entry_id for entry in known], known)
+        if self._projected:
+            return
         for modality, stored in ((Modality.SCENE, scenes), (Modality.INSTRUCTION, texts)):
             ids = self._held(self._index, sorted(stored))
             rows = self._index.columns.rows_of(ids)
@@ -126,6 +136,11 @@ class SnapshotCheck:
 
     def _wrong(self, text: str, entry_id: int | None = None) -> None:
         self._findings.append(Finding(Part.SNAPSHOT, text, entry_id))
+
+
+def _compared(own: Fingerprint, found: Fingerprint) -> Fingerprint:
+    """Return the fingerprint that a snapshot's vectors should have, whatever head it was of."""
+    return replace(own, dim=found.dim, head=found.head) if found.head else own
 
 
 def _empty_columns(like: Columns) -> Columns:

@@ -1,9 +1,14 @@
 """The index: both halves of the entries and their filter columns, in RAM, derived from SQLite.
 
-There are three kinds. ``EXACT`` compares a query with every row. ``IVF`` lets short codes propose
+There are four kinds. ``EXACT`` compares a query with every row. ``IVF`` lets short codes propose
 rows and compares those. ``IVF_SQ8`` is the same with 8 bits per number in RAM; the few rows that
-remain are compared with their embeddings on disk. In each kind the scores that come out are
-computed in float64 from the embeddings as they were stored.
+remain are compared with their embeddings on disk. ``HASH`` lets binary codes propose, of a head
+that was trained to make them or fitted here, and holds vectors like either of the two. In each
+kind the scores that come out are computed in float64 from the embeddings as they were stored,
+projected where there is a head.
+
+What is compared are the embeddings, or what a learned head makes of them: the head is part of
+the index, so that a query is always projected by the head that projected what it is compared with.
 
 Not safe for concurrent use: the memory holds its lock around every call.
 """
@@ -13,17 +18,21 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.memory import kernels
 from vla_retrieval.memory.codes import Codes, Effort, Selection
 from vla_retrieval.memory.columns import Columns, Mask, Rows
+from vla_retrieval.memory.hashing import HashCodes, Planes
 from vla_retrieval.memory.similarity import Tolerance, prepared, similarities
 from vla_retrieval.memory.vectors import Vectors, WholeVectors
+from vla_retrieval.projection import Codes as Hashes
+from vla_retrieval.projection import Head
 from vla_retrieval.types import Embeddings, Modality, NewEntry, Probe, Similarity
 
 _SCORED_DIRECTLY = 256
@@ -56,6 +65,7 @@ class IndexKind(enum.Enum):
     EXACT = "exact"
     IVF = "ivf"
     IVF_SQ8 = "ivf_sq8"
+    HASH = "hash"
 
 
 class Direction(NamedTuple):
@@ -101,16 +111,19 @@ class Half:
     """
 
     vectors: Vectors
-    codes: Codes | None = None
+    codes: Codes | HashCodes | None = None
     longest: float = 0.0
 
-    def append(self, vectors: Embeddings) -> None:
-        """Append prepared vectors of shape ``(n, dim)``."""
+    def append(self, vectors: Embeddings, hashes: Hashes | None) -> None:
+        """Append vectors as they are compared, shape ``(n, width)``, and their binary codes."""
         if len(vectors):
             squares = np.einsum("ij,ij->i", vectors, vectors)
             self.longest = max(self.longest, math.sqrt(float(squares.max())) * _ROUNDED_UP)
             self.vectors.append(vectors)
-            if self.codes is not None:
+            if isinstance(self.codes, HashCodes):
+                assert hashes is not None
+                self.codes.append(hashes)
+            elif self.codes is not None:
                 self.codes.append(vectors)
 
     @property
@@ -118,6 +131,17 @@ class Half:
         """About how much RAM it takes."""
         codes = 0 if self.codes is None else self.codes.size_bytes
         return len(self.vectors) * self.vectors.bytes_per_row + codes
+
+
+@dataclass(frozen=True)
+class Ready(Probe):
+    """A probe whose vector is as it is compared.
+
+    Attributes:
+        hashes: Its binary code, shape ``(1, bits / 8)``, where the index has such.
+    """
+
+    hashes: Hashes | None = None
 
 
 class _Scan(NamedTuple):
@@ -128,6 +152,7 @@ class _Scan(NamedTuple):
         length: At least its length; not needed for distances.
         weight: Of its scores in the sum.
         sources: What it was made from.
+        hashes: Binary codes of what it was made from, shape ``(n, bits / 8)``, or None.
     """
 
     modality: Modality
@@ -135,6 +160,7 @@ class _Scan(NamedTuple):
     length: float
     weight: float
     sources: frozenset[Modality | None]
+    hashes: Hashes | None
 
 
 @dataclass
@@ -142,8 +168,8 @@ class Index:
     """Finds the best entries for any probes.
 
     Attributes:
-        dim: Length of an embedding.
-        similarity: How embeddings are compared.
+        dim: Length of an embedding as it is added.
+        similarity: How vectors are compared.
         kind: How entries are found.
         halves: Their vectors.
         columns: Their entries.
@@ -151,6 +177,8 @@ class Index:
         recalls: What share of the ten best it found when that was tuned.
         threads: Of FAISS, in a search.
         built_rows: Rows there were when the codes were fitted.
+        head: Projects embeddings before they are compared, or None.
+        planes: Make the binary codes of kind ``HASH`` where the head does not.
     """
 
     dim: int
@@ -162,17 +190,32 @@ class Index:
     recalls: dict[Direction, float] = field(default_factory=dict)
     threads: int = 1
     built_rows: int = 0
+    head: Head | None = None
+    planes: Planes | None = None
 
     @classmethod
-    def exact(cls, dim: int, similarity: Similarity, threads: int = 1) -> Index:
+    def exact(
+        cls, dim: int, similarity: Similarity, threads: int = 1, head: Head | None = None
+    ) -> Index:
         """Return an empty index that compares everything."""
         squares = similarity is Similarity.NEGATIVE_L2
-        halves = {m: Half(WholeVectors(dim, squares=squares)) for m in Modality}
-        return cls(dim, similarity, IndexKind.EXACT, halves, threads=threads)
+        width = dim if head is None else head.dim
+        halves = {m: Half(WholeVectors(width, squares=squares)) for m in Modality}
+        return cls(dim, similarity, IndexKind.EXACT, halves, threads=threads, head=head)
 
     def __len__(self) -> int:
         """Return the number of entries."""
         return self.columns.rows - self.columns.dead
+
+    @property
+    def width(self) -> int:
+        """Length of a vector as it is compared."""
+        return self.dim if self.head is None else self.head.dim
+
+    @property
+    def whole(self) -> bool:
+        """Whether vectors are whole in RAM."""
+        return all(half.vectors.whole for half in self.halves.values())
 
     @property
     def size_bytes(self) -> int:
@@ -195,9 +238,24 @@ class Index:
             instructions: Shape ``(n, dim)``, as the encoder made them.
         """
         with kernels.threads(self.threads):
-            self.halves[Modality.SCENE].append(prepared(self.similarity, scenes))
-            self.halves[Modality.INSTRUCTION].append(prepared(self.similarity, instructions))
+            for modality, added in zip(Modality, (scenes, instructions), strict=True):
+                vectors = self.compared(added, modality)
+                self.halves[modality].append(vectors, self._hashes(added, vectors, modality))
         self.columns.append(entry_ids, entries)
+
+    def compared(self, embeddings: Embeddings, modality: Modality) -> Embeddings:
+        """Return embeddings as they are compared: projected, then prepared for the similarity.
+
+        Args:
+            embeddings: Shape ``(n, dim)``, as the encoder made them.
+            modality: What they were made from.
+
+        Returns:
+            Shape ``(n, width)``.
+        """
+        if self.head is not None and len(embeddings):
+            embeddings = self.head.project(embeddings, modality)
+        return prepared(self.similarity, embeddings.reshape(-1, self.width))
 
     def remove(self, entry_ids: Sequence[int]) -> None:
         """Remove the entries that are there; the others are no error."""
@@ -219,12 +277,35 @@ class Index:
             mask: Rows that may be found; None is all, when none is dead.
             originals: Where vectors are not whole in RAM.
         """
-        ready = [replace(p, vector=prepared(self.similarity, p.vector)) for p in probes]
+        ready = [self._ready(probe) for probe in probes]
         with kernels.threads(self.threads):
             rows, exact = self._choose(ready, k, mask)
             return self._score(ready, rows, exact, originals)
 
-    def _choose(self, probes: Sequence[Probe], k: int, mask: Mask | None) -> tuple[Rows, bool]:
+    def _ready(self, probe: Probe) -> Ready:
+        if probe.source is None and self.head is not None:
+            raise InvalidInputError(
+                "probe.source", "what the vector was made from: the head projects each modality in"
+                " its own way", "None",
+            )  # fmt: skip
+        source = probe.source or probe.modality
+        given = probe.vector[np.newaxis]
+        vectors = self.compared(given, source)
+        hashes = self._hashes(given, vectors, source)
+        return Ready(probe.modality, vectors[0], probe.weight, probe.source, hashes)
+
+    def _hashes(
+        self, embeddings: Embeddings, vectors: Embeddings, modality: Modality
+    ) -> Hashes | None:
+        """Return the binary codes of embeddings, which are compared as vectors, or None."""
+        if self.kind is not IndexKind.HASH or not len(embeddings):
+            return None
+        if self.planes is not None:
+            return self.planes.codes(vectors, modality)
+        assert self.head is not None
+        return self.head.codes(embeddings, modality)
+
+    def _choose(self, probes: Sequence[Ready], k: int, mask: Mask | None) -> tuple[Rows, bool]:
         """Return rows to score, and whether the best are surely among them."""
         count = self.columns.rows if mask is None else int(np.count_nonzero(mask))
         scans = list(self._scans([probe for probe in probes if probe.weight > 0]))
@@ -273,25 +354,31 @@ class Index:
         share = count / self.columns.rows
         found: list[NDArray[np.int64]] = []
         for scan in scans:
-            codes = self.halves[scan.modality].codes
-            assert codes is not None
             tuned = effort or self._effort(scan, pair=len({s.modality for s in scans}) > 1)
             # Where few pass, as many of them are looked at as of all otherwise.
             wanted = Effort(math.ceil(tuned.probes / share), max(tuned.depth, 4 * k))
-            rows = codes.propose(scan.query, wanted, selection)
-            if len(rows) < k:
-                rows = codes.propose(scan.query, Effort(codes.lists, wanted.depth), selection)
-            found.append(rows)
+            found.append(self._proposed(scan, wanted, k, selection))
         ascending: Rows = np.sort(found[0]) if len(found) == 1 else np.unique(np.concatenate(found))
         return ascending
 
+    def _proposed(self, scan: _Scan, wanted: Effort, k: int, selection: Selection | None) -> Rows:
+        codes = self.halves[scan.modality].codes
+        assert codes is not None
+        if isinstance(codes, HashCodes):
+            assert scan.hashes is not None
+            return codes.propose(scan.hashes, wanted.depth, selection)
+        rows = codes.propose(scan.query, wanted, selection)
+        if len(rows) < k:
+            rows = codes.propose(scan.query, Effort(codes.lists, wanted.depth), selection)
+        return rows
+
     def try_out(
-        self, probes: Sequence[Probe], k: int, effort: Effort, without: int
+        self, probes: Sequence[Ready], k: int, effort: Effort, without: int
     ) -> NDArray[np.float32]:
         """Return the scores, in float32, of what an effort finds; for tuning.
 
         Args:
-            probes: Prepared.
+            probes: What is asked.
             k: How many are wanted.
             effort: How hard to look.
             without: A row that is left out.
@@ -377,10 +464,10 @@ class Index:
 
     def _tolerance(self, scan: _Scan) -> Tolerance:
         if self.similarity is Similarity.NEGATIVE_L2:
-            return Tolerance.of_distances(self.dim)
-        return Tolerance.of_dots(self.dim, scan.length * self.halves[scan.modality].longest)
+            return Tolerance.of_distances(self.width)
+        return Tolerance.of_dots(self.width, scan.length * self.halves[scan.modality].longest)
 
-    def _scans(self, active: Sequence[Probe]) -> Iterator[_Scan]:
+    def _scans(self, active: Sequence[Ready]) -> Iterator[_Scan]:
         """Yield what is compared.
 
         Dot products are linear in the query, so the probes of one half become one. Weights are
@@ -390,22 +477,27 @@ class Index:
         if self.similarity is Similarity.NEGATIVE_L2:
             for p in active:
                 yield _Scan(
-                    p.modality, p.vector, 0.0, p.weight / largest, frozenset({p.source})
-                )  # fmt: skip
+                    p.modality, p.vector, 0.0, p.weight / largest, frozenset({p.source}), p.hashes
+                )
             return
         for modality in Modality:
             of_half = [probe for probe in active if probe.modality is modality]
             if len(of_half) == 1 and of_half[0].weight == largest:
                 (only,) = of_half
                 length = math.sqrt(float(only.vector @ only.vector)) * _ROUNDED_UP
-                yield _Scan(modality, only.vector, length, 1.0, frozenset({only.source}))
+                yield _Scan(
+                    modality, only.vector, length, 1.0, frozenset({only.source}), only.hashes
+                )
                 continue
             parts = [(p.weight / largest) * p.vector.astype(np.float64) for p in of_half]
             if parts:
                 length = sum(float(np.linalg.norm(part)) for part in parts)
                 sources = frozenset(probe.source for probe in of_half)
                 query = np.sum(parts, axis=0).astype(np.float32)
-                yield _Scan(modality, query, length, 1.0, sources)
+                # Each part proposes for itself: a code of their sum would not be a head's.
+                codes = [p.hashes for p in of_half if p.hashes is not None]
+                hashes = np.concatenate(codes) if codes else None
+                yield _Scan(modality, query, length, 1.0, sources, hashes)
 
     def _score(
         self, probes: Sequence[Probe], rows: Rows, exact: bool, originals: Originals

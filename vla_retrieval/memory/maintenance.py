@@ -16,6 +16,7 @@ from vla_retrieval.memory.index import Index, IndexKind
 from vla_retrieval.memory.keeper import Keeper
 from vla_retrieval.memory.live import LiveIndex
 from vla_retrieval.memory.options import MemoryOptions
+from vla_retrieval.projection import Head, name_of
 from vla_retrieval.types import Fingerprint
 
 _log = logging.getLogger(__name__)
@@ -62,6 +63,8 @@ class Maintenance:
         self._options = options
         # One rebuild or snapshot at a time: by the thread, or by who asks for one.
         self._busy = threading.Lock()
+        with live.reading() as index:
+            self._head = index.head  # that is wanted; the index may have another one yet
         self._not_before = 0  # changes behind at which a snapshot that failed is tried again
         self.keeper = Keeper(self._run, "memory keeper")
 
@@ -82,11 +85,22 @@ class Maintenance:
         """Look whether something is due; called after each commit."""
         try:
             with self._live.reading() as index:
-                due = bool(building.outgrown(index, self._options)) or self._snapshot_due(index)
+                due = bool(self._reason_to_rebuild(index)) or self._snapshot_due(index)
         except StorageError:  # closed since the commit, which is acknowledged all the same
             return
         if due or self._standing.unsaved >= _USES_AT_ONCE:
             self.keeper.wake()
+
+    @property
+    def head(self) -> Head | None:
+        """The head that the index has, or will have when it is built anew."""
+        return self._head
+
+    def use_head(self, head: Head | None) -> None:
+        """Build the index anew with another head in the background, and use it from then on."""
+        if not _same_head(head, self._head):  # else a build for it would begin again
+            self._head = head
+        self.keeper.wake()
 
     def close(self) -> None:
         """Stop the thread; write the snapshot if the database is far ahead of it.
@@ -129,7 +143,7 @@ class Maintenance:
         """
         with self._busy:
             try:
-                self._rebuild(reason)
+                self._rebuild(reason, lambda: self.keeper.stopping)
             except building.GivenUpError as error:
                 raise StorageError(f"{self._directory}: this memory was closed.") from error
 
@@ -138,11 +152,12 @@ class Maintenance:
             if self._standing.unsaved:
                 self._save_uses()
             with self._live.reading() as index:
-                reason = building.outgrown(index, self._options)
+                reason = self._reason_to_rebuild(index)
             if reason:
+                head = self._head
                 try:
-                    self._rebuild(reason)
-                except building.GivenUpError:
+                    self._rebuild(reason, lambda: self.keeper.stopping or self._head is not head)
+                except building.GivenUpError:  # who changed the head has woken the keeper again
                     return
             with self._live.reading() as index:
                 due = bool(reason) or self._snapshot_due(index)
@@ -165,19 +180,24 @@ class Maintenance:
                 f" {error}"
             ) from error
 
-    def _rebuild(self, reason: str) -> None:
+    def _reason_to_rebuild(self, index: Index) -> str:
+        if not _same_head(index.head, self._head):
+            return f"head {name_of(self._head)} instead of {name_of(index.head)}"
+        return building.outgrown(index, self._options)
+
+    def _rebuild(self, reason: str, give_up: building.GiveUp) -> None:
         _log.info("building the index anew: %s", reason)
+        head = self._head
         with self._live.reading() as index:
-            wanted = building.choose(self._options, len(index), index.dim)
-            only_dead = index.kind is wanted is IndexKind.EXACT
+            wanted = building.choose(self._options, len(index), index.width)
+            only_dead = index.kind is wanted is IndexKind.EXACT and _same_head(index.head, head)
         if only_dead:  # then all that is needed is in RAM
             with self._live.writing() as index:
                 self._live.replace(building.without_dead_rows(index))
             return
         built = building.build(
-            self._database, index.dim, index.similarity, self._options,
-            give_up=lambda: self.keeper.stopping,
-        )  # fmt: skip
+            self._database, index.dim, index.similarity, self._options, give_up=give_up, head=head
+        )
         self._catch_up(built)
         with self._live.writing():
             building.catch_up(built, self._database)
@@ -214,3 +234,8 @@ class Maintenance:
             except StorageError:
                 self._standing.not_saved(uses)
                 raise
+
+
+def _same_head(one: Head | None, other: Head | None) -> bool:
+    """Return whether two heads compute the same."""
+    return (one and one.digest) == (other and other.digest)

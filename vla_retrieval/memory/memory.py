@@ -13,7 +13,7 @@ from types import TracebackType
 import numpy as np
 
 from vla_retrieval.errors import InvalidInputError, StorageError
-from vla_retrieval.memory import calibration_store, counters
+from vla_retrieval.memory import building, calibration_store, counters
 from vla_retrieval.memory import entries as store
 from vla_retrieval.memory.bounds import make_room
 from vla_retrieval.memory.checks import (
@@ -34,6 +34,7 @@ from vla_retrieval.memory.options import MemoryOptions
 from vla_retrieval.memory.reading import Neighbourhood, ranked
 from vla_retrieval.memory.results import Added, MemoryStats, SearchResult
 from vla_retrieval.memory.statistics import describe_index, ends
+from vla_retrieval.projection import Head, check_head, projected_fingerprint
 from vla_retrieval.types import (
     Embeddings,
     Entry,
@@ -98,6 +99,7 @@ class Memory:
         create: bool = True,
         read_only: bool = False,
         options: MemoryOptions = MemoryOptions(),  # noqa: B008  (immutable)
+        head: Head | None = None,
     ) -> Memory:
         """Open a memory, or start an empty one.
 
@@ -115,8 +117,11 @@ class Memory:
             read_only: Whether it is only to be searched and read; then nothing is written to
                 the directory, others may read it too, and nobody may write it meanwhile.
             options: How it is searched and bounded.
+            head: Projects embeddings before they are compared, or None. What is stored are the
+                encoder's own, so a memory may be opened with another head later.
 
         Raises:
+            HeadMismatchError: If the head was made for another encoder.
             MemoryLockedError: If another process has it open, or this one already.
             MemoryMismatchError: If it was made with another encoder.
             MemoryFormatError: If the directory holds something else, or a damaged memory, or
@@ -132,7 +137,9 @@ class Memory:
             database = Database(directory / DATABASE_NAME, durable=durable, read_only=read_only)
             undo.callback(database.close)
             settled = database.settle_format(fingerprint, create=create)
-            opened = open_index(directory, database, settled, similarity, options)
+            if head is not None:
+                check_head(head, settled)
+            opened = open_index(directory, database, settled, similarity, options, head)
             with database.reading() as connection:
                 standing = Standing(
                     store.read_uses(connection), store.pinned_ids(connection).tolist()
@@ -314,6 +321,41 @@ class Memory:
         ordered: Embeddings = vectors[np.searchsorted(found, wanted)]
         return ordered
 
+    def vectors_of(self, entry_ids: Sequence[int], modality: Modality) -> Embeddings:
+        """Return one half of entries as it is compared: projected by the head in use.
+
+        Args and errors are those of ``embeddings_of``.
+
+        Returns:
+            Shape ``(len(entry_ids), compared.dim)``; of unit length for cosine.
+        """
+        embeddings = self.embeddings_of(entry_ids, modality)
+        with self._live.reading() as index:
+            return index.compared(embeddings, modality)
+
+    def use_head(self, head: Head | None) -> None:
+        """Compare what another head makes of the embeddings from now on; None: themselves.
+
+        Returns at once. The index is built anew in the background; until that is done, queries
+        are answered with the old index and projected by the old head, and entries may come and
+        go. ``stats().index`` says how far it is and ``wait_until_idle`` waits. A later call
+        takes the place of one that is not done yet. In a memory that was opened to be read only,
+        there is no background, and it is done when this returns.
+
+        Raises:
+            HeadMismatchError: If it was made for another encoder; the old one stays.
+            StorageError: If the memory was closed, or cannot be read.
+        """
+        if head is not None:
+            check_head(head, self._fingerprint)
+        if self._read_only:
+            with self._live.writing() as index:
+                dim, similarity = index.dim, index.similarity
+                built = building.build(self._database, dim, similarity, self._options, head=head)
+                self._live.replace(built)
+            return
+        self._writable_maintenance().use_head(head)
+
     def search(
         self,
         probes: Sequence[Probe],
@@ -337,7 +379,8 @@ class Memory:
             min_score: Candidates with a lower score are left out.
 
         Raises:
-            InvalidInputError: If an argument is out of its range.
+            InvalidInputError: If an argument is out of its range, or a probe does not say what
+                it was made from and the memory has a head.
             StorageError: If embeddings cannot be read from the database.
         """
         check_probes(probes, self._fingerprint)
@@ -353,13 +396,25 @@ class Memory:
             best, exact = ranked(index, self._database, probes, k, mask, min_score)
         searched = time.perf_counter()
         return SearchResult(
-            tuple(best), memory_size, eligible_size, exact, filtered - started, searched - filtered
-        )
+            tuple(best), memory_size, eligible_size, exact, filtered - started, searched - filtered,
+            index.head,
+        )  # fmt: skip
 
     @property
     def fingerprint(self) -> Fingerprint:
         """Of the encoder that made its embeddings."""
         return self._fingerprint
+
+    @property
+    def compared(self) -> Fingerprint:
+        """Of what is compared: with the digest of the head in use, where there is one."""
+        return projected_fingerprint(self._fingerprint, self.head)
+
+    @property
+    def head(self) -> Head | None:
+        """What projects embeddings before they are compared; after a switch, the new one."""
+        with self._live.reading() as index:
+            return index.head
 
     @property
     def similarity(self) -> Similarity:
@@ -396,7 +451,8 @@ class Memory:
         with self._live.reading() as index:
             maintenance = self._maintenance
             last_error = maintenance.keeper.last_error if maintenance else ""
-            of_index = describe_index(index, self._live, last_error)
+            wanted = maintenance.head if maintenance else index.head
+            of_index = describe_index(index, self._live, last_error, wanted)
             entries, stamps = len(index), ends(index)
             with self._database.reading() as connection:
                 merged = counters.read(connection, counters.MERGED)

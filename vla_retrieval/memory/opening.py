@@ -11,8 +11,9 @@ from pathlib import Path
 from vla_retrieval.memory import building, counters, snapshot
 from vla_retrieval.memory import entries as store
 from vla_retrieval.memory.database import Database
-from vla_retrieval.memory.index import Index, IndexKind
+from vla_retrieval.memory.index import Index
 from vla_retrieval.memory.options import MemoryOptions
+from vla_retrieval.projection import Head, projected_fingerprint
 from vla_retrieval.types import Fingerprint, Similarity
 
 _log = logging.getLogger(__name__)
@@ -45,8 +46,11 @@ def open_index(
     fingerprint: Fingerprint,
     similarity: Similarity,
     options: MemoryOptions,
+    head: Head | None = None,
 ) -> Opened:
     """Read the snapshot and catch up, or build the index from the database.
+
+    A snapshot of another head, or of none, is not used.
 
     Raises:
         MemoryFormatError: If an entry that has to be read is damaged.
@@ -55,12 +59,12 @@ def open_index(
     started = time.perf_counter()
     with database.reading() as connection:
         try:
-            restored = _restored(connection, directory, fingerprint, similarity)
+            restored = _restored(connection, directory, fingerprint, similarity, head)
         except snapshot.SnapshotError as error:
             source = f"the database, because of the snapshot: {error}"
             restored = None
         if restored is None:
-            return _built(connection, database, fingerprint, similarity, options, source)
+            return _built(connection, database, fingerprint, similarity, options, source, head)
         index = restored.index
         index.threads = options.search_threads
         sequence = counters.read(connection, counters.SEQUENCE)
@@ -79,8 +83,9 @@ def _restored(
     directory: Path,
     fingerprint: Fingerprint,
     similarity: Similarity,
+    head: Head | None,
 ) -> snapshot.Restored:
-    restored = snapshot.read(directory, fingerprint, similarity)
+    restored = snapshot.read(directory, fingerprint, similarity, head)
     marks = [counters.read(connection, n) for n in (counters.SNAPSHOT, counters.SNAPSHOT_BEFORE)]
     if restored.mark not in marks or restored.sequence > counters.read(
         connection, counters.SEQUENCE
@@ -96,11 +101,16 @@ def _built(
     similarity: Similarity,
     options: MemoryOptions,
     source: str,
+    head: Head | None,
 ) -> Opened:
     """Build from the database; fitting codes waits for the keeper, unless RAM is too small."""
     count = store.count(connection)
     say = _log.warning if count > _WORTH_A_WARNING else _log.debug
     say("building the index from %s", source)
-    exact = building.choose(options, count, fingerprint.dim) is not IndexKind.IVF_SQ8
-    index = building.build(database, fingerprint.dim, similarity, options, exact=exact)
+    width = projected_fingerprint(fingerprint, head).dim
+    kind = building.choose(options, count, width)
+    exact = not building.in_bytes(options, count, width, kind)
+    index = building.build(
+        database, fingerprint.dim, similarity, options, exact=exact, head=head
+    )  # fmt: skip
     return Opened(index, counters.read(connection, counters.SEQUENCE), count, 0, source)

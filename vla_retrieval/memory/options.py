@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from vla_retrieval.errors import InvalidInputError
 
 AUTO = "auto"
-INDEX_CHOICES = (AUTO, "exact", "ivf", "ivf_sq8")
+INDEX_CHOICES = (AUTO, "exact", "ivf", "ivf_sq8", "hash")
 
 
 class Eviction(enum.Enum):
@@ -24,9 +24,10 @@ class MemoryOptions:
     """How a memory is run.
 
     Attributes:
-        index: ``auto``, or one of ``exact``, ``ivf`` and ``ivf_sq8``
+        index: ``auto``, or one of ``exact``, ``ivf``, ``ivf_sq8`` and ``hash``
             (``vla_retrieval/memory/index.py``).
-        index_bytes: RAM that ``auto`` gives the index, in bytes.
+        index_bytes: RAM that ``auto`` gives the index, in bytes; ``hash`` keeps whole vectors
+            in RAM as far as that is enough.
         recall_target: Share of the ten best that approximate search is tuned to find, in
             each direction.
         search_threads: FAISS threads of one search.

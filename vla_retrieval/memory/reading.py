@@ -11,9 +11,8 @@ from vla_retrieval import ranking
 from vla_retrieval.memory import entries as store
 from vla_retrieval.memory.columns import Mask, Rows
 from vla_retrieval.memory.database import Database
-from vla_retrieval.memory.index import Index, IndexKind, Originals
+from vla_retrieval.memory.index import Index, Originals
 from vla_retrieval.memory.merging import Neighbour, cosine
-from vla_retrieval.memory.similarity import prepared
 from vla_retrieval.types import Candidate, Embeddings, Entry, Filter, Modality, Probe
 
 
@@ -48,8 +47,16 @@ def ranked(
     return best, found.exact
 
 
+_MORE_WITH_HEAD = 8
+"""Times as many neighbours are looked at where a head proposes them: it may draw many together."""
+
+
 class Neighbourhood:
     """Finds what resembles an entry, for the writer.
+
+    How much two entries resemble each other is the cosine of their embeddings as they were stored,
+    whatever head is in use: what is stored must not depend on it. The index only proposes whom to
+    compare, so with a head that moves two copies apart both may be kept.
 
     Args:
         index: As it is in the writer's turn.
@@ -89,6 +96,8 @@ class Neighbourhood:
             Probe(Modality.INSTRUCTION, instruction, 0.5, Modality.INSTRUCTION),
         ]
         mask = self._index.columns.passing(wanted)
+        if self._index.head is not None:
+            k *= _MORE_WITH_HEAD
         found, _ = ranked(self._index, self._database, probes, k, mask, -np.inf)
         ids = sorted(candidate.entry_id for candidate in found)
         scenes = self._embeddings(ids, Modality.SCENE)
@@ -108,7 +117,7 @@ class Neighbourhood:
 def _originals(index: Index, database: Database) -> Iterator[tuple[Originals, list[int]]]:
     """Lend a reader of stored embeddings, all of one committed state, and the rows it misses."""
     gone: list[int] = []
-    if index.kind is not IndexKind.IVF_SQ8:
+    if index.whole:
         yield _not_needed, gone
         return
     with database.reading() as connection:
@@ -120,7 +129,7 @@ def _originals(index: Index, database: Database) -> Iterator[tuple[Originals, li
             )
             there = np.isin(ids, found)
             gone.extend(rows[~there].tolist())
-            return rows[there], prepared(index.similarity, vectors)
+            return rows[there], index.compared(vectors, modality)
 
         yield read, gone
 

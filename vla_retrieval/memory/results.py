@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from vla_retrieval.projection import Head, short_digest
 from vla_retrieval.types import Candidate, Fingerprint, Similarity
 
 
@@ -19,6 +20,7 @@ class SearchResult:
         exact: Whether no other entry would rank among these; an approximate index may miss some.
         filter_sec: Seconds spent on the filter.
         search_sec: Seconds spent on comparing and ranking.
+        head: That projected what was compared, or None.
     """
 
     candidates: tuple[Candidate, ...]
@@ -27,6 +29,7 @@ class SearchResult:
     exact: bool
     filter_sec: float
     search_sec: float
+    head: Head | None = None
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,32 @@ class DirectionStats:
 
 
 @dataclass(frozen=True)
+class HeadStats:
+    """What a head is.
+
+    Attributes:
+        digest: ``"sha256:<hex>"`` of what it computes.
+        method: How it was learned.
+        dim: Length of what it makes of an embedding.
+        bits: Length of its codes, or 0.
+    """
+
+    digest: str
+    method: str
+    dim: int
+    bits: int
+
+    def __str__(self) -> str:
+        """Return what identifies it, for people."""
+        return f"{self.method} {short_digest(self.digest)}"
+
+
+@dataclass(frozen=True)
 class IndexStats:
     """How the memory is searched.
 
     Attributes:
-        kind: ``exact``, ``ivf`` or ``ivf_sq8``.
+        kind: ``exact``, ``ivf``, ``ivf_sq8`` or ``hash``.
         rows: Of the index, those of removed entries included.
         dead_rows: Of removed entries.
         ram_bytes: About what it takes.
@@ -78,6 +102,8 @@ class IndexStats:
         opened_from: Where it came from when the memory was opened, for people.
         snapshot_behind: Changed entries that the snapshot on disk does not have.
         last_error: What went wrong when it was last kept in order, or empty.
+        head: That projects what is compared, or None.
+        wanted_head: The same, or while the index is built anew for another one: that.
     """
 
     kind: str
@@ -88,6 +114,13 @@ class IndexStats:
     opened_from: str
     snapshot_behind: int
     last_error: str
+    head: HeadStats | None = None
+    wanted_head: HeadStats | None = None
+
+    @property
+    def switching(self) -> bool:
+        """Whether it is still searched with another head than the one that is wanted."""
+        return self.head != self.wanted_head
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,10 @@ from vla_retrieval.memory.codes import Codes, Effort
 from vla_retrieval.memory.columns import Columns, ColumnState
 from vla_retrieval.memory.directory import sync
 from vla_retrieval.memory.failures import storage_errors
+from vla_retrieval.memory.hashing import HashCodes, Planes
 from vla_retrieval.memory.index import Direction, Half, Index, IndexKind
 from vla_retrieval.memory.vectors import ByteVectors, Vectors, WholeVectors
+from vla_retrieval.projection import Head, projected_fingerprint
 from vla_retrieval.types import Fingerprint, Modality, Similarity
 
 SNAPSHOT_NAME = "index.snapshot"
@@ -34,6 +36,7 @@ TEMPORARY_NAME = "index.snapshot.new"
 FORMAT = 1
 
 _ROWS_AT_ONCE = 8_192  # 16 MB of embeddings at 512 dimensions
+_NORMALS = "planes.normals"
 _MAGIC = b"VLARSNAP"
 _TAIL = struct.Struct("<8sQII")  # magic, where the table starts, its size, its checksum
 
@@ -53,7 +56,7 @@ class Frozen:
         index: To be kept.
         sequence: The commit that it shows.
         mark: Random; the database names it too (``counters.SNAPSHOT``).
-        fingerprint: Of the embeddings.
+        fingerprint: Of the stored embeddings.
     """
 
     def __init__(self, index: Index, sequence: int, mark: int, fingerprint: Fingerprint) -> None:
@@ -64,6 +67,7 @@ class Frozen:
         self._codes = {
             m: half.codes.to_bytes() for m, half in index.halves.items() if half.codes is not None
         }
+        self._planes = index.planes
         self._columns = {
             name: value
             for name, value in columns._asdict().items()
@@ -74,10 +78,11 @@ class Frozen:
             "format": FORMAT,
             "sequence": sequence,
             "mark": mark,
-            "fingerprint": asdict(fingerprint),
+            # Of what is compared: a snapshot of one head is not taken for that of another.
+            "fingerprint": asdict(projected_fingerprint(fingerprint, index.head)),
             "similarity": index.similarity.value,
             "kind": index.kind.value,
-            "dim": index.dim,
+            "dim": index.width,
             "rows": self._rows,
             "built_rows": index.built_rows,
             "key": columns.key.hex(),
@@ -140,6 +145,10 @@ class Frozen:
             yield f"{half}.vectors", (self._rows, dim), dtype, vectors.blocks(self._rows)
         for modality, content in self._codes.items():
             yield f"{modality.value}.codes", content.shape, "|u1", [content]
+        if self._planes is not None:
+            yield _NORMALS, self._planes.normals.shape, "<f4", [self._planes.normals]
+            for modality, centre in self._planes.centres.items():
+                yield f"{modality.value}.centre", centre.shape, "<f4", [centre]
 
 
 @dataclass(frozen=True)
@@ -157,16 +166,40 @@ class Restored:
     mark: int
 
 
-def read(directory: Path, fingerprint: Fingerprint, similarity: Similarity) -> Restored:
+def read(
+    directory: Path, fingerprint: Fingerprint, similarity: Similarity, head: Head | None = None
+) -> Restored:
     """Return what the snapshot of a memory holds.
 
+    Args:
+        directory: Of the memory.
+        fingerprint: Of its embeddings.
+        similarity: How they are compared.
+        head: What projects them before that, or None.
+
     Raises:
-        SnapshotError: If there is none, or it is damaged, or of other embeddings.
+        SnapshotError: If there is none, or it is damaged, or of other embeddings or another head.
+    """
+    restored = read_compared(directory, projected_fingerprint(fingerprint, head), similarity)
+    restored.index.dim, restored.index.head = fingerprint.dim, head
+    return restored
+
+
+def read_compared(directory: Path, compared: Fingerprint, similarity: Similarity) -> Restored:
+    """Return what the snapshot of a memory holds, its index without the head.
+
+    Args:
+        directory: Of the memory.
+        compared: Of the vectors, after the head where there was one.
+        similarity: How they are compared.
+
+    Raises:
+        SnapshotError: As in ``read``.
     """
     with _reading(directory) as reader:
         expected = {
-            "format": FORMAT, "fingerprint": asdict(fingerprint),
-            "similarity": similarity.value, "dim": fingerprint.dim,
+            "format": FORMAT, "fingerprint": asdict(compared),
+            "similarity": similarity.value, "dim": compared.dim,
         }  # fmt: skip
         for name, value in expected.items():
             if reader.header.get(name) != value:
@@ -185,6 +218,16 @@ def similarity_of(directory: Path) -> Similarity:
     """
     with _reading(directory) as reader:
         return Similarity(reader.header["similarity"])
+
+
+def fingerprint_of(directory: Path) -> Fingerprint:
+    """Return the fingerprint of the vectors in the snapshot of a memory.
+
+    Raises:
+        SnapshotError: If there is none, or its table of contents is damaged.
+    """
+    with _reading(directory) as reader:
+        return Fingerprint(**reader.header["fingerprint"])
 
 
 @contextmanager
@@ -229,7 +272,7 @@ class _Reader:
             header["dim"], Similarity(header["similarity"]), IndexKind(header["kind"]),
             {m: self._half(m) for m in Modality},
             Columns.restored(ColumnState(**state, key=bytes.fromhex(header["key"]))),
-            built_rows=header["built_rows"],
+            built_rows=header["built_rows"], planes=self._planes(),
         )  # fmt: skip
         for source, target, pair, probes, depth, recall in header["efforts"]:
             direction = Direction(Modality(source), Modality(target), pair)
@@ -250,7 +293,7 @@ class _Reader:
         squares = self.header["similarity"] == Similarity.NEGATIVE_L2.value
         kind = IndexKind(self.header["kind"])
         vectors: Vectors
-        if kind is IndexKind.IVF_SQ8:
+        if f"{half}.low" in self._sections:
             bytewise = ByteVectors(
                 self._array(f"{half}.low"), self._array(f"{half}.step"), squares=squares
             )
@@ -261,10 +304,17 @@ class _Reader:
             vectors = WholeVectors(self.header["dim"], squares=squares)
             for block in self._blocks(f"{half}.vectors"):
                 vectors.append(block)
-        codes = None
+        codes: Codes | HashCodes | None = None
         if kind is not IndexKind.EXACT:
-            codes = Codes.from_bytes(self._array(f"{half}.codes"))
+            of_kind = HashCodes if kind is IndexKind.HASH else Codes
+            codes = of_kind.from_bytes(self._array(f"{half}.codes"))
         return Half(vectors, codes, float(self.header["longest"][half]))
+
+    def _planes(self) -> Planes | None:
+        if _NORMALS not in self._sections:
+            return None
+        centres = {m: self._array(f"{m.value}.centre") for m in Modality}
+        return Planes(self._array(_NORMALS), centres)
 
     def _array(self, name: str) -> Array:
         blocks = list(self._blocks(name))

@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from vla_retrieval.memory.codes import Effort
 from vla_retrieval.memory.columns import Rows
-from vla_retrieval.memory.index import Direction, Index
-from vla_retrieval.types import Embeddings, Modality, Probe, Similarity
+from vla_retrieval.memory.hashing import HashCodes
+from vla_retrieval.memory.index import Direction, Index, Ready
+from vla_retrieval.projection import Codes
+from vla_retrieval.types import Embeddings, Modality, Similarity
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +30,7 @@ _QUERIES = 128
 _DRAWN = 16  # times as many rows, from which the queries are chosen
 _K = 10
 _DEPTHS = (64, 128, 256, 512, 1024)
+_HASH_DEPTHS = (*_DEPTHS, 2048, 4096, 8192)  # a code says less than one in lists of neighbours
 _ENOUGH = 1e-6  # scores of copies differ by the rounding of float32
 
 DIRECTIONS = (
@@ -46,7 +49,7 @@ class _Trial:
         least: Score of the k-th best of the others.
     """
 
-    probes: tuple[Probe, ...]
+    probes: tuple[Ready, ...]
     row: int
     least: float
 
@@ -111,9 +114,13 @@ def _trials(
     weight = 1.0 / len(group)
     queries = {d.target: vectors[d.source] for d in group}
     least = _kth_best(index, queries, weight, rows)
+    hashes = {m: _hashes(index, m, rows) for m in Modality}
     return [
         _Trial(
-            tuple(Probe(d.target, vectors[d.source][i], weight, d.source) for d in group),
+            tuple(
+                Ready(d.target, vectors[d.source][i], weight, d.source, hashes[d.source][i])
+                for d in group
+            ),
             int(row), float(least[i]),
         )
         for i, row in enumerate(rows)
@@ -153,14 +160,23 @@ def _matrix(
     return found
 
 
+def _hashes(index: Index, modality: Modality, rows: Rows) -> Sequence[Codes | None]:
+    """Return the binary code of each row, shape ``(1, bits / 8)``, or None where there are none."""
+    codes = index.halves[modality].codes
+    if not isinstance(codes, HashCodes):
+        return [None] * len(rows)
+    return list(codes.take(rows)[:, np.newaxis])
+
+
 def _cheapest(index: Index, trials: Sequence[_Trial], recall_target: float) -> tuple[Effort, float]:
     """Return the fastest effort whose recall is good enough, else the best one."""
     codes = index.halves[Modality.SCENE].codes
     lists = codes.lists if codes is not None else 1
     probes = [*itertools.takewhile(lambda n: n < lists, (2**i for i in range(2, 20))), lists]
     good: list[tuple[float, Effort, float]] = []
-    best = (0.0, Effort(lists, _DEPTHS[-1]))
-    for depth in _DEPTHS:
+    depths = _HASH_DEPTHS if isinstance(codes, HashCodes) else _DEPTHS
+    best = (0.0, Effort(lists, depths[-1]))
+    for depth in depths:
         low, high = 0, len(probes) - 1
         while low <= high:  # recall grows with the probes
             middle = (low + high) // 2
@@ -172,6 +188,8 @@ def _cheapest(index: Index, trials: Sequence[_Trial], recall_target: float) -> t
                 high = middle - 1
             else:
                 low = middle + 1
+        if good and lists == 1:  # deeper only takes longer
+            break
     if not good:
         return best[1], best[0]
     _, effort, recall = min(good)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import rclpy
@@ -13,7 +13,6 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
-from rclpy.utilities import remove_ros_args
 
 from vla_retrieval.ros.services import SERVICE_QOS
 from vla_retrieval_msgs.srv import Forget, GetEntry, GetStats, Pin, Remember, Retrieve
@@ -120,7 +119,14 @@ class RetrievalClient:
 
     def _call_once(self, service: str, within_sec: float, **fields: Any) -> Any:
         future = self.call_async(service, within_sec, **fields)
-        return wait_for(future, within_sec, self._clients[service].srv_name)
+        done = threading.Event()
+        future.add_done_callback(lambda _: done.set())
+        if not done.wait(within_sec):
+            raise TimeoutError(
+                f"no answer from {self._clients[service].srv_name} within {within_sec:g} s: "
+                "is the node busy?"
+            )
+        return future.result()
 
     def call_async(self, service: str, within_sec: float = 60.0, **fields: Any) -> Future[Any]:
         """Call a service and return a future of its response.
@@ -145,27 +151,3 @@ class RetrievalClient:
     def _spin(self) -> None:
         with contextlib.suppress(ExternalShutdownException):
             self._executor.spin()
-
-
-def wait_for(future: Future[Any], within_sec: float, name: str = "the node") -> Any:
-    """Return a future's result, which another thread brings.
-
-    Args:
-        future: Of a call.
-        within_sec: Longest wait.
-        name: Who is to answer, for the error.
-
-    Raises:
-        TimeoutError: If no answer came in time.
-    """
-    done = threading.Event()
-    future.add_done_callback(lambda _: done.set())
-    if not done.wait(within_sec):
-        raise TimeoutError(f"no answer from {name} within {within_sec:g} s: is the node busy?")
-    return future.result()
-
-
-def without_ros_arguments(arguments: Sequence[str]) -> list[str]:
-    """Return a command's arguments without what follows ``--ros-args``."""
-    kept: list[str] = remove_ros_args(["", *arguments])[1:]
-    return kept

@@ -16,6 +16,7 @@ from std_msgs.msg import Header
 
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.memory import IndexStats, MemoryStats
+from vla_retrieval.projection import short_digest
 from vla_retrieval.types import (
     Action,
     CameraPose,
@@ -40,7 +41,7 @@ _TARGETS = {
     messages.Query.TARGET_INSTRUCTIONS: Target.INSTRUCTIONS,
     messages.Query.TARGET_PAIR: Target.PAIR,
 }
-TARGET_NUMBERS = {target: number for number, target in _TARGETS.items()}
+_TARGET_NUMBERS = {target: number for number, target in _TARGETS.items()}
 # Stands for "any score" in messages, where a request's default cannot be minus infinity.
 ANY_SCORE = -1e6
 
@@ -181,6 +182,8 @@ def to_match_array(
         memory_size=retrieval.memory_size,
         eligible_size=retrieval.eligible_size,
         exact=retrieval.exact,
+        head_method=retrieval.head_method,
+        head_digest=short_digest(retrieval.head),
         image_age_sec=image_age_sec,
         times=_to_times_message(retrieval.times),
     )
@@ -208,11 +211,18 @@ def _fill_index_stats(response: GetStats.Response, index: IndexStats) -> None:
         messages.IndexDirection(**dataclasses.asdict(direction)) for direction in index.directions
     ]
     response.index_error = index.last_error
+    if index.head is not None:
+        response.head_method = index.head.method
+        response.head_digest = short_digest(index.head.digest)
+    if index.wanted_head is not None:
+        response.wanted_head_method = index.wanted_head.method
+        response.wanted_head_digest = short_digest(index.wanted_head.digest)
+    response.head_switching = index.switching
 
 
 def _to_query_message(query: Query, similarity: Similarity, model: str) -> messages.Query:
     return messages.Query(
-        target=TARGET_NUMBERS[query.target],
+        target=_TARGET_NUMBERS[query.target],
         has_image=query.image is not None,
         instruction=query.instruction or "",
         scene_weight=query.scene_weight,

@@ -97,6 +97,9 @@ def memory_status(memory: Memory) -> DiagnosticStatus:
         "index_opened_from": index.opened_from,
         "index_behind_snapshot": index.snapshot_behind,
         "index_error": index.last_error,
+        "head": index.head or "none",
+        "head_wanted": index.wanted_head or "none",
+        "head_switching": index.switching,
     }
     return DiagnosticStatus(
         level=DiagnosticStatus.WARN if warnings else DiagnosticStatus.OK,
@@ -123,6 +126,8 @@ def _retrieval_status(node: RetrievalNode, warnings: list[str]) -> DiagnosticSta
         facts |= {
             "model": session.encoder.fingerprint.model,
             "device": session.encoder.device,
+            "engine": session.encoder.engine,
+            "engine_reason": session.encoder.engine_reason,
             "precision": session.encoder.precision,
         }
     status.values = _key_values(facts | _camera_facts(node))

@@ -11,6 +11,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 
 from vla_retrieval.ros import parameters
+from vla_retrieval.ros.allocation import keep_large_blocks
 from vla_retrieval.ros.logging_bridge import bridge_logging
 from vla_retrieval.ros.node import RetrievalNode
 
@@ -25,6 +26,7 @@ def main(args: list[str] | None = None) -> int:
     # process: 1700 ms an image against 90 ms (measured with one core hogged). It is read when
     # torch is loaded, which happens at configure.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_large_blocks()
     rclpy.init(args=args)
     try:
         return _run()

@@ -17,6 +17,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from vla_retrieval.errors import RetrievalError
+from vla_retrieval.projection import Head
 from vla_retrieval.ros import parameters
 from vla_retrieval.ros.camera import Camera
 from vla_retrieval.ros.diagnostics import make_diagnostics
@@ -64,6 +65,7 @@ class RetrievalNode(LifecycleNode):
         self.pace = Pace()
         self.session: Session | None = None
         self.is_active = False
+        self._next_head: Head | None = None  # from its check to its use, in one call
         self._live: LivePath | None = None
         self._group = MutuallyExclusiveCallbackGroup()
         self.camera: Camera | None = None
@@ -190,8 +192,20 @@ class RetrievalNode(LifecycleNode):
     def _on_set_parameters(self, changes: list[Parameter[Any]]) -> SetParametersResult:
         if self.session is None:
             return SetParametersResult(successful=True)
-        return parameters.refuse_unless_live(changes)
+        answer = parameters.refuse_unless_live(changes)
+        head = next((change for change in changes if change.name == "head"), None)
+        if answer.successful and head is not None:
+            try:
+                self._next_head = self.session.load_head(parameters.to_head_path(head.value))
+            except RetrievalError as error:
+                return SetParametersResult(successful=False, reason=str(error))
+        return answer
 
     def _on_parameters_set(self, changes: list[Parameter[Any]]) -> None:
         known = {p.name: p.value for p in changes if p.name in parameters.SPECS}
         self.settings = dataclasses.replace(self.settings, **known)
+        if self.session is not None and "head" in known:
+            try:
+                self.session.memory.use_head(self._next_head)
+            except RetrievalError as error:
+                self.get_logger().error(f"the head is not changed: {error}")

@@ -20,6 +20,7 @@ from rcl_interfaces.msg import (
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from vla_retrieval.encoders.settings import ENGINES, PRECISIONS
 from vla_retrieval.memory import Eviction
 from vla_retrieval.memory.options import INDEX_CHOICES
 from vla_retrieval.types import Similarity, Target
@@ -39,6 +40,7 @@ class Settings:
     durable: bool = True
     similarity: str = "cosine"
     thumbnail_px: int = 160
+    head: str = ""
     index: str = "auto"
     index_memory_mb: int = 4096
     recall_target: float = 0.99
@@ -54,6 +56,8 @@ class Settings:
     pretrained: str = ""
     checkpoint: str = ""
     device: str = "auto"
+    engine: str = "auto"
+    engine_cache_dir: str = ""
     precision: str = "auto"
     threads: int = 0
     image_transport: str = "raw"
@@ -84,6 +88,11 @@ class Settings:
         """The memory directory, with ``~`` resolved."""
         return Path(self.memory_dir).expanduser()
 
+    @property
+    def head_path(self) -> Path | None:
+        """The head's file, with ``~`` resolved, or None."""
+        return to_head_path(self.head)
+
 
 @dataclass(frozen=True)
 class Spec:
@@ -113,22 +122,27 @@ SPECS: dict[str, Spec] = {
     "durable": Spec("Wait for the disk before a pair counts as remembered (survives power loss)."),
     "similarity": Spec("How embeddings are compared.", choices=_SIMILARITIES),
     "thumbnail_px": Spec("Longer side of stored thumbnails, in pixels; 0: none.", high=1024),
+    "head": Spec(
+        "File of a learned head that projects embeddings before they are compared; empty: none.",
+        live=True,
+    ),
     "index": Spec(
         "How the memory is searched: exact compares everything, ivf and ivf_sq8 find most of the "
-        "best sooner, the latter in less RAM; auto: by the number of entries.",
+        "best sooner, the latter in less RAM, hash by binary codes; auto: by the number of "
+        "entries.",
         choices=INDEX_CHOICES,
     ),
     "index_memory_mb": Spec(
-        "RAM for the index under index auto, in MB of 2^20 bytes.", low=1, high=_MOST_MB
+        "RAM for the index under index auto or hash, in MB of 2^20 bytes.", low=1, high=_MOST_MB
     ),
     "recall_target": Spec(
-        "Share of the ten best that ivf and ivf_sq8 are tuned to find, in each direction.",
+        "Share of the ten best that ivf, ivf_sq8 and hash are tuned to find, in each direction.",
         low=0.5,
         high=1,
     ),
     "search_threads": Spec("CPU threads of one search.", low=1, high=256),
     "build_threads": Spec(
-        "CPU threads that build ivf and ivf_sq8 in the background.", low=1, high=256
+        "CPU threads that build ivf, ivf_sq8 and hash in the background.", low=1, high=256
     ),
     "max_entries": Spec("Most entries that are kept; 0: no bound.", high=_MOST_ENTRIES),
     "max_memory_mb": Spec(
@@ -155,11 +169,20 @@ SPECS: dict[str, Spec] = {
     "pretrained": Spec("open_clip pretrained tag, where model does not name it."),
     "checkpoint": Spec("Weights file (.safetensors, .pt, .bin) instead of a pretrained tag."),
     "device": Spec("Where the encoder runs: auto, cpu, cuda or cuda:N."),
-    "precision": Spec(
-        "Arithmetic of the encoder; auto: fp16 on a GPU, fp32 on a CPU.",
-        choices=("auto", "fp32", "fp16", "bf16"),
+    "engine": Spec(
+        "What computes the encoder; auto: torch on a GPU, on a CPU the fastest that is installed "
+        "and computes the same.",
+        choices=ENGINES,
     ),
-    "threads": Spec("CPU threads of the encoder; 0: as many as torch chooses.", high=256),
+    "engine_cache_dir": Spec(
+        "Folder for compiled engines; empty: vla_retrieval/engines in the user's cache."
+    ),
+    "precision": Spec(
+        "Arithmetic of the encoder; auto: fp16 on a GPU, bf16 or fp32 on a CPU; int8 only when "
+        "asked for.",
+        choices=PRECISIONS,
+    ),
+    "threads": Spec("CPU threads of the encoder; 0: as many as the engine chooses.", high=256),
     "image_transport": Spec(
         "Which topic is read: image (raw) or image/compressed (compressed).",
         choices=("raw", "compressed"),
@@ -230,6 +253,11 @@ def declare(node: Node) -> None:
     node.add_on_set_parameters_callback(_check_choices)
     for field in dataclasses.fields(Settings):
         node.declare_parameter(field.name, field.default, _descriptor(field.name, field.default))
+
+
+def to_head_path(value: str) -> Path | None:
+    """Return the path that a value of the parameter ``head`` names, or None where it is empty."""
+    return Path(value).expanduser() if value else None
 
 
 def read(node: Node) -> Settings:

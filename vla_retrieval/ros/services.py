@@ -120,7 +120,8 @@ class Services:
         def give_up(error: Exception) -> None:
             reply.settle(self._failed(kind, request, error))
 
-        session.worker.submit(run, give_up, Priority.REQUEST)
+        instruction = getattr(request, "instruction", "")
+        session.worker.submit(run, give_up, Priority.REQUEST, instruction)
         return reply
 
     def _failed(self, kind: Any, request: Any, error: Exception) -> Any:
@@ -252,6 +253,7 @@ class Services:
         response.fingerprint = str(session.encoder.fingerprint)
         response.embedding_dim = session.encoder.dim
         response.device = session.encoder.device
+        response.engine = session.encoder.engine
         response.precision = session.encoder.precision
         for name in COUNTS:
             setattr(response, name, self._node.counters.get(name))

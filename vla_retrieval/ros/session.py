@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
+from pathlib import Path
 from typing import Literal, get_args
 
 from vla_retrieval.encoders import Encoder, EncoderSettings, load_encoder
+from vla_retrieval.heads import load_head
 from vla_retrieval.memory import Eviction, Memory, MemoryOptions
+from vla_retrieval.projection import Head, name_of
 from vla_retrieval.retriever import Retriever
 from vla_retrieval.ros.frames import FrameReader
 from vla_retrieval.ros.freshness import LastAnswers
@@ -68,6 +71,7 @@ class Session:
         Raises:
             InvalidInputError: If a setting is out of its range.
             EncoderError: If the model cannot be loaded.
+            HeadError: If the head cannot be read, or was made for another model.
             StorageError: If the memory directory cannot be used, or is another model's.
         """
         self.settings = settings
@@ -77,28 +81,44 @@ class Session:
                 pretrained=settings.pretrained,
                 checkpoint=settings.checkpoint,
                 device=settings.device,
+                engine=settings.engine,
+                engine_cache_dir=settings.engine_cache_dir,
                 precision=settings.precision,
                 threads=settings.threads,
             )
         )
         self.encoder.warm_up()
         self.similarity = Similarity(settings.similarity)
+        head = self.load_head(settings.head_path)
         self.memory = Memory.open(
             settings.memory_path,
             self.encoder.fingerprint,
             self.similarity,
             durable=settings.durable,
             options=memory_options(settings),
+            head=head,
         )
         self.retriever = Retriever(self.encoder, self.memory, settings.thumbnail_px)
         self.reader = FrameReader(self.encoder, settings.max_image_pixels)
         self.last_answers = LastAnswers()
-        self.worker = InferenceWorker(settings.max_waiting_requests)
+        # The encoder keeps what it embedded, so the requests find it there.
+        self.worker = InferenceWorker(
+            settings.max_waiting_requests, self.encoder.encode_instructions
+        )
         _log.info(
-            "ready: %s on %s (%s), %d entries in %s",
-            self.encoder.fingerprint.model, self.encoder.device, self.encoder.precision,
-            self.memory.stats().entries, settings.memory_path,
+            "ready: %s on %s (%s, %s), head %s, %d entries in %s",
+            self.encoder.fingerprint.model, self.encoder.device, self.encoder.engine,
+            self.encoder.precision, name_of(head), self.memory.stats().entries,
+            settings.memory_path,
         )  # fmt: skip
+
+    def load_head(self, path: Path | None) -> Head | None:
+        """Return the head in a file, or None without a path; it is not used yet.
+
+        Raises:
+            HeadError: If it cannot be read, or was made for another model.
+        """
+        return None if path is None else load_head(path, self.encoder.fingerprint)
 
     def close(self) -> None:
         """Finish the job in hand, give up those that wait, close the memory."""

@@ -13,7 +13,9 @@ import numpy as np
 
 from vla_retrieval.errors import InvalidInputError, StorageError
 from vla_retrieval.memory.contents import Contents, Progress, silent
+from vla_retrieval.projection import Head
 from vla_retrieval.publishing import published
+from vla_retrieval.transfer.coding import check_codes, codes_of
 from vla_retrieval.transfer.page import PageWriter
 from vla_retrieval.transfer.records import (
     FORMAT,
@@ -29,6 +31,7 @@ from vla_retrieval.types import Embeddings
 
 _ENTRIES, _ABOUT = "entries.jsonl", "memory.json"
 _SCENES, _INSTRUCTIONS = "scenes.npy", "instructions.npy"
+_CODES = ("scene_codes.npy", "instruction_codes.npy")
 _THUMBNAILS = "thumbnails"
 _ROWS_AT_ONCE = 256
 _README = """\
@@ -39,38 +42,49 @@ entries.jsonl     one entry per line, as JSON
 thumbnails/       <entry_id>.jpg, for those entries that have one
 scenes.npy        float32, one row per line of entries.jsonl: the embedding of the scene
 instructions.npy  the same of the instruction
+*_codes.npy       where a head was given: uint8, its packed binary codes of the same rows
 memory.json       the encoder that made the embeddings, and how many entries there are
 
 `memory import DIR THIS_FOLDER` puts them into a memory again.
 """
 
 
-def export_folder(contents: Contents, target: Path, progress: Progress = silent) -> int:
+def export_folder(
+    contents: Contents, target: Path, progress: Progress = silent, head: Head | None = None
+) -> int:
     """Write all entries of a memory into a folder, and return how many.
 
     Args:
         contents: The open directory of the memory.
         target: The folder; it must not exist. It appears when it is whole.
         progress: Told how far it is.
+        head: Whose codes are written as well, or None.
 
     Raises:
-        InvalidInputError: If the target exists, or its folder does not.
+        HeadMismatchError: If the head was made for another encoder.
+        InvalidInputError: If the target exists, or its folder does not, or the head has no codes.
         MemoryFormatError: If an entry is damaged; nothing is written then.
         StorageError: If the disk refuses.
     """
+    check_codes(head, contents)
     total, done = contents.count(), 0
     with published(target) as partial, ExitStack() as opened:
         (partial / _THUMBNAILS).mkdir(parents=True)
         (partial / "README.txt").write_text(_README, encoding="utf-8")
-        (partial / _ABOUT).write_text(_about(contents, total), encoding="utf-8")
+        (partial / _ABOUT).write_text(_about(contents, total, head), encoding="utf-8")
         lines = opened.enter_context((partial / _ENTRIES).open("w", encoding="utf-8", newline="\n"))
         pages = opened.enter_context(PageWriter(partial, contents.fingerprint, total))
         shape = (total, contents.fingerprint.dim)
         halves = [_empty_array(partial / name, shape) for name in (_SCENES, _INSTRUCTIONS)]
+        bits = 0 if head is None else head.bits
+        codes = [_empty_array(partial / name, (total, bits // 8), "|u1") for name in _CODES if bits]
         for portion in contents.portions():
             rows = slice(done, done + len(portion.entries))
             for half, vectors in zip(halves, (portion.scenes, portion.instructions), strict=True):
                 half[rows] = vectors
+            if head is not None:
+                for half, made in zip(codes, codes_of(portion, head), strict=True):
+                    half[rows] = made
             for entry in portion.entries:
                 name = f"{_THUMBNAILS}/{entry.entry_id}.jpg" if entry.thumbnail else None
                 if name:
@@ -181,18 +195,20 @@ class FolderSource:
         )
 
 
-def _about(contents: Contents, total: int) -> str:
-    about = {
+def _about(contents: Contents, total: int, head: Head | None) -> str:
+    about: dict[str, Any] = {
         "format": FORMAT,
         "fingerprint": json.loads(fingerprint_to_text(contents.fingerprint)),
         "entries": total,
     }
+    if head is not None:
+        about["codes"] = {"head": head.digest, "bits": head.bits}
     return json.dumps(about, ensure_ascii=False, indent=2) + "\n"
 
 
-def _empty_array(path: Path, shape: tuple[int, int]) -> Any:
+def _empty_array(path: Path, shape: tuple[int, int], dtype: str = "<f4") -> Any:
     """Return an array on disk; numpy cannot map one without bytes."""
     if 0 in shape:
-        np.save(path, np.empty(shape, dtype=np.float32))
-        return np.empty(shape, dtype=np.float32)
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype("<f4"), shape=shape)
+        np.save(path, np.empty(shape, dtype))
+        return np.empty(shape, dtype)
+    return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)

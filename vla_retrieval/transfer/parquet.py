@@ -1,8 +1,8 @@
 """A memory as one Parquet file, for pandas, DuckDB, datasets and the like.
 
 One row per entry. The embeddings are fixed-size lists of float32; the file's own metadata names
-the encoder that made them. It is written and read in row groups, so that a million entries do
-not have to fit into RAM.
+the encoder that made them. Where a head was given, its packed binary codes are two more columns.
+It is written and read in row groups, so that a million entries do not have to fit into RAM.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import numpy as np
 from vla_retrieval.errors import InvalidInputError, StorageError
 from vla_retrieval.memory.contents import Contents, Progress, silent
 from vla_retrieval.memory.entries import Portion
+from vla_retrieval.projection import Head
 from vla_retrieval.publishing import published
+from vla_retrieval.transfer.coding import check_codes, codes_of
 from vla_retrieval.transfer.records import (
     FORMAT,
     Batch,
@@ -30,27 +32,35 @@ from vla_retrieval.types import Embeddings, Fingerprint
 
 _FORMAT_KEY = b"vla_retrieval.format"
 _FINGERPRINT_KEY = b"vla_retrieval.fingerprint"
+_HEAD_KEY = b"vla_retrieval.head"
 _ROWS_PER_GROUP = 2048  # 8 MB of embeddings at 512 dimensions, and as many thumbnails
 _ROWS_AT_ONCE = 256
 _REPEATED = ["frame_id", "episode_id", "outcome"]  # few values each: worth a dictionary
 _MAY_BE_NULL = {"action", "camera_pose", "thumbnail"}
 
 
-def export_parquet(contents: Contents, target: Path, progress: Progress = silent) -> int:
+def export_parquet(
+    contents: Contents, target: Path, progress: Progress = silent, head: Head | None = None
+) -> int:
     """Write all entries of a memory into one file, and return how many.
 
     Args:
         contents: The open directory of the memory.
         target: The file; it must not exist. It appears when it is whole.
         progress: Told how far it is.
+        head: Whose codes are written as well, or None.
 
     Raises:
-        InvalidInputError: If the target exists, or its folder does not.
+        HeadMismatchError: If the head was made for another encoder.
+        InvalidInputError: If the target exists, or its folder does not, or the head has no codes.
         MemoryFormatError: If an entry is damaged; nothing is written then.
         StorageError: If pyarrow is not installed, or the disk refuses.
     """
     pa, pq = _pyarrow()
+    check_codes(head, contents)
     schema = _schema(pa, contents.fingerprint)
+    if head is not None:
+        schema = _with_codes(pa, schema, head)
     total, done = contents.count(), 0
     waiting: list[Any] = []
     with (
@@ -60,7 +70,7 @@ def export_parquet(contents: Contents, target: Path, progress: Progress = silent
         ) as writer,
     ):  # fmt: skip
         for portion in contents.portions():
-            waiting.append(_to_table(pa, portion, schema))
+            waiting.append(_to_table(pa, portion, schema, head))
             done += len(portion.entries)
             if sum(table.num_rows for table in waiting) >= _ROWS_PER_GROUP:
                 writer.write_table(pa.concat_tables(waiting), row_group_size=_ROWS_PER_GROUP)
@@ -172,7 +182,13 @@ def _schema(pa: Any, fingerprint: Fingerprint) -> Any:
     return pa.schema(list(columns.items()), metadata=said)
 
 
-def _to_table(pa: Any, portion: Portion, schema: Any) -> Any:
+def _with_codes(pa: Any, schema: Any, head: Head) -> Any:
+    for half in ("scene", "instruction"):
+        schema = schema.append(pa.field(f"{half}_code", pa.binary(head.bits // 8)))
+    return schema.with_metadata({**schema.metadata, _HEAD_KEY: head.digest.encode()})
+
+
+def _to_table(pa: Any, portion: Portion, schema: Any, head: Head | None) -> Any:
     records = [
         {
             **to_record(entry),
@@ -184,9 +200,14 @@ def _to_table(pa: Any, portion: Portion, schema: Any) -> Any:
     columns = [
         pa.array([record[field.name] for record in records], field.type)
         for field in schema
-        if not field.name.endswith("_embedding")
+        if not field.name.endswith(("_embedding", "_code"))
     ]
     for vectors in (portion.scenes, portion.instructions):
         flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
         columns.append(pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]))
+    if head is not None:
+        columns += [
+            pa.array([code.tobytes() for code in codes], pa.binary(head.bits // 8))
+            for codes in codes_of(portion, head)
+        ]
     return pa.table(columns, schema=schema)

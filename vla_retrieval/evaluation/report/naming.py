@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from vla_retrieval.evaluation.results import LiveResult, StageSummary, WallTime
-
 NONE = "–"
 """Stands where there is no number."""
 MINUS = "−"
@@ -116,28 +114,3 @@ def grouped(text: str) -> str:
 def spell_p(p: float) -> str:
     """Return a p value with three digits; one below 0.001 is ``< 0.001``."""
     return "< 0.001" if p < 0.001 else spell(p)
-
-
-LIVE_CAPTION = (
-    "Latency: from an image’s stamp to its matches. Frame age: how old the frame was when the node "
-    "sent the answer. Staleness: how old the newest answer’s frame was when the next answer came."
-)
-
-
-def live_times(live: LiveResult) -> dict[str, StageSummary]:
-    """Return what was measured at the answers of a running node, by name."""
-    times = {"latency": live.latency_ms, "frame age": live.frame_age_ms}
-    return times | ({"staleness": live.staleness_ms} if live.staleness_ms else {})
-
-
-def wall_sentence(wall: WallTime) -> str:
-    """Return how long an evaluation took, and the share of what cannot be spared."""
-    share = ""
-    if wall.useful:
-        share = f", {spell_share(wall.useful_share, 1)} of it encoding and searching"
-    return f"It took {spell(wall.total_sec, 1)} s{share}."
-
-
-def spell_share(part: float, whole: float) -> str:
-    """Return a share as per cent; empty without a whole."""
-    return f"{part / whole:.1%}" if whole and math.isfinite(part) else ""

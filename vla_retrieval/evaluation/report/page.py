@@ -97,7 +97,7 @@ def _environment() -> Environment:
     )  # fmt: skip
     environment.filters |= {
         "at_k": naming.at_k, "exact": _exact, "interval": _interval, "ms": naming.spell_ms,
-        "p": naming.spell_p, "readable": readable, "share": naming.spell_share, "spell": naming.spell, "stamp": spell_stamp,
+        "p": naming.spell_p, "readable": readable, "spell": naming.spell, "stamp": spell_stamp,
         "whole": naming.spell_count,
     }  # fmt: skip
     environment.tests["chinese"] = is_chinese
@@ -145,7 +145,8 @@ def _sections(values: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("summary", "Summary", True), ("curves", "Curves", values["curves"]),
         ("known", "Known or not", evaluation.known), ("examples", "Queries", values["galleries"]),
         ("instructions", "Instructions", values["instructions"]),
-        ("map", "Embeddings", values["map"]), ("times", "Times", evaluation.times or evaluation.wall),
+        ("map", "Embeddings", values["map"]),
+        ("times", "Times", evaluation.times or evaluation.wall_sec),
         ("live", "Live", evaluation.live), ("settings", "Settings", values["settings"]),
     )  # fmt: skip
     return [(id_, text) for id_, text, there in wanted if there]
@@ -170,12 +171,11 @@ def _histograms(prefix: str, times: Mapping[str, StageSummary]) -> list[tuple[st
 
 def _live(evaluation: Evaluation) -> dict[str, Any]:
     live = evaluation.live
-    stages = dict(live.stages) if live else {}
-    times = naming.live_times(live) if live else {}
-    return {
-        "live_times": times, "live_stages": stages,
-        "live_share": naming.spell_share(live.frames_answered, live.frames_played) if live else "",
-        "live_caption": naming.LIVE_CAPTION,
-        "live_histograms": _histograms("live", times) + _histograms("node", stages),
-        "wall_caption": naming.wall_sentence(evaluation.wall) if evaluation.wall else "",
-    }  # fmt: skip
+    times = {"latency": live.latency_ms, "frame age": live.frame_age_ms} if live else {}
+    if live and live.staleness_ms:
+        times["staleness"] = live.staleness_ms
+    share = (
+        f"{live.frames_answered / live.frames_played:.1%}" if live and live.frames_played else ""
+    )
+    return {"live_times": times, "live_share": share,
+            "live_histograms": _histograms("live", times)}  # fmt: skip

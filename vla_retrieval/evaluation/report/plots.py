@@ -54,6 +54,28 @@ def curves(name: str, estimates: Mapping[str, Estimate]) -> str:
     return _plot(draw, name, f"Curves over K: {', '.join(ends)}. The summary has all numbers.")
 
 
+def epochs(name: str, values: Sequence[float], first: int) -> str:
+    """Return a value over the epochs of a training, or '' without two of them.
+
+    Args:
+        name: Different from those of all other plots in the page; letters, digits and hyphens.
+        values: One per epoch.
+        first: Number of the first epoch.
+    """
+    if len(values) < 2:
+        return ""
+    numbers = list(range(first, first + len(values)))
+
+    def draw(axes: Any) -> None:
+        axes.plot(numbers, values, color=COLOURS["ndcg"])
+        axes.set(xlabel="epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(axis="y")
+
+    ends = f"{spell(values[0])} at epoch {first}, {spell(values[-1])} at epoch {numbers[-1]}"
+    return _plot(draw, name, f"Curve over epochs: {ends}.")
+
+
 def histogram(name: str, stage: StageSummary) -> str:
     """Return how often a stage took how long, or '' without a histogram that can be drawn.
 

@@ -12,25 +12,14 @@ from vla_retrieval.evaluation.comparing import Comparison
 from vla_retrieval.evaluation.report.comparison_page import finding
 from vla_retrieval.evaluation.report.naming import (
     at_k,
-    live_times,
     spell,
     spell_count,
     spell_interval,
-    spell_ms,
     spell_p,
-    spell_share,
-    wall_sentence,
 )
 from vla_retrieval.evaluation.report.texts import readable
 from vla_retrieval.evaluation.report.view import columns_of, kinds_in
-from vla_retrieval.evaluation.results import (
-    Agreement,
-    Estimate,
-    Evaluation,
-    KnownResult,
-    LiveResult,
-    WallTime,
-)
+from vla_retrieval.evaluation.results import Estimate, Evaluation, KnownResult, LiveResult
 
 
 def summary_table(evaluation: Evaluation, average: str = "micro") -> Table:
@@ -71,6 +60,35 @@ def known_table(known: Mapping[str, KnownResult]) -> Table:
     return table
 
 
+def live_table(live: LiveResult) -> Table:
+    """Return how soon frames were answered, and why some were not."""
+    answered = f"{spell_count(live.frames_answered)} of {spell_count(live.frames_played)}"
+    table = _table(f"live: {answered} frames answered")
+    table.add_column("")
+    for head in ("p50", "p90", "p99"):
+        table.add_column(head, justify="right", no_wrap=True)
+    rows = [
+        ("image stamp to matches received, ms", live.latency_ms),
+        ("age of the frame when the answer was sent, ms", live.frame_age_ms),
+    ]
+    if live.staleness_ms:
+        rows.append(("age of its frame when the next answer came, ms", live.staleness_ms))
+    for name, stage in rows:
+        table.add_row(name, *(spell(ms) for ms in (stage.p50_ms, stage.p90_ms, stage.p99_ms)))
+    for why, count in live.drops.items():
+        table.add_row(Text(readable(why)), spell_count(count))
+    return table
+
+
+def wall_line(wall_sec: Mapping[str, float]) -> str:
+    """Return the wall time and the share of each part that took a hundredth of it or more."""
+    total = sum(wall_sec.values())
+    parts = [
+        f"{name} {sec / total:.0%}" for name, sec in wall_sec.items() if sec >= 0.01 * total > 0
+    ]
+    return f"{total:.1f} s: {', '.join(parts)}"
+
+
 def comparison_table(comparison: Comparison, title: str = "") -> Table:
     """Return one row for each run and metric: both values, the difference, and whether it is one.
 
@@ -96,7 +114,7 @@ def comparison_table(comparison: Comparison, title: str = "") -> Table:
 
 
 def print_evaluation(evaluation: Evaluation, console: Console | None = None) -> None:
-    """Print both summaries, the known and the live part if there are, notes, times and the hash.
+    """Print both summaries, the known part if there is one, the notes and the hash.
 
     Args:
         evaluation: To be printed.
@@ -108,58 +126,12 @@ def print_evaluation(evaluation: Evaluation, console: Console | None = None) -> 
     if evaluation.known:
         console.print(known_table(evaluation.known))
     if evaluation.live:
-        _print_live(evaluation.live, console)
+        console.print(live_table(evaluation.live))
+    if evaluation.wall_sec:
+        console.print(Text(wall_line(evaluation.wall_sec), style="dim"))
     for note in evaluation.notes:
         console.print(Text(f"note: {readable(note, 1000)}", style="dim"))
-    if evaluation.wall:
-        console.print(_wall_table(evaluation.wall))
     console.print(Text(f"hash: {readable(evaluation.hash)}", style="dim"))
-
-
-def _print_live(live: LiveResult, console: Console) -> None:
-    """Print what only a running node shows."""
-    table = _table("live, milliseconds")
-    for head in ("", "calls", "p50", "p90", "p99"):
-        table.add_column(head, justify="right" if head else "left", no_wrap=True)
-    for name, stage in {**live_times(live), **live.stages}.items():
-        times = (stage.p50_ms, stage.p90_ms, stage.p99_ms)
-        table.add_row(Text(readable(name)), spell_count(stage.calls), *map(spell_ms, times))
-    console.print(table)
-    share = spell_share(live.frames_answered, live.frames_played)
-    causes = ", ".join(f"{n} {cause}" for cause, n in live.drops.items() if n) or "none dropped"
-    console.print(
-        Text(f"{live.frames_answered} of {live.frames_played} frames answered ({share}); {causes}")
-    )
-    if live.agreement:
-        console.print(_agreement_table(live.agreement))
-
-
-def _agreement_table(agreement: Mapping[str, Agreement]) -> Table:
-    first = next(iter(agreement.values()))
-    table = _table(
-        f"first {first.depth} entries against the offline evaluation; near ties: another order, "
-        f"scores within {first.tolerance:g}"
-    )
-    table.add_column("direction")
-    for head in ("queries", "same", "near ties", "different", "largest difference"):
-        table.add_column(head, justify="right", no_wrap=True)
-    for name, one in agreement.items():
-        counts = (one.both, one.same, one.near_ties, one.different)
-        table.add_row(
-            Text(readable(name)), *map(spell_count, counts), f"{one.score_difference:.1e}"
-        )
-    return table
-
-
-def _wall_table(wall: WallTime) -> Table:
-    table = _table(wall_sentence(wall))
-    table.add_column("")
-    table.add_column("s", justify="right")
-    table.add_column("share", justify="right")
-    for name, seconds in wall.parts_sec.items():
-        share = spell_share(seconds, wall.total_sec)
-        table.add_row(Text(readable(name)), spell(seconds, 1), share)
-    return table
 
 
 def _table(title: str) -> Table:

@@ -1,0 +1,1 @@
+"""The path from an image message to published matches, beside its floors and a plain pipeline."""

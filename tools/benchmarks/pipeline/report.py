@@ -1,0 +1,83 @@
+"""What was measured, as tables and as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print everything."""
+    console = Console(width=110)
+    if "starts" in found:
+        console.print(_starts(found["starts"]))
+    if "stages" in found:
+        for table in _stages(found["stages"]):
+            console.print(table)
+    for name, load in found.get("load", {}).items():
+        console.print(_load(name, load))
+
+
+def plot(stages: dict[str, Any], path: Path) -> None:
+    """Draw the ratios with their spreads and bars as a PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    lines = stages["ratios"][::-1]
+    figure, axes = pyplot.subplots(figsize=(9, 0.5 * len(lines) + 1.5))
+    for height, line in enumerate(lines):
+        width = line["median"]
+        error = [[width - line["p10"]], [line["p90"] - width]]
+        axes.barh(height, width, xerr=error, color="#4878a8", capsize=3, height=0.6)
+        if line["bar"] is not None:
+            axes.plot([line["bar"]] * 2, [height - 0.4, height + 0.4], color="#c03028", lw=2)
+    axes.set_yticks(range(len(lines)), [line["text"] for line in lines])
+    axes.set_xscale("log")
+    axes.set_xlabel("ratio: median, 10th to 90th percentile; red: the bar")
+    axes.set_title(f"{stages['engine']} {stages['precision']} on {stages['device']}")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+def _stages(stages: dict[str, Any]) -> list[Table]:
+    title = (
+        f"{stages['engine']} {stages['precision']} on {stages['device']}, index {stages['index']}, "
+        f"{stages['rounds']} rounds" + ("" if stages["with messages"] else ", without messages")
+    )
+    ratios = Table("ratio", "median \\[p10, p90]", "bar", "", title=title)
+    for line in stages["ratios"]:
+        bar = line["bar"]
+        met = "" if bar is None else ("met" if line["median"] <= bar else "missed")
+        shown = f"{line['median']:.3g} [{line['p10']:.3g}, {line['p90']:.3g}]"
+        ratios.add_row(line["text"], shown, "" if bar is None else f"{bar:g}", met)
+    times = Table("call", "ms: median \\[p10, p90]")
+    for name, one in stages["milliseconds"].items():
+        times.add_row(name, f"{one['median']:.2f} [{one['p10']:.2f}, {one['p90']:.2f}]")
+    cosines = Table("worst cosine to eager fp32, and preprocessing", "")
+    for name, value in stages["cosine"].items():
+        cosines.add_row(name, f"{value:.6f}")
+    return [ratios, times, cosines]
+
+
+def _starts(starts: dict[str, Any]) -> Table:
+    names = list(next(iter(starts.values())))
+    table = Table("start of a process [s]", *names)
+    for start, seconds in starts.items():
+        table.add_row(start, *(f"{seconds[name]:.1f}" for name in names))
+    return table
+
+
+def _load(name: str, load: dict[str, Any]) -> Table:
+    table = Table(f"load, {name}", "p50", "p95", "p99", "max")
+    for what, value in load.items():
+        if isinstance(value, dict):
+            table.add_row(what, *(f"{value[q]:.1f}" for q in ("p50", "p95", "p99", "max")))
+        else:
+            table.add_row(what, str(value))
+    return table

@@ -1,0 +1,201 @@
+"""``train``: learns a head from a memory or from bags, and says what it is worth."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from vla_retrieval.cli.evaluate import add_model, add_reading, reading_of
+from vla_retrieval.cli.memory_calibrate import read_groups
+from vla_retrieval.cli.output import print_error, print_json, progress_bars
+from vla_retrieval.encoders import EncoderSettings, load_encoder
+from vla_retrieval.errors import RetrievalError
+from vla_retrieval.evaluation.relevance import read_labels
+from vla_retrieval.evaluation.report.libraries import library
+from vla_retrieval.experiments.embedding import embedded_bags
+from vla_retrieval.heads import METHODS, save_head
+from vla_retrieval.memory import Memory
+from vla_retrieval.publishing import check_absent
+from vla_retrieval.training import LabelRule, Pairs, Trained, TrainingSettings, train
+from vla_retrieval.training.data import from_memory
+from vla_retrieval.training.page import write_page
+
+_EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (no head is written)"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command and exit with its code."""
+    args = _parser().parse_args(arguments)
+    try:
+        _train(args)
+        code = 0
+    except RetrievalError as error:
+        print_error("train", error, as_json=args.json)
+        code = 1
+    except KeyboardInterrupt:
+        print("train: interrupted; no head is written.", file=sys.stderr)
+        code = 130
+    sys.exit(code)
+
+
+def _train(args: argparse.Namespace) -> None:
+    settings = TrainingSettings(
+        args.method, args.bits, args.seed, args.epochs, args.patience, args.batch,
+        args.learning_rate, args.weight_decay, args.temperature, args.device,
+    )  # fmt: skip
+    page = None if args.no_page else args.output.with_suffix(".html")
+    for target in filter(None, (args.output, page)):
+        check_absent(target)
+    if page is not None:
+        library("matplotlib")
+        library("jinja2")
+    rule = LabelRule(
+        read_labels(args.labels) if args.labels else None,
+        read_groups(args.same) if args.same else (),
+        args.label_key,
+    )
+    pairs = _pairs(args, rule)
+    with _training_bar() as told:
+        trained = train(pairs, settings, told, rule.description)
+    save_head(trained.head, args.output, trained.record)
+    if page is not None:
+        write_page(trained, page)
+    if args.json:
+        print_json({**_about(trained), "output": args.output, "page": page, **trained.record})
+    else:
+        _print(trained, args.output, page)
+
+
+def _pairs(args: argparse.Namespace, rule: LabelRule) -> Pairs:
+    if args.memory is not None:
+        with Memory.open(args.memory, None, read_only=True) as memory, progress_bars() as progress:
+            return from_memory(memory, rule, progress)
+    encoder = load_encoder(
+        EncoderSettings(
+            model=args.model, pretrained=args.pretrained, checkpoint=args.checkpoint,
+            device=args.device, precision=args.precision,
+        )
+    )  # fmt: skip
+    work = args.work or args.output.with_name(f"{args.output.name}.work")
+    with (
+        progress_bars() as progress,
+        embedded_bags(
+            args.bag, encoder, reading_of(args), args.every_sec, work, progress
+        ) as memory,
+    ):
+        return from_memory(memory, rule, progress)
+
+
+@contextmanager
+def _training_bar() -> Iterator[Callable[[int, int, float], None]]:
+    """Lend a function that draws a bar with the validation metric, where stderr is a terminal."""
+    console = Console(stderr=True)
+    bars = Progress(
+        TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("validation NDCG@10 {task.fields[now]:.4f}, best {task.fields[best]:.4f}"),
+        console=console, disable=not console.is_terminal,
+    )  # fmt: skip
+    task = bars.add_task("training", total=None, now=0.0, best=0.0)
+    best = 0.0
+
+    def told(epoch: int, epochs: int, validation: float) -> None:
+        nonlocal best
+        best = max(best, validation)
+        bars.update(task, completed=epoch, total=epochs, now=validation, best=best)
+
+    with bars:
+        yield told
+
+
+def _about(trained: Trained) -> dict[str, Any]:
+    head = trained.head
+    return {
+        "method": head.method, "digest": head.digest, "encoder": str(head.encoder),
+        "dim": head.dim, "bits": head.bits,
+    }  # fmt: skip
+
+
+def _print(trained: Trained, output: Path, page: Path | None) -> None:
+    record, console = trained.record, Console(highlight=False)
+    table = Table(title_justify="left", box=None, pad_edge=False)
+    for name in ("side", "direction", "metric", "before", "after"):
+        table.add_column(name, justify="right" if name in ("before", "after") else "left")
+    for side, metrics in record["metrics"].items():
+        for direction, before in metrics["before"].items():
+            for metric, value in before.items():
+                after = metrics["after"][direction][metric]
+                table.add_row(side, direction, metric, _interval(value), _interval(after))
+    curves, sides = record["curves"], record["data"]["sides"]
+    console.print(
+        f"{trained.head.method} head on {sides['train']['pairs']} pairs of"
+        f" {sides['train']['episodes']} episodes; {sides['test']['episodes']} episodes held out;"
+        f" began with {record['start']}, best after epoch {curves['best_epoch']}"
+        f" (share {curves['share']:g}), {record['seconds']:.1f} s"
+    )
+    if record["untrained"]:
+        console.print("nothing was surely better than the encoder alone: the head changes nothing")
+    console.print(table)
+    console.print("means over queries with 95% intervals; each asks the other episodes of its side")
+    console.print(f"head: {output} {trained.head.digest[:19]}", markup=False)
+    if page is not None:
+        console.print(f"page: {page}", markup=False)
+
+
+def _interval(of: dict[str, float]) -> str:
+    return f"{of['value']:.3f} [{of['low']:.3f}, {of['high']:.3f}]"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="train", description="Learn a head from a robot's own pairs.", epilog=_EXIT_CODES
+    )
+    parser.add_argument("--method", choices=list(METHODS), required=True)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--memory", type=Path, help="directory of a memory; it is only read")
+    source.add_argument("--bag", type=Path, nargs="+", help="rosbag2 folders or files")
+    parser.add_argument("--output", type=Path, required=True, help="new file, *.safetensors")
+    parser.add_argument("--no-page", action="store_true", help="write no OUTPUT.html beside it")
+    parser.add_argument("--json", action="store_true", help="the record on stdout, as JSON")
+    labels = parser.add_argument_group(
+        "labels", "What makes two pairs one task; without any of these, the same instruction does."
+    ).add_mutually_exclusive_group()
+    labels.add_argument("--labels", type=Path, help="YAML or JSON of label and instructions")
+    labels.add_argument("--same", type=Path, help="CSV, each row paraphrases and translations")
+    labels.add_argument("--label-key", default="", help="a metadata key of entries, or episode")
+    _add_training(parser.add_argument_group("training"))
+    add_model(parser.add_argument_group("model (of --bag) and device"))
+    reading = parser.add_argument_group("reading (of --bag)")
+    add_reading(reading)
+    reading.add_argument("--every-sec", type=float, default=0.0, help="one frame per")
+    reading.add_argument("--work", type=Path, help="folder of what was embedded (OUTPUT.work)")
+    return parser
+
+
+def _add_training(group: argparse._ArgumentGroup) -> None:
+    defaults = TrainingSettings("joint")
+    group.add_argument("--bits", type=int, default=defaults.bits, help="of a code (256)")
+    group.add_argument("--seed", type=int, default=defaults.seed, help="of split and batches")
+    group.add_argument("--epochs", type=int, default=defaults.epochs, help="at most")
+    group.add_argument(
+        "--patience", type=int, default=defaults.patience, help="epochs without a better one"
+    )
+    group.add_argument("--batch", type=int, default=defaults.batch, help="pairs at a time")
+    group.add_argument("--learning-rate", type=float, help="that of the method without it")
+    group.add_argument(
+        "--weight-decay", type=float, default=defaults.weight_decay, help="towards the start"
+    )
+    group.add_argument(
+        "--temperature", type=float, default=defaults.temperature, help="of the loss of joint"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""What an evaluation of bags is about, before anything is encoded: the same offline and live."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.evaluation.frames import Frame, Recording
+from vla_retrieval.evaluation.recordings import read_recordings
+from vla_retrieval.evaluation.relevance import Labels, normalise, read_labels
+from vla_retrieval.evaluation.splits import Split, split_frames
+from vla_retrieval.experiments.settings import ExperimentSettings
+
+_RELEVANT = {
+    "instruction": "Relevant is an entry with the query's instruction, however it is written.",
+    "episode": "Relevant is an entry of the query's episode.",
+    "labels": "Relevant is an entry whose instruction has the task label of the query's.",
+    "qrels": "Relevant is what the qrels file says.",
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which frames make the memory, and which ask.
+
+    Attributes:
+        recordings: What the bags hold.
+        split: Of their frames.
+        settings: What is wanted.
+    """
+
+    recordings: tuple[Recording, ...]
+    split: Split
+    settings: ExperimentSettings
+
+    @property
+    def frames(self) -> list[Frame]:
+        """All frames that are used, in the order of the recordings."""
+        split = self.split
+        used = {f.query_id for f in (*split.gallery, *split.queries, *split.absent)}
+        frames = (frame for recording in self.recordings for frame in recording.frames)
+        return [frame for frame in frames if frame.query_id in used]
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about what was chosen and left out."""
+        notes = [note for recording in self.recordings for note in recording.notes]
+        return [*notes, *self.split.notes, _RELEVANT[self.settings.relevance]]
+
+    def counts(self, refused: int) -> dict[str, int]:
+        """Return name to number.
+
+        Args:
+            refused: Images that turned out not to be pictures.
+        """
+        found: Counter[str] = Counter()
+        for recording in self.recordings:
+            found["bags"] += 1
+            found["images"] += recording.images
+            found["frames"] += len(recording.frames)
+            found["episodes"] += len(recording.episodes)
+            found["images refused"] += sum(recording.refused.values())
+        found["images refused"] += refused
+        return {**found, **self.split.counts}
+
+
+def make_plan(paths: Sequence[Path], settings: ExperimentSettings) -> Plan:
+    """Read bags and divide their frames.
+
+    Args:
+        paths: Of rosbag2 folders or files.
+        settings: What is wanted.
+
+    Raises:
+        InvalidInputError: If a bag cannot be evaluated.
+    """
+    recordings = tuple(read_recordings(paths, settings.reading))
+    frames = [frame for recording in recordings for frame in recording.frames]
+    group = normalise
+    if settings.relevance == "labels" and settings.relevance_file is not None:
+        group = Labels(read_labels(settings.relevance_file)).__call__
+    return Plan(recordings, split_frames(frames, settings.split, group), settings)
+
+
+def check_sides(gallery: Sequence[Frame], queries: Sequence[Frame]) -> None:
+    """Refuse an evaluation without a memory or without a query.
+
+    Raises:
+        InvalidInputError: If one of them is empty.
+    """
+    if not gallery or not queries:
+        raise InvalidInputError(
+            "split", "frames that make the memory and frames that ask for them",
+            f"{len(gallery)} and {len(queries)}",
+            "Record each instruction in two episodes at least, or name other bags.",
+        )  # fmt: skip

@@ -1,0 +1,74 @@
+"""Parameters of a running node, changed for a while from outside."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.parameter import Parameter, parameter_value_to_python
+from rclpy.parameter_client import AsyncParameterClient
+from rclpy.task import Future
+
+from vla_retrieval.errors import InvalidInputError
+
+
+class RemoteParameters:
+    """Reads and writes the parameters of another node.
+
+    Args:
+        node: Spun by somebody else.
+        remote: Name of the other node, relative to this one's namespace.
+        within_sec: Longest wait for an answer.
+    """
+
+    def __init__(self, node: Node, remote: str, within_sec: float) -> None:
+        self._client = AsyncParameterClient(node, remote)
+        self._remote = remote
+        self._within_sec = within_sec
+
+    def get(self, names: list[str]) -> dict[str, Any]:
+        """Return the values of parameters.
+
+        Raises:
+            TimeoutError: If no answer came in time.
+        """
+        if not self._client.wait_for_services(self._within_sec):
+            raise TimeoutError(f"no parameter services of {self._remote}: is the node running?")
+        values = self._wait(self._client.get_parameters(names)).values
+        return {
+            name: parameter_value_to_python(value)
+            for name, value in zip(names, values, strict=True)
+        }
+
+    def set(self, values: Mapping[str, Any]) -> None:
+        """Change parameters, all or none.
+
+        Raises:
+            InvalidInputError: If the node refuses one.
+            TimeoutError: If no answer came in time.
+        """
+        parameters = [Parameter(name, value=value) for name, value in values.items()]
+        result = self._wait(self._client.set_parameters_atomically(parameters)).result
+        if not result.successful:
+            wanted = ", ".join(f"{name}={value}" for name, value in values.items())
+            raise InvalidInputError("parameters", f"that the node takes {wanted}", result.reason)
+
+    @contextmanager
+    def temporarily(self, values: Mapping[str, Any]) -> Iterator[None]:
+        """Change parameters in the block, and put the old values back."""
+        before = self.get(list(values))
+        self.set(values)
+        try:
+            yield
+        finally:
+            self.set(before)
+
+    def _wait(self, future: Future[Any]) -> Any:
+        done = threading.Event()
+        future.add_done_callback(lambda _: done.set())
+        if not done.wait(self._within_sec):
+            raise TimeoutError(f"no answer from {self._remote} within {self._within_sec:g} s")
+        return future.result()

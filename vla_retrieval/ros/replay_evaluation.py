@@ -1,0 +1,84 @@
+"""A live evaluation from bags and a running node to an outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.experiments.assembling import Outcome
+from vla_retrieval.experiments.live import score_heard
+from vla_retrieval.experiments.planning import check_sides, make_plan
+from vla_retrieval.experiments.settings import ExperimentSettings
+from vla_retrieval.projection import Head, projected_fingerprint, short_digest
+from vla_retrieval.ros.client import RetrievalClient
+from vla_retrieval.ros.replay import Progress, Replay, ReplayOptions, fill
+from vla_retrieval.types import Fingerprint
+
+
+def evaluate_node(
+    bags: Sequence[Path],
+    namespace: str,
+    fingerprint: Fingerprint,
+    settings: ExperimentSettings,
+    options: ReplayOptions,
+    start_sec: float,
+    progress: Progress,
+    head: Head | None = None,
+) -> Outcome:
+    """Fill a running node's memory with one side of the bags' frames, and ask it with the other.
+
+    Args:
+        bags: rosbag2 folders or files.
+        namespace: Of the node.
+        fingerprint: Of the encoder that the node should have.
+        settings: What is wanted.
+        options: How frames are played.
+        start_sec: Longest wait for the node to be active.
+        progress: Told how far it is.
+        head: That the node should have, or None.
+
+    Raises:
+        InvalidInputError: If a bag cannot be evaluated, or the node is not one that can be: its
+            memory is not empty, or it has another encoder, head or similarity.
+        RetrievalError: If the node refuses what it is given.
+        TimeoutError: If it does not become active or does not answer.
+    """
+    plan = make_plan(bags, settings)
+    split = plan.split
+    check_sides(split.gallery, split.queries)
+    with RetrievalClient(namespace, "replay_evaluation") as client:
+        if not client.wait_until_active(lambda: True, start_sec):
+            where = f"{namespace.rstrip('/')}/retrieval"
+            raise TimeoutError(
+                f"no active node {where} within {start_sec:g} s: start it, in this ROS domain"
+            )
+        _check(client, fingerprint, head, settings)
+        positions = fill(client, split.gallery, progress)
+        heard = Replay(client, positions, settings, options).run(
+            [*split.queries, *split.absent], progress
+        )
+    return score_heard(plan, split.gallery, heard, projected_fingerprint(fingerprint, head))
+
+
+def _check(
+    client: RetrievalClient,
+    fingerprint: Fingerprint,
+    head: Head | None,
+    settings: ExperimentSettings,
+) -> None:
+    """Refuse a node whose numbers would not be comparable."""
+    stats = client.call("get_stats")
+    for field, wanted, got in (
+        ("model", str(fingerprint), stats.fingerprint),
+        (
+            "head",
+            "none" if head is None else short_digest(head.digest),
+            stats.head_digest or "none",
+        ),
+        ("similarity", settings.similarity.value, stats.similarity),
+    ):
+        if wanted != got:
+            raise InvalidInputError(
+                field, wanted, f"{got} in the node", "Give this command and the node the same one."
+            )
