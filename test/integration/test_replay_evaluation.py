@@ -102,6 +102,7 @@ def test_a_node_that_remembers_something_is_not_filled(
     assert not (tmp_path / "live").exists()
 
 
+@pytest.mark.slow
 def test_another_model_than_the_nodes_is_refused_before_anything_is_remembered(
     ready: NodeProcess, robot: Robot, tmp_path: Path
 ) -> None:
