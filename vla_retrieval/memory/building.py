@@ -16,7 +16,7 @@ from vla_retrieval.memory.database import Database
 from vla_retrieval.memory.index import Half, Index, IndexKind
 from vla_retrieval.memory.options import AUTO, MemoryOptions
 from vla_retrieval.memory.similarity import prepared
-from vla_retrieval.memory.tuning import tune
+from vla_retrieval.memory.tuning import held_out, tune
 from vla_retrieval.memory.vectors import ByteVectors, Vectors, WholeVectors
 from vla_retrieval.types import Embeddings, Modality, Similarity
 
@@ -111,13 +111,18 @@ def build(
         add_after(index, database, give_up)
         return index
     started = time.perf_counter()
+    drawn, not_fitted = held_out(len(ids))
     with kernels.threads(options.build_threads):
-        halves = {m: _fitted(database, m, ids, kind, dim, similarity, give_up) for m in Modality}
+        fit_to = np.delete(ids, not_fitted)
+        lists = lists_for(len(ids))
+        halves = {
+            m: _fitted(database, m, fit_to, lists, kind, dim, similarity, give_up) for m in Modality
+        }
     index = Index(dim, similarity, kind, halves, threads=options.build_threads)
     add_after(index, database, give_up)
     index.built_rows = len(index)
     filled = time.perf_counter()
-    tune(index, options.recall_target)
+    tune(index, options.recall_target, drawn)
     index.threads = options.search_threads
     _log.info(
         "built index %s over %d entries: %.1f s to fit and fill, %.1f s to tune",
@@ -176,6 +181,7 @@ def _fitted(
     database: Database,
     modality: Modality,
     ids: NDArray[np.int64],
+    lists: int,
     kind: IndexKind,
     dim: int,
     similarity: Similarity,
@@ -185,7 +191,6 @@ def _fitted(
     if give_up():
         raise GivenUpError
     squares = similarity is Similarity.NEGATIVE_L2
-    lists = lists_for(len(ids))
     sample = _sample(database, modality, ids, dim, rows_to_train(lists))
     sample = prepared(similarity, sample)
     vectors: Vectors = WholeVectors(dim, squares=squares)

@@ -281,12 +281,14 @@ class Index:
             rows = codes.propose(scan.query, wanted, selection)
             if len(rows) < k:
                 rows = codes.propose(scan.query, Effort(codes.lists, wanted.depth), selection)
+            if len(rows) < k:  # codes of vectors that are all alike tell nothing
+                rows = np.arange(self.columns.rows) if mask is None else np.flatnonzero(mask)
             found.append(rows)
         ascending: Rows = np.sort(found[0]) if len(found) == 1 else np.unique(np.concatenate(found))
         return ascending
 
     def try_out(
-        self, probes: Sequence[Probe], k: int, effort: Effort, without: int
+        self, probes: Sequence[Probe], k: int, effort: Effort, without: slice
     ) -> NDArray[np.float32]:
         """Return the scores, in float32, of what an effort finds; for tuning.
 
@@ -294,13 +296,13 @@ class Index:
             probes: Prepared.
             k: How many are wanted.
             effort: How hard to look.
-            without: A row that is left out.
+            without: Rows that are left out.
         """
         with kernels.threads(self.threads):
             scans = list(self._scans(probes))
             mask = self.columns.alive if self.columns.dead else None
             rows = self.propose(scans, k, mask, len(self), effort)
-            rows, _ = self.cut(scans, rows[rows != without], k)
+            rows, _ = self.cut(scans, rows[(rows < without.start) | (rows >= without.stop)], k)
             scores = np.zeros(len(rows), dtype=np.float32)
             for scan in scans:
                 values = self.halves[scan.modality].vectors.values(scan.query, rows)
