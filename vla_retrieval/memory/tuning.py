@@ -60,7 +60,7 @@ def held_out(rows: int) -> tuple[Rows, Rows]:
     """Return rows to draw queries from, and those that codes must not be fitted to, ascending.
 
     Lists form around what they are fitted to. A query that helped to fit them finds more than one
-    that comes new: 0.99 of the ten best where the other finds 0.97.
+    that comes new, so it would promise too much.
 
     Args:
         rows: How many there are.
