@@ -17,7 +17,7 @@ from vla_retrieval.memory.database import Database
 from vla_retrieval.memory.hashing import ROWS_TO_FIT, HashCodes, Planes
 from vla_retrieval.memory.index import Half, Index, IndexKind
 from vla_retrieval.memory.options import AUTO, MemoryOptions
-from vla_retrieval.memory.tuning import tune
+from vla_retrieval.memory.tuning import held_out, tune
 from vla_retrieval.memory.vectors import ByteVectors, Vectors, WholeVectors
 from vla_retrieval.projection import Head
 from vla_retrieval.types import Embeddings, Modality, Similarity
@@ -131,14 +131,20 @@ def build(
         return index
     started = time.perf_counter()
     bytewise = in_bytes(options, len(ids), index.width, kind)
+    drawn, not_fitted = held_out(len(ids))
     with kernels.threads(options.build_threads):
-        fit = _hashing if kind is IndexKind.HASH else _listing
-        halves, planes = fit(database, ids, index, give_up, bytewise=bytewise)
+        fit_to = np.delete(ids, not_fitted)
+        planes = None
+        if kind is IndexKind.HASH:
+            halves, planes = _hashing(database, fit_to, index, give_up, bytewise=bytewise)
+        else:
+            lists = lists_for(len(ids))
+            halves = _listing(database, fit_to, lists, index, give_up, bytewise=bytewise)
     index = replace(index, kind=kind, halves=halves, planes=planes, threads=options.build_threads)
     add_after(index, database, give_up)
     index.built_rows = len(index)
     filled = time.perf_counter()
-    tune(index, options.recall_target)
+    tune(index, options.recall_target, drawn)
     index.threads = options.search_threads
     _log.info(
         "built index %s over %d entries: %.1f s to fit and fill, %.1f s to tune",
@@ -194,25 +200,31 @@ def without_dead_rows(index: Index) -> Index:
 
 
 def _listing(
-    database: Database, ids: NDArray[np.int64], like: Index, give_up: GiveUp, *, bytewise: bool
-) -> tuple[dict[Modality, Half], None]:
+    database: Database,
+    ids: NDArray[np.int64],
+    lists: int,
+    like: Index,
+    give_up: GiveUp,
+    *,
+    bytewise: bool,
+) -> dict[Modality, Half]:
     """Return empty halves whose lists and codes are fitted to samples of stored embeddings.
 
     Args:
         database: Where they are.
-        ids: Of all entries.
+        ids: Of the entries that may be fitted to.
+        lists: How many of them.
         like: An empty index that compares as that one will.
         give_up: Asked for each half.
         bytewise: Whether vectors are kept in 8 bits per number.
     """
     squares = like.similarity is Similarity.NEGATIVE_L2
-    lists = lists_for(len(ids))
     halves = {}
     for modality in Modality:
         sample = _sample(database, modality, ids, like, rows_to_train(lists), give_up)
         codes = Codes.trained(sample, lists, squares=squares)
         halves[modality] = Half(_empty(sample, squares=squares, bytewise=bytewise), codes)
-    return halves, None
+    return halves
 
 
 def _hashing(

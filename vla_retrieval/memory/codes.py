@@ -1,9 +1,13 @@
 """Short codes of one half's vectors, in inverted lists: which rows are worth comparing.
 
-FAISS's IVF with product quantisation, 256 parts of 4 bits, searched with SIMD tables
-("fast scan"; Andre, Kermarrec, Le Scouarnec, Cache locality is not enough, 2015). 128 bytes and
-an id per row at 512 dimensions. It only proposes: what it finds is compared with the vectors.
-``tools/benchmarks/kinds.py`` compares it with other kinds.
+Vectors are centred and turned onto the few axes along which they differ (``_axes``), where FAISS's
+IVF with product quantisation takes 4 bits for two numbers, searched with SIMD tables ("fast scan";
+Andre, Kermarrec, Le Scouarnec, Cache locality is not enough, 2015). It only proposes: what it finds
+is compared with the vectors. ``tools/benchmarks/kinds.py`` compares it with other kinds.
+
+All vectors of a modality share a direction, their cone's, which tells none from another; without
+it lists and codes are about what differs. It is not taken from a query for dot products:
+``q . (c - m)`` is ``q . c`` less the same number for every row.
 """
 
 from __future__ import annotations
@@ -19,6 +23,9 @@ from vla_retrieval.types import Embeddings
 
 faiss: Any = _typed_faiss  # its types leave out what is used here
 
+_KEPT = 0.93  # of the variance; what more axes find, comparing more rows finds sooner
+_AXES_AT_LEAST, _AXES_STEP = 16, 16
+_ROWS_FOR_AXES = 16_384
 _NUMBERS_PER_PART = 2  # with 4, twice as many rows have to be compared for queries by text
 _BITS = 4  # what fast scan takes
 _BY_LIST = 11  # FAISS's way through the lists that is the fastest for one query
@@ -72,8 +79,13 @@ class Codes:
 
     def __init__(self, index: Any) -> None:
         """Use ``Codes.trained``."""
-        self._index = index
-        index.implem = _BY_LIST
+        self._whole = index  # FAISS's transforms and lists, one after the other
+        self._center, self._axes = (
+            faiss.downcast_VectorTransform(index.chain.at(place)) for place in range(2)
+        )
+        self._index = faiss.downcast_index(index.index)
+        self._index.implem = _BY_LIST
+        self._squares = index.metric_type == faiss.METRIC_L2
         # Making one takes as long as looking into several lists.
         self._parameters: dict[int, Any] = {}
 
@@ -86,11 +98,12 @@ class Codes:
             lists: How many.
             squares: Whether vectors are compared by distance, or else by dot product.
         """
-        dim = sample.shape[1]
-        parts = next(p for p in range(max(1, dim // _NUMBERS_PER_PART), 0, -1) if dim % p == 0)
+        center, axes = _transforms(sample)
         metric = faiss.METRIC_L2 if squares else faiss.METRIC_INNER_PRODUCT
-        coarse = faiss.IndexFlat(dim, metric)
-        index = faiss.IndexIVFPQFastScan(coarse, dim, lists, parts, _BITS, metric)
+        width = axes.d_out
+        parts = next(p for p in range(max(1, width // _NUMBERS_PER_PART), 0, -1) if width % p == 0)
+        coarse = faiss.IndexFlat(width, metric)
+        index = faiss.IndexIVFPQFastScan(coarse, width, lists, parts, _BITS, metric)
         coarse.this.disown()
         index.own_fields = True
         # What is left of a vector beside its list's centre is shorter, so its code is finer. With
@@ -100,8 +113,14 @@ class Codes:
         index.cp.min_points_per_centroid = 1  # else FAISS prints a warning
         index.cp.max_points_per_centroid = _MOST_TRAINED_PER_LIST
         index.pq.cp.min_points_per_centroid = 1
-        index.train(np.ascontiguousarray(sample))
-        return cls(index)
+        index.train(axes.apply(center.apply(np.ascontiguousarray(sample))))
+        whole = faiss.IndexPreTransform(index)
+        for transform in (axes, center):
+            whole.prepend_transform(transform)
+            transform.this.disown()
+        index.this.disown()
+        whole.own_fields = True
+        return cls(whole)
 
     @classmethod
     def from_bytes(cls, content: NDArray[np.uint8]) -> Codes:
@@ -110,7 +129,7 @@ class Codes:
 
     def to_bytes(self) -> NDArray[np.uint8]:
         """Return all of it, shape ``(bytes,)``."""
-        content: NDArray[np.uint8] = faiss.serialize_index(self._index)
+        content: NDArray[np.uint8] = faiss.serialize_index(self._whole)
         return content
 
     def __len__(self) -> int:
@@ -126,18 +145,21 @@ class Codes:
     def size_bytes(self) -> int:
         """About how much RAM it takes: codes and ids, and the lists' centres."""
         index = self._index
-        return len(self) * (index.code_size + 8) + self.lists * index.d * 4
+        axes = self._axes.d_in * self._axes.d_out
+        return len(self) * (index.code_size + 8) + (self.lists * index.d + axes) * 4
 
     def crowd(self, vectors: Embeddings) -> NDArray[np.int64]:
         """Return how many rows are in the list of each vector, shape ``(n,)``."""
-        _, lists = self._index.quantizer.search(np.ascontiguousarray(vectors), 1)
+        asked = self._turned(np.ascontiguousarray(vectors), stored=True)
+        _, lists = self._index.quantizer.search(asked, 1)
         sizes = self._index.invlists.list_size
         return np.array([sizes(int(number)) for number in lists[:, 0]], dtype=np.int64)
 
     def append(self, vectors: Embeddings) -> None:
         """Append vectors of shape ``(n, dim)`` as the next rows."""
         rows = np.arange(len(self), len(self) + len(vectors), dtype=np.int64)
-        self._index.add_with_ids(np.ascontiguousarray(vectors), rows)
+        turned = self._turned(np.ascontiguousarray(vectors), stored=True)
+        self._index.add_with_ids(turned, rows)
 
     def propose(
         self, query: Embeddings, effort: Effort, selection: Selection | None
@@ -157,6 +179,42 @@ class Codes:
         else:
             parameters = faiss.SearchParametersIVF(nprobe=probes, sel=selection.selector)
         depth = max(1, min(effort.depth, len(self)))
-        _, rows = self._index.search(query[np.newaxis], depth, params=parameters)
+        turned = self._turned(query[np.newaxis], stored=False)
+        _, rows = self._index.search(turned, depth, params=parameters)
         found: NDArray[np.int64] = rows[0][rows[0] >= 0]
         return found
+
+    def _turned(self, vectors: Embeddings, *, stored: bool) -> Embeddings:
+        """Return vectors of shape ``(n, dim)`` on the axes, shape ``(n, axes)``."""
+        centered = self._center.apply(vectors) if stored or self._squares else vectors
+        turned: Embeddings = self._axes.apply(centered)
+        return turned
+
+
+def _transforms(sample: Embeddings) -> tuple[Any, Any]:
+    """Return FAISS's transforms that take the mean away and keep the axes that matter.
+
+    Those are the principal axes with most of the variance. They are turned among each other at
+    random, so that no part of a code gets more of it than another (as OPQ begins; Ge, He, Ke, Sun,
+    Optimized Product Quantization, 2013).
+
+    Args:
+        sample: Shape ``(n, dim)``.
+    """
+    rng = np.random.default_rng(0)
+    dim = sample.shape[1]
+    if len(sample) > _ROWS_FOR_AXES:
+        sample = sample[rng.choice(len(sample), _ROWS_FOR_AXES, replace=False)]
+    center = faiss.CenteringTransform(dim)
+    center.train(np.ascontiguousarray(sample))
+    centered = sample - sample.mean(axis=0)
+    variances, directions = np.linalg.eigh((centered.T @ centered).astype(np.float64))
+    variances, directions = np.maximum(variances[::-1], 0), directions[:, ::-1]
+    enough = int(np.searchsorted(np.cumsum(variances), _KEPT * variances.sum())) + 1
+    width = min(dim, max(_AXES_AT_LEAST, -(-enough // _AXES_STEP) * _AXES_STEP))
+    mixed, _ = np.linalg.qr(rng.standard_normal((width, width)))
+    matrix = (mixed @ directions[:, :width].T).astype(np.float32)
+    axes = faiss.LinearTransform(dim, width, False)
+    faiss.copy_array_to_vector(matrix.ravel(), axes.A)
+    axes.is_trained = True
+    return center, axes

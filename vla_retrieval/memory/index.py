@@ -357,11 +357,13 @@ class Index:
             tuned = effort or self._effort(scan, pair=len({s.modality for s in scans}) > 1)
             # Where few pass, as many of them are looked at as of all otherwise.
             wanted = Effort(math.ceil(tuned.probes / share), max(tuned.depth, 4 * k))
-            found.append(self._proposed(scan, wanted, k, selection))
+            found.append(self._proposed(scan, wanted, k, mask, selection))
         ascending: Rows = np.sort(found[0]) if len(found) == 1 else np.unique(np.concatenate(found))
         return ascending
 
-    def _proposed(self, scan: _Scan, wanted: Effort, k: int, selection: Selection | None) -> Rows:
+    def _proposed(
+        self, scan: _Scan, wanted: Effort, k: int, mask: Mask | None, selection: Selection | None
+    ) -> Rows:
         codes = self.halves[scan.modality].codes
         assert codes is not None
         if isinstance(codes, HashCodes):
@@ -370,10 +372,12 @@ class Index:
         rows = codes.propose(scan.query, wanted, selection)
         if len(rows) < k:
             rows = codes.propose(scan.query, Effort(codes.lists, wanted.depth), selection)
+        if len(rows) < k:  # codes of vectors that are all alike tell nothing
+            rows = np.arange(self.columns.rows) if mask is None else np.flatnonzero(mask)
         return rows
 
     def try_out(
-        self, probes: Sequence[Ready], k: int, effort: Effort, without: int
+        self, probes: Sequence[Ready], k: int, effort: Effort, without: slice
     ) -> NDArray[np.float32]:
         """Return the scores, in float32, of what an effort finds; for tuning.
 
@@ -381,13 +385,13 @@ class Index:
             probes: What is asked.
             k: How many are wanted.
             effort: How hard to look.
-            without: A row that is left out.
+            without: Rows that are left out.
         """
         with kernels.threads(self.threads):
             scans = list(self._scans(probes))
             mask = self.columns.alive if self.columns.dead else None
             rows = self.propose(scans, k, mask, len(self), effort)
-            rows, _ = self.cut(scans, rows[rows != without], k)
+            rows, _ = self.cut(scans, rows[(rows < without.start) | (rows >= without.stop)], k)
             scores = np.zeros(len(rows), dtype=np.float32)
             for scan in scans:
                 values = self.halves[scan.modality].vectors.values(scan.query, rows)

@@ -26,11 +26,16 @@ from vla_retrieval.types import Embeddings, Modality, Similarity
 
 _log = logging.getLogger(__name__)
 
-_QUERIES = 128
-_DRAWN = 16  # times as many rows, from which the queries are chosen
+_QUERIES = 192
+_DRAWN = 2  # times as many rows, from which the queries are chosen
+_SHARE_HELD_OUT = 8  # one row in so many, at most, is not fitted to
 _K = 10
+_NEAR_IN_TIME = 10
+"""Entries before and after a query's own that it must do without: a robot that stands still stores
+nearly the same pair over and over, and what it sees next may be like none of them."""
 _DEPTHS = (64, 128, 256, 512, 1024)
 _HASH_DEPTHS = (*_DEPTHS, 2048, 4096, 8192)  # a code says less than one in lists of neighbours
+_SURE = 1.64  # standard errors: 95 of 100 such measurements promise no more than is kept
 _ENOUGH = 1e-6  # scores of copies differ by the rounding of float32
 
 DIRECTIONS = (
@@ -45,32 +50,49 @@ class _Trial:
 
     Attributes:
         probes: The query.
-        row: The entry that it was taken from, which does not count.
+        rows: The entry that it was taken from and its neighbours in time, which do not count.
         least: Score of the k-th best of the others.
     """
 
     probes: tuple[Ready, ...]
-    row: int
+    rows: slice
     least: float
 
 
-def tune(index: Index, recall_target: float) -> None:
+def held_out(rows: int) -> tuple[Rows, Rows]:
+    """Return rows to draw queries from, and those that codes must not be fitted to, ascending.
+
+    Lists form around what they are fitted to. A query that helped to fit them finds more than one
+    that comes new, so it would promise too much.
+
+    Args:
+        rows: How many there are.
+    """
+    most = rows // _SHARE_HELD_OUT
+    drawn = np.random.default_rng(rows).choice(rows, min(_DRAWN * _QUERIES, most), replace=False)
+    beside = min(_NEAR_IN_TIME, max(0, most // max(1, len(drawn)) - 1) // 2)
+    near = drawn[:, None] + np.arange(-beside, beside + 1)
+    return np.sort(drawn), np.unique(np.clip(near, 0, rows - 1))
+
+
+def tune(index: Index, recall_target: float, drawn: Rows) -> None:
     """Set an index's efforts to the cheapest that reach a recall, and its recalls to theirs.
 
     Recall is the share of the ten best that is found, ties counted as found. It has to
-    reach the target by one standard error of the mean over the queries. Where nothing does, the
+    reach the target by 1.64 standard errors of the mean over the queries. Where nothing does, the
     hardest setting is taken; a warning says when that is below the target.
 
-    The queries are stored embeddings, and what has been seen often is not taken more often: a
-    planner asks for what is rare as well, and that is harder, because its ten best are not all
-    in one list.
+    The queries are stored embeddings. What has been seen often is not taken more often, and what
+    was stored just before and after does not count: a planner asks for what is rare as well, and
+    that is harder, because its ten best are not all in one list.
 
     Args:
         index: With codes; nobody else uses it yet.
         recall_target: In [0, 1].
+        drawn: Rows to take queries from, which the codes were not fitted to (``held_out``).
     """
     rng = np.random.default_rng(0)
-    rows = _queries(index, rng)
+    rows = _queries(index, drawn, rng)
     vectors = {m: index.halves[m].vectors.take(rows) for m in Modality}
     for group in _groups():
         trials = _trials(index, group, rows, vectors)
@@ -87,10 +109,10 @@ def tune(index: Index, recall_target: float) -> None:
                 )  # fmt: skip
 
 
-def _queries(index: Index, rng: np.random.Generator) -> Rows:
+def _queries(index: Index, drawn: Rows, rng: np.random.Generator) -> Rows:
     """Return rows to ask with, ascending: lists are drawn alike, however full they are."""
-    alive = np.flatnonzero(index.columns.alive).astype(np.int64)
-    rows = np.sort(rng.choice(alive, min(_DRAWN * _QUERIES, len(alive)), replace=False))
+    there = drawn[drawn < index.columns.rows]
+    rows = there[index.columns.alive[there]]
     half = index.halves[Modality.SCENE]
     weights = np.ones(len(rows))
     if half.codes is not None:
@@ -121,7 +143,7 @@ def _trials(
                 Ready(d.target, vectors[d.source][i], weight, d.source, hashes[d.source][i])
                 for d in group
             ),
-            int(row), float(least[i]),
+            _around(int(row)), float(least[i]),
         )
         for i, row in enumerate(rows)
     ]  # fmt: skip
@@ -130,7 +152,7 @@ def _trials(
 def _kth_best(
     index: Index, queries: dict[Modality, Embeddings], weight: float, rows: Rows
 ) -> NDArray[np.float32]:
-    """Return each query's k-th best score over all entries but its own, block by block."""
+    """Return each query's k-th best score over all entries but those near it, block by block."""
     best = np.full((len(rows), _K), -np.inf, dtype=np.float32)
     halves = [index.halves[modality].vectors for modality in queries]
     step = 16_384
@@ -140,11 +162,17 @@ def _kth_best(
         for asked, vectors in zip(queries.values(), halves, strict=True):
             scores += weight * _matrix(index.similarity, asked, vectors.take(here))
         scores[:, ~index.columns.alive[here]] = -np.inf
-        own = np.flatnonzero((rows >= start) & (rows < start + len(here)))
-        scores[own, rows[own] - start] = -np.inf
+        for own, row in enumerate(rows):
+            near = _around(int(row))
+            scores[own, max(0, near.start - start) : max(0, near.stop - start)] = -np.inf
         merged = np.concatenate([best, scores], axis=1)
         best = -np.partition(-merged, _K - 1, axis=1)[:, :_K]
     return best.min(axis=1)
+
+
+def _around(row: int) -> slice:
+    """Return a row and its neighbours in time."""
+    return slice(max(0, row - _NEAR_IN_TIME), row + _NEAR_IN_TIME + 1)
 
 
 def _matrix(
@@ -172,7 +200,8 @@ def _cheapest(index: Index, trials: Sequence[_Trial], recall_target: float) -> t
     """Return the fastest effort whose recall is good enough, else the best one."""
     codes = index.halves[Modality.SCENE].codes
     lists = codes.lists if codes is not None else 1
-    probes = [*itertools.takewhile(lambda n: n < lists, (2**i for i in range(2, 20))), lists]
+    steps = (n for i in range(2, 20) for n in (2**i, 2**i + 2 ** (i - 1)))
+    probes = [*itertools.takewhile(lambda n: n < lists, steps), lists]
     good: list[tuple[float, Effort, float]] = []
     depths = _HASH_DEPTHS if isinstance(codes, HashCodes) else _DEPTHS
     best = (0.0, Effort(lists, depths[-1]))
@@ -183,7 +212,7 @@ def _cheapest(index: Index, trials: Sequence[_Trial], recall_target: float) -> t
             effort = Effort(probes[middle], depth)
             recall, error, seconds = _measure(index, trials, effort)
             best = max(best, (recall, effort))
-            if recall - error >= recall_target:
+            if recall - _SURE * error >= recall_target:
                 good.append((seconds, effort, recall))
                 high = middle - 1
             else:
@@ -201,7 +230,7 @@ def _measure(index: Index, trials: Sequence[_Trial], effort: Effort) -> tuple[fl
     recalls, seconds = [], []
     for trial in trials:
         started = time.perf_counter()
-        scores = index.try_out(trial.probes, _K + 1, effort, trial.row)
+        scores = index.try_out(trial.probes, _K, effort, trial.rows)
         seconds.append(time.perf_counter() - started)
         best = np.sort(scores)[::-1][:_K]
         slack = _ENOUGH * max(1.0, abs(trial.least))

@@ -1,0 +1,82 @@
+"""Short codes: what they are fitted to, and what they propose."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from vla_retrieval.memory import kernels
+from vla_retrieval.memory.codes import Codes, Effort
+from vla_retrieval.memory.index import Half, Index, IndexKind
+from vla_retrieval.memory.tuning import held_out
+from vla_retrieval.memory.vectors import WholeVectors
+from vla_retrieval.types import Embeddings, Modality, NewEntry, Probe, Similarity
+
+DIM, COUNT, LISTS, FEW = 64, 1500, 16, 16
+
+
+def in_few_axes(seed: int, count: int = COUNT, axes: int = FEW) -> Embeddings:
+    rng = np.random.default_rng(seed)
+    basis = np.linalg.qr(np.random.default_rng(0).standard_normal((DIM, axes)))[0]
+    return (rng.standard_normal((count, axes)) @ basis.T).astype(np.float32)
+
+
+def filled(vectors: Embeddings, *, squares: bool) -> Codes:
+    codes = Codes.trained(vectors, LISTS, squares=squares)
+    codes.append(vectors)
+    return codes
+
+
+def share_found(codes: Codes, vectors: Embeddings, queries: Embeddings, *, squares: bool) -> float:
+    shares = []
+    for query in queries:
+        scores = -np.square(vectors - query).sum(axis=1) if squares else vectors @ query
+        best = np.argsort(-scores)[:10]
+        shares.append(np.isin(best, codes.propose(query, Effort(LISTS, 100), None)).mean())
+    return float(np.mean(shares))
+
+
+@pytest.mark.parametrize("squares", [False, True])
+def test_a_direction_that_all_vectors_share_hides_nothing(squares: bool) -> None:
+    shared = np.full(DIM, 5, dtype=np.float32)
+    vectors, queries = in_few_axes(1) + shared, in_few_axes(2, 20) - shared
+    assert share_found(filled(vectors, squares=squares), vectors, queries, squares=squares) > 0.9
+
+
+def test_vectors_that_differ_along_few_axes_have_shorter_codes() -> None:
+    few, many = (filled(in_few_axes(1, axes=n), squares=False) for n in (FEW, DIM))
+    assert few.size_bytes < many.size_bytes
+
+
+def test_entries_that_are_all_alike_are_found_all_the_same() -> None:
+    alike = np.full((COUNT, DIM), 1 / 8, dtype=np.float32)
+    halves = {
+        m: Half(WholeVectors(DIM, squares=False), Codes.trained(alike, LISTS, squares=False))
+        for m in Modality
+    }
+    index = Index(DIM, Similarity.COSINE, IndexKind.IVF, halves)
+    index.add(range(COUNT), [NewEntry(instruction="stand", stamp_ns=0)] * COUNT, alike, alike)
+    with kernels.threads(1):
+        scans = list(index._scans([Probe(Modality.SCENE, alike[0], 1.0, Modality.SCENE)]))
+        assert len(index.propose(scans, 10, None, COUNT)) >= 10
+        mask = np.arange(COUNT) >= COUNT - 20
+        assert set(index.propose(scans, 10, mask, 20)) <= set(range(COUNT - 20, COUNT))
+
+
+def test_codes_from_their_bytes_propose_and_grow_as_before() -> None:
+    before = filled(in_few_axes(1), squares=False)
+    after = Codes.from_bytes(before.to_bytes())
+    for codes in (before, after):
+        codes.append(in_few_axes(3, 100))
+    for query in in_few_axes(2, 5):
+        proposed = [np.sort(c.propose(query, Effort(4, 50), None)) for c in (before, after)]
+        np.testing.assert_array_equal(*proposed)
+
+
+@pytest.mark.parametrize("rows", [2_000, 100_000])
+def test_codes_are_not_fitted_to_the_rows_that_they_are_tuned_with(rows: int) -> None:
+    drawn, not_fitted = held_out(rows)
+    assert np.isin(drawn, not_fitted).all()
+    assert 0 < len(not_fitted) <= rows / 8
+    assert not_fitted.min() >= 0
+    assert not_fitted.max() < rows
