@@ -37,7 +37,10 @@ _EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code."""
-    args, _ros = _parser().parse_known_args(arguments)  # launch adds --ros-args
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    # Launch adds these at the end; before them, a misspelt option is refused.
+    ours = given[: given.index("--ros-args")] if "--ros-args" in given else given
+    args = _parser().parse_args(ours)
     try:
         code = _replay(args)
     except (RetrievalError, TimeoutError) as error:

@@ -213,7 +213,7 @@ def _listing(
     Args:
         database: Where they are.
         ids: Of the entries that may be fitted to.
-        lists: How many of them.
+        lists: Inverted lists to make.
         like: An empty index that compares as that one will.
         give_up: Asked for each half.
         bytewise: Whether vectors are kept in 8 bits per number.

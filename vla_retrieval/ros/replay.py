@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,11 +27,12 @@ from vla_retrieval.ros.conversions import to_ns
 from vla_retrieval.ros.recorded_images import to_image
 from vla_retrieval.ros.remote import RemoteParameters
 from vla_retrieval.types import Target
-from vla_retrieval_msgs.msg import MatchArray, Query
+from vla_retrieval_msgs.msg import MatchArray, Query, Status
 
 Progress = Callable[[str, int, int], None]
 
 _WITHIN_SEC = 60.0
+_IMAGE_FIELDS = ("image", "compressed_image")
 _TRY_SEC = 0.5
 _LEAD_SEC = 0.1
 _AT_ONCE = 8  # pairs that are remembered, on their way at a time
@@ -72,7 +74,22 @@ class ReplayOptions:
                 raise InvalidInputError(name, "a finite number from 0 on", str(value))
 
 
-def fill(client: RetrievalClient, gallery: Sequence[Frame], progress: Progress) -> dict[int, int]:
+@dataclass(frozen=True)
+class Filled:
+    """What a node was filled with.
+
+    Attributes:
+        gallery: The frames that it remembers, in the order of their positions.
+        position_of: Entry id to position.
+        refused: Why other frames are no pictures -> how many.
+    """
+
+    gallery: tuple[Frame, ...]
+    position_of: Mapping[int, int]
+    refused: Mapping[str, int]
+
+
+def fill(client: RetrievalClient, gallery: Sequence[Frame], progress: Progress) -> Filled:
     """Remember frames in an empty node.
 
     Args:
@@ -80,12 +97,9 @@ def fill(client: RetrievalClient, gallery: Sequence[Frame], progress: Progress) 
         gallery: In the order of their positions.
         progress: Told how far it is.
 
-    Returns:
-        Entry id to position.
-
     Raises:
         InvalidInputError: If the node's memory is not empty, or it keeps less than it is given.
-        RetrievalError: If it refuses a frame.
+        RetrievalError: If it refuses a frame for another reason than that it is no picture.
     """
     stats = client.call("get_stats", _WITHIN_SEC)
     if stats.memory_size:
@@ -109,11 +123,17 @@ def fill(client: RetrievalClient, gallery: Sequence[Frame], progress: Progress) 
     for _ in range(_AT_ONCE):
         if not free.acquire(timeout=_WITHIN_SEC):
             raise TimeoutError(f"the node did not remember a frame within {_WITHIN_SEC:g} s")
-    return _positions([future.result() for future in futures], gallery)
+    return _filled([future.result() for future in futures], gallery)
 
 
-def _positions(responses: Sequence[Any], gallery: Sequence[Frame]) -> dict[int, int]:
+def _filled(responses: Sequence[Any], gallery: Sequence[Frame]) -> Filled:
+    kept: list[tuple[Frame, int]] = []
+    refused: Counter[str] = Counter()
     for frame, response in zip(gallery, responses, strict=True):
+        field = response.message.partition(":")[0]
+        if response.status.code == Status.INVALID_REQUEST and field.startswith(_IMAGE_FIELDS):
+            refused[field] += 1  # offline, it is left out too
+            continue
         if not response.success:
             raise RetrievalError(f"{frame.query_id} was not remembered: {response.message}")
         if response.merged or len(response.evicted_ids):
@@ -121,11 +141,13 @@ def _positions(responses: Sequence[Any], gallery: Sequence[Frame]) -> dict[int, 
                 "node", "one that keeps all it is given", f"{frame.query_id} merged or others "
                 "evicted", "Start the node without merge_scene_similarity and bounds.",
             )  # fmt: skip
-    ids = [int(response.entry_id) for response in responses]
+        kept.append((frame, int(response.entry_id)))
+    ids = [entry_id for _, entry_id in kept]
     # Equal scores rank by id, as positions do offline.
     if ids != sorted(ids):
         raise RetrievalError("the node numbered entries in another order than they were sent in")
-    return {entry_id: position for position, entry_id in enumerate(ids)}
+    positions = {entry_id: position for position, entry_id in enumerate(ids)}
+    return Filled(tuple(frame for frame, _ in kept), positions, refused)
 
 
 class Replay:
@@ -141,7 +163,7 @@ class Replay:
     def __init__(
         self,
         client: RetrievalClient,
-        positions: dict[int, int],
+        positions: Mapping[int, int],
         settings: ExperimentSettings,
         options: ReplayOptions,
     ) -> None:
@@ -161,6 +183,7 @@ class Replay:
         self._stages: dict[str, list[float]] = {}
         self._outdated: set[str] = set()
         self._waiting = 0
+        self._foreign = 0
 
     def run(self, frames: Sequence[Frame], progress: Progress) -> Heard:
         """Play frames and ask, with the parameters that this needs.
@@ -335,7 +358,9 @@ class Replay:
                 progress(f"asking: {direction}", number + 1, len(asked))
 
     def _hits_of(self, answer: Any) -> list[Hit]:
-        return [(self._positions[m.entry_id], float(m.score)) for m in answer.matches]
+        known = [m for m in answer.matches if m.entry_id in self._positions]
+        self._foreign += len(answer.matches) - len(known)
+        return [(self._positions[m.entry_id], float(m.score)) for m in known]
 
     def _heard(self, played: int, before: Any, after: Any) -> Heard:
         with self._changed:
@@ -355,7 +380,13 @@ class Replay:
                 played, answered, scoring.summarise(self._latencies), scoring.summarise(self._ages),
                 _shared_out(played - answered, causes), scoring.summarise(self._stalenesses),
             )  # fmt: skip
-            return Heard(live, self._hits, self._stages, [_how(self._options)])
+            notes = [_how(self._options)]
+            if self._foreign:
+                notes.append(
+                    f"{self._foreign} matches are left out: entries that somebody else made the "
+                    "node remember meanwhile."
+                )
+            return Heard(live, self._hits, self._stages, notes)
 
 
 def _sleep_until(at_sec: float) -> None:

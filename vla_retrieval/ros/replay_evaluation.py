@@ -54,11 +54,16 @@ def evaluate_node(
                 f"no active node {where} within {start_sec:g} s: start it, in this ROS domain"
             )
         _check(client, fingerprint, head, settings)
-        positions = fill(client, split.gallery, progress)
-        heard = Replay(client, positions, settings, options).run(
+        filled = fill(client, split.gallery, progress)
+        check_sides(filled.gallery, split.queries)
+        heard = Replay(client, filled.position_of, settings, options).run(
             [*split.queries, *split.absent], progress
         )
-    return score_heard(plan, split.gallery, heard, projected_fingerprint(fingerprint, head))
+    heard.notes += [
+        f"{count} image(s) of the memory's side were refused by the node: {reason}."
+        for reason, count in sorted(filled.refused.items())
+    ]
+    return score_heard(plan, filled.gallery, heard, projected_fingerprint(fingerprint, head))
 
 
 def _check(
