@@ -101,6 +101,8 @@ def _node_process(
         "remember_mode": "interval",
         "remember_interval_sec": _REMEMBER_INTERVAL_SEC,
         "k": _K,
+        # Compiling another engine takes longer than all of the demonstration.
+        "engine": "torch",
         **model,
     }
     command = [sys.executable, "-m", "vla_retrieval.ros.main", "--ros-args"]
