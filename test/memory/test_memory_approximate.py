@@ -145,8 +145,7 @@ def test_queries_that_were_never_seen_find_as_many_of_the_ten_best_as_promised(
         found = searched.check(probes, 10)
         assert not found.exact
         recalls.append(len(ids(found) & searched.best) / 10)
-    # Tuned to be sure by one standard error of the mean, and asked with as few queries here.
-    assert np.mean(recalls) + np.std(recalls) / HELD_OUT**0.5 >= TARGET
+    assert np.mean(recalls) >= TARGET
 
 
 def ids(found: SearchResult) -> set[int]:

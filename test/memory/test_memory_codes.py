@@ -7,10 +7,10 @@ import pytest
 
 from vla_retrieval.memory import kernels
 from vla_retrieval.memory.codes import Codes, Effort
-from vla_retrieval.memory.index import Half, Index, IndexKind
+from vla_retrieval.memory.index import Half, Index, IndexKind, Ready
 from vla_retrieval.memory.tuning import held_out
 from vla_retrieval.memory.vectors import WholeVectors
-from vla_retrieval.types import Embeddings, Modality, NewEntry, Probe, Similarity
+from vla_retrieval.types import Embeddings, Modality, NewEntry, Similarity
 
 DIM, COUNT, LISTS, FEW = 64, 1500, 16, 16
 
@@ -57,7 +57,7 @@ def test_entries_that_are_all_alike_are_found_all_the_same() -> None:
     index = Index(DIM, Similarity.COSINE, IndexKind.IVF, halves)
     index.add(range(COUNT), [NewEntry(instruction="stand", stamp_ns=0)] * COUNT, alike, alike)
     with kernels.threads(1):
-        scans = list(index._scans([Probe(Modality.SCENE, alike[0], 1.0, Modality.SCENE)]))
+        scans = list(index._scans([Ready(Modality.SCENE, alike[0], 1.0, Modality.SCENE, None)]))
         assert len(index.propose(scans, 10, None, COUNT)) >= 10
         mask = np.arange(COUNT) >= COUNT - 20
         assert set(index.propose(scans, 10, mask, 20)) <= set(range(COUNT - 20, COUNT))
