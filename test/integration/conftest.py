@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,18 @@ from domain_coordinator import domain_id
 from .harness import START_SEC, NodeProcess, Robot
 
 
+# No domain twice in one process: what a lifecycle node of this process leaves in the graph stays
+# there until the process ends (rclpy does not destroy its state machine).
+_DOMAINS = itertools.count(os.getpid())
+
+
 @pytest.fixture(scope="module")
 def domain() -> Iterator[int]:
     """Give the module a ROS domain that no other test on this machine uses."""
-    with domain_id() as number, pytest.MonkeyPatch.context() as patch:
+    with (
+        domain_id(lambda: next(_DOMAINS) % 100 + 1) as number,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setenv("ROS_DOMAIN_ID", str(number))
         yield number
 
