@@ -13,10 +13,13 @@ from domain_coordinator import domain_id
 
 from .harness import START_SEC, NodeProcess, Robot
 
-
 # No domain twice in one process: what a lifecycle node of this process leaves in the graph stays
 # there until the process ends (rclpy does not destroy its state machine).
 _DOMAINS = itertools.count(os.getpid())
+
+
+def _next_domain() -> int:
+    return next(_DOMAINS) % 100 + 1
 
 
 @pytest.fixture(scope="module")
