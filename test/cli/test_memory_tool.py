@@ -108,7 +108,7 @@ class TestInfo:
             pytest.skip("needs root, to become somebody else")
         for name in ("memory.sqlite3-wal", "memory.sqlite3-shm"):
             (directory / name).unlink(missing_ok=True)
-        for path in (directory, *directory.parents[:3]):
+        for path in (directory, *directory.parents[:4]):
             path.chmod(path.stat().st_mode | 0o055)
         before = sorted(path.name for path in directory.iterdir())
         script = (

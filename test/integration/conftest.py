@@ -13,8 +13,8 @@ from domain_coordinator import domain_id
 
 from .harness import START_SEC, NodeProcess, Robot
 
-# No domain twice in one process: what a lifecycle node of this process leaves in the graph stays
-# there until the process ends (rclpy does not destroy its state machine).
+# No domain twice in one process: what a lifecycle node of this process left in the graph was seen
+# there by later modules.
 _DOMAINS = itertools.count(os.getpid())
 
 
