@@ -127,7 +127,7 @@ SPECS: dict[str, Spec] = {
         live=True,
     ),
     "index": Spec(
-        "How the memory is searched: exact compares everything, ivf and ivf_sq8 find most of the "
+        "How the memory is searched: exact compares everything, pq and pq_sq8 find most of the "
         "best sooner, the latter in less RAM, hash by binary codes; auto: by the number of "
         "entries.",
         choices=INDEX_CHOICES,
@@ -136,13 +136,13 @@ SPECS: dict[str, Spec] = {
         "RAM for the index under index auto or hash, in MB of 2^20 bytes.", low=1, high=_MOST_MB
     ),
     "recall_target": Spec(
-        "Share of the ten best that ivf, ivf_sq8 and hash are tuned to find, in each direction.",
+        "Share of the ten best that pq, pq_sq8 and hash are tuned to find, in each direction.",
         low=0.5,
         high=1,
     ),
     "search_threads": Spec("CPU threads of one search.", low=1, high=256),
     "build_threads": Spec(
-        "CPU threads that build ivf, ivf_sq8 and hash in the background.", low=1, high=256
+        "CPU threads that build pq, pq_sq8 and hash in the background.", low=1, high=256
     ),
     "max_entries": Spec("Most entries that are kept; 0: no bound.", high=_MOST_ENTRIES),
     "max_memory_mb": Spec(
