@@ -31,7 +31,7 @@ faiss: Any = _typed_faiss  # its types leave out what is used here
 ROWS_TO_FIT = 16_384
 """Sampled rows that codes are fitted to: a second or two on one core."""
 
-_KEPT = 0.93  # of the variance; what more axes find, comparing more rows finds sooner
+_KEPT = 0.9  # of the variance; what more axes find, comparing more rows finds sooner
 _AXES_AT_LEAST, _AXES_STEP = 16, 16
 _NUMBERS_PER_PART = 2  # with 4, twice as many rows have to be compared for queries by text
 _BITS = 4  # what fast scan takes
