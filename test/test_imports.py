@@ -61,6 +61,7 @@ MESSAGES = frozenset(
         "sensor_msgs",
         "std_msgs",
         "std_srvs",
+        "visualization_msgs",
         "vla_retrieval_msgs",
     }
 )
