@@ -30,6 +30,7 @@ ROWS: tuple[frozenset[str], ...] = (
             "images",
             "calibration",
             "projection",
+            "ros_arguments",
         }
     ),
     frozenset({"encoders", "heads", "memory", "evaluation"}),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from rclpy.utilities import remove_ros_args
 
 from vla_retrieval.ros.parameters import AUTOSTART, SPECS, Settings, Spec
+from vla_retrieval.ros_arguments import split_ros_arguments
 
 _WIDTH = 96
 _DESCRIPTION = """\
@@ -45,7 +46,7 @@ def read_command_line(arguments: Sequence[str]) -> None:
         epilog=f"{_parameters()}\n\n{_EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _, strangers = parser.parse_known_args(_not_for_ros(arguments))
+    _, strangers = parser.parse_known_args(split_ros_arguments(arguments)[0])
     if strangers:
         parser.error(
             f"expected only ROS arguments, got {' '.join(strangers)}; a parameter is given as "
@@ -56,24 +57,6 @@ def read_command_line(arguments: Sequence[str]) -> None:
     except RuntimeError as error:  # rcl's own class, which rclpy does not export
         # What follows is where in rcl's C code it was noticed.
         parser.error(str(error).partition(", at /")[0])
-
-
-def _not_for_ros(arguments: Sequence[str]) -> list[str]:
-    """Return what is outside of ``--ros-args ... --``.
-
-    rclpy's own function takes ``NAME:=VALUE`` out there too, as an old way to rename topics: a
-    parameter that is given so would be lost without a word.
-    """
-    ours: list[str] = []
-    is_for_ros = False
-    for argument in arguments:
-        if argument == "--ros-args":
-            is_for_ros = True
-        elif is_for_ros and argument == "--":
-            is_for_ros = False
-        elif not is_for_ros:
-            ours.append(argument)
-    return ours
 
 
 def _parameters() -> str:
