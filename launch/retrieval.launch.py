@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
+from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
@@ -27,7 +28,7 @@ PARAMETERS = {
     "device": (str, "auto, cpu, cuda or cuda:N"),
     "engine": (str, "auto, torch, openvino or onnxruntime"),
     "precision": (str, "auto, fp32, fp16, bf16 or int8"),
-    "head": (str, "file of a learned head; empty: none"),
+    "head": (str, "file of a learned head"),
     "similarity": (str, "cosine, dot or negative_l2"),
     "image_transport": (str, "raw or compressed"),
     "image_reliability": (str, "best_effort or reliable"),
@@ -39,6 +40,7 @@ PARAMETERS = {
     "remember_interval_sec": (float, "least time between two pairs that the node remembers"),
     "autostart": (bool, "configure and activate without being told"),
 }
+SHOWN = ("markers", "contact_sheet")  # of the node's topics, in config/retrieval.rviz
 
 
 def _node(context: LaunchContext) -> list[Node]:
@@ -48,6 +50,7 @@ def _node(context: LaunchContext) -> list[Node]:
         if LaunchConfiguration(name).perform(context)
     }
     image_topic = LaunchConfiguration("image_topic")
+    level = LaunchConfiguration("log_level").perform(context)
     return [
         Node(
             package="vla_retrieval",
@@ -60,11 +63,32 @@ def _node(context: LaunchContext) -> list[Node]:
                 ("image/compressed", [image_topic, "/compressed"]),
                 ("instruction", LaunchConfiguration("instruction_topic")),
             ],
-            ros_arguments=["--log-level", LaunchConfiguration("log_level")],
+            ros_arguments=["--log-level", f"{_logger(context)}:={level}"],
             output="screen",
             emulate_tty=True,
         )
     ]
+
+
+def _logger(context: LaunchContext) -> str:
+    """Return the name of the node's own logger: others say thousands of lines a second at debug."""
+    namespace = LaunchConfiguration("namespace").perform(context).strip("/")
+    return f"{namespace}/retrieval".strip("/").replace("/", ".")
+
+
+def _rviz(share: str) -> Node:
+    return Node(
+        package="rviz2",
+        executable="rviz2",
+        namespace=LaunchConfiguration("namespace"),
+        arguments=["-d", str(Path(share) / "config" / "retrieval.rviz")],
+        # The file has names without a namespace; relative ones get the launch's.
+        remappings=[
+            ("/image", LaunchConfiguration("image_topic")),
+            *((f"/retrieval/{topic}", f"retrieval/{topic}") for topic in SHOWN),
+        ],
+        condition=IfCondition(LaunchConfiguration("rviz")),
+    )
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -74,25 +98,37 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             DeclareLaunchArgument(
-                "params_file", default_value=default_file, description="parameters as YAML"
+                "params_file", default_value=default_file,
+                description="parameters as YAML; the default describes each of them",
             ),
-            DeclareLaunchArgument("namespace", default_value="", description="of the node"),
+            DeclareLaunchArgument(
+                "namespace", default_value="",
+                description="of the node, e.g. robot1; empty: none. Relative topics go with it",
+            ),
             DeclareLaunchArgument(
                 "image_topic", default_value="image",
                 description="camera's base topic; compressed images are read from its /compressed",
             ),
             DeclareLaunchArgument(
-                "instruction_topic", default_value="instruction", description="instructions"
+                "instruction_topic", default_value="instruction",
+                description="where instructions come from (std_msgs/String)",
             ),
             DeclareLaunchArgument(
-                "log_level", default_value="info", description="debug, info, warn or error"
+                "log_level", default_value="info",
+                description="of the node's own messages: debug, info, warn or error",
+            ),
+            DeclareLaunchArgument(
+                "rviz", default_value="false", description="show it in RViz (rviz2) too"
             ),
             *(
-                DeclareLaunchArgument(name, default_value="", description=text)
+                DeclareLaunchArgument(
+                    name, default_value="", description=f"{text}; empty: as params_file says"
+                )
                 for name, (_, text) in PARAMETERS.items()
             ),
             # Otherwise large images are lost between two processes; the camera needs it too.
             *(SetEnvironmentVariable(*item) for item in large_image_environment(share).items()),
             OpaqueFunction(function=_node),
+            _rviz(share),
         ]
     )  # fmt: skip

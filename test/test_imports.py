@@ -30,6 +30,7 @@ ROWS: tuple[frozenset[str], ...] = (
             "images",
             "calibration",
             "projection",
+            "ros_arguments",
         }
     ),
     frozenset({"encoders", "heads", "memory", "evaluation"}),
@@ -61,6 +62,7 @@ MESSAGES = frozenset(
         "sensor_msgs",
         "std_msgs",
         "std_srvs",
+        "visualization_msgs",
         "vla_retrieval_msgs",
     }
 )

@@ -5,9 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
-import shutil
-import signal
-import subprocess
 from pathlib import Path
 from types import ModuleType
 
@@ -16,10 +13,53 @@ import pytest
 from vla_retrieval.evaluation.report.json_file import read_json
 from vla_retrieval.ros.parameters import AUTOSTART, Settings
 
-from .harness import START_SEC, WAIT_SEC, Robot
+from .harness import START_SEC, WAIT_SEC, Robot, wait_until
+from .launched import launch, say
 
 pytest.importorskip("launch_ros", reason="launch_ros comes with a ROS 2 installation only")
 LAUNCH = Path(__file__).parents[2] / "launch"
+DEMO = LAUNCH.parent / "demo"
+FILES = sorted(path.name for path in LAUNCH.glob("*.py"))
+
+# What a robot's own launch file looks like: it includes the package's, and plays a bag beside it.
+COMPOSED = """
+from launch import LaunchDescription
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch_ros.actions import Node
+from launch_ros.substitutions import FindPackageShare
+from launch.substitutions import PathJoinSubstitution
+
+def generate_launch_description():
+    file = PathJoinSubstitution(
+        [FindPackageShare("vla_retrieval"), "launch", "retrieval.launch.py"])
+    arguments = {arguments}
+    return LaunchDescription([
+        IncludeLaunchDescription(
+            PythonLaunchDescriptionSource(file), launch_arguments=arguments.items()),
+        Node(package="vla_retrieval", executable="play_bag", name="player", namespace="robot",
+             arguments=["{bag}", "--loop", "--rate", "4"],
+             remappings=[("/camera/image/compressed", "eye/compressed"), ("/instruction", "task")]),
+    ])
+"""
+# Stands in for RViz, which is not asked to draw here: what would it subscribe to?
+RVIZ = """#!/usr/bin/env python3
+import sys, yaml, rclpy
+from sensor_msgs.msg import Image
+from visualization_msgs.msg import MarkerArray
+kinds = {"rviz_default_plugins/Image": Image, "rviz_default_plugins/MarkerArray": MarkerArray}
+rclpy.init()
+node = rclpy.create_node("rviz2")
+file = sys.argv[sys.argv.index("-d") + 1]
+for display in yaml.safe_load(open(file))["Visualization Manager"]["Displays"]:
+    if "Topic" in display:
+        node.create_subscription(
+            kinds[display["Class"]], display["Topic"]["Value"], lambda _: None, 1)
+try:
+    rclpy.spin(node)
+except KeyboardInterrupt:
+    pass
+"""
 
 
 def load(name: str) -> ModuleType:
@@ -32,35 +72,38 @@ def load(name: str) -> ModuleType:
     return module
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_each_argument_of_a_launch_file_is_described(name: str) -> None:
+    arguments = load(name).generate_launch_description().get_launch_arguments()
+    assert arguments
+    assert all(len(argument.description) > 10 for argument in arguments)
+
+
 def test_an_evaluation_starts_a_node_plays_a_bag_into_it_and_leaves_a_report(
     domain: int, tmp_path: Path
 ) -> None:
-    ros2 = shutil.which("ros2")
-    if ros2 is None:
-        pytest.skip("the command ros2 comes with a ROS 2 installation only")
     out = tmp_path / "report"
-    demo = LAUNCH.parent / "demo"
-    log = tmp_path / "launch.log"
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [ros2, "launch", "vla_retrieval", "replay_evaluation.launch.py", f"bag:={demo / 'bag'}",
-             f"out:={out}", "rate:=4.0", f"relevance:=labels:{demo / 'tasks.yaml'}",
-             "model:=double", "options:=--depth 10 --seed 1"],
-            stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-    try:
+    with launch(
+        tmp_path, "vla_retrieval", "replay_evaluation.launch.py", f"bag:={DEMO / 'bag'}",
+        f"out:={out}", "rate:=4.0", f"relevance:=labels:{DEMO / 'tasks.yaml'}",
+        "model:=double", "options:=--depth 10 --seed 1",
+    ) as launched:  # fmt: skip
         # It ends by itself when the evaluation does.
-        process.wait(4 * WAIT_SEC)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGINT)
-            process.wait(WAIT_SEC)
-    assert (out / "index.html").is_file(), log.read_text()
+        launched.process.wait(4 * WAIT_SEC)
+    assert (out / "index.html").is_file(), launched.log
     live = read_json(out / "evaluation.json").live
     assert live is not None
     assert 0 < live.frames_answered <= live.frames_played
     assert live.frames_played == live.frames_answered + sum(live.drops.values())
-    assert "process has died" not in log.read_text()
+    assert "process has died" not in launched.log
+
+
+def test_the_demonstration_draws_its_picture_and_ends(domain: int, tmp_path: Path) -> None:
+    out = tmp_path / "pictures"
+    with launch(tmp_path, "vla_retrieval", "demo.launch.py", f"output_dir:={out}") as launched:
+        launched.process.wait(4 * WAIT_SEC)
+    assert (out / "contact_sheet.png").is_file(), launched.log
+    assert "process has finished cleanly" in launched.log
 
 
 def test_each_parameter_argument_is_a_parameter_of_the_node_with_its_type() -> None:
@@ -70,26 +113,97 @@ def test_each_parameter_argument_is_a_parameter_of_the_node_with_its_type() -> N
         assert types[name] is kind
 
 
-def test_the_node_comes_up_in_its_namespace_with_its_arguments(
+def test_the_node_comes_up_with_its_arguments_and_ends_cleanly(
     robot: Robot, tmp_path: Path
 ) -> None:
-    ros2 = shutil.which("ros2")
-    if ros2 is None:
-        pytest.skip("the command ros2 comes with a ROS 2 installation only")
-    log = tmp_path / "launch.log"
-    arguments = ["model:=double", f"memory_dir:={tmp_path / 'memory'}", "query_rate_hz:=4", "k:=3"]
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [ros2, "launch", "vla_retrieval", "retrieval.launch.py", *arguments],
-            stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-    try:
-        alive = lambda: process.poll() is None  # noqa: E731
-        assert robot.client.wait_until_active(alive, START_SEC), log.read_text()
+    with launch(
+        tmp_path, "vla_retrieval", "retrieval.launch.py", "model:=double",
+        f"memory_dir:={tmp_path / 'memory'}", "query_rate_hz:=4", "k:=3",
+    ) as launched:  # fmt: skip
+        assert robot.client.wait_until_active(launched.is_alive, START_SEC), launched.log
         stats = robot.call("get_stats")
         assert stats.memory_dir == str(tmp_path / "memory")
         assert stats.model == "double"
-    finally:
-        os.killpg(process.pid, signal.SIGINT)
-        process.wait(WAIT_SEC)
-    assert "process has finished cleanly" in log.read_text()
+    assert "process has finished cleanly" in launched.log
+
+
+def test_a_robots_own_launch_file_composes_the_node_with_a_bag_and_is_operated_by_ros2(
+    domain: int, tmp_path: Path
+) -> None:
+    """Namespace, remappings, lifecycle, services and parameters, as a person at a shell."""
+    arguments = {
+        "namespace": "robot", "image_topic": "eye", "instruction_topic": "task",
+        "image_transport": "compressed", "remember_mode": "interval", "model": "double",
+        "memory_dir": str(tmp_path / "memory"), "autostart": "false", "remember_interval_sec": "0.1",
+    }  # fmt: skip
+    file = tmp_path / "robot.launch.py"
+    file.write_text(COMPOSED.format(arguments=arguments, bag=DEMO / "bag"))
+    node = "/robot/retrieval"
+    with launch(tmp_path, str(file)) as launched:
+        wait_until(
+            lambda: "unconfigured" in say("lifecycle", "get", node=node), "an unconfigured node"
+        )
+        assert "successful" in say("lifecycle", "set", "configure", node=node), launched.log
+        refused = say("service", "call", f"{node}/retrieve", "vla_retrieval_msgs/srv/Retrieve")
+        assert "success=False" in refused
+        assert "configure and activate" in refused
+        assert "successful" in say("lifecycle", "set", "activate", node=node)
+        assert "successful" in say("param", "set", "k", "2", node=node)
+        assert "read at configure" in say("param", "set", "model", "ViT-B-32", node=node)
+        with_robot = "{instruction: '拿起桌子上的杯子', k: 3}"
+        wait_until(
+            lambda: "rank=3" in say(
+                "service", "call", f"{node}/retrieve", "vla_retrieval_msgs/srv/Retrieve", with_robot
+            ),
+            "three entries remembered from the bag",
+        )  # fmt: skip
+        assert "successful" in say("lifecycle", "set", "deactivate", node=node)
+        assert "successful" in say("lifecycle", "set", "cleanup", node=node)
+        assert "unconfigured" in say("lifecycle", "get", node=node)
+        assert launched.is_alive(), launched.log
+    assert launched.log.count("process has finished cleanly") == 2, launched.log
+    assert "Traceback" not in launched.log
+
+
+def test_rviz_is_started_on_request_with_the_topics_of_the_nodes_namespace(
+    robot: Robot, tmp_path: Path
+) -> None:
+    prefix = tmp_path / "rviz"
+    for folder in ("lib/rviz2", "share/ament_index/resource_index/packages", "share/rviz2"):
+        (prefix / folder).mkdir(parents=True)
+    (prefix / "share/ament_index/resource_index/packages/rviz2").touch()
+    (prefix / "lib/rviz2/rviz2").write_text(RVIZ)
+    (prefix / "lib/rviz2/rviz2").chmod(0o755)
+    wanted = {
+        "/eye": "sensor_msgs/msg/Image", "/robot/retrieval/contact_sheet": "sensor_msgs/msg/Image",
+        "/robot/retrieval/markers": "visualization_msgs/msg/MarkerArray",
+    }  # fmt: skip
+
+    def subscribed() -> set[str]:
+        ask = robot.client.node
+        return {
+            topic for topic in wanted
+            for info in ask.get_subscriptions_info_by_topic(topic) if info.node_name == "rviz2"
+        }  # fmt: skip
+
+    with launch(
+        tmp_path, "vla_retrieval", "retrieval.launch.py", "rviz:=true", "namespace:=robot",
+        "image_topic:=/eye", "model:=double", f"memory_dir:={tmp_path / 'memory'}",
+        environment={"AMENT_PREFIX_PATH": f"{prefix}{os.pathsep}{os.environ['AMENT_PREFIX_PATH']}"},
+    ) as launched:  # fmt: skip
+        wait_until(
+            lambda: subscribed() == set(wanted) or not launched.is_alive(), "RViz's subscriptions"
+        )
+        assert subscribed() == set(wanted), launched.log
+
+
+def test_only_the_nodes_own_messages_are_at_the_level_that_was_asked_for(
+    robot: Robot, tmp_path: Path
+) -> None:
+    """Those of ROS's libraries are thousands a second."""
+    with launch(
+        tmp_path, "vla_retrieval", "retrieval.launch.py", "log_level:=debug", "model:=double",
+        f"memory_dir:={tmp_path / 'memory'}",
+    ) as launched:  # fmt: skip
+        assert robot.client.wait_until_active(launched.is_alive, START_SEC), launched.log
+    assert "[rcl]" not in launched.log

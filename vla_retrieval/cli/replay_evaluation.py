@@ -31,6 +31,7 @@ from vla_retrieval.experiments.live import compare
 from vla_retrieval.experiments.offline import evaluate_bags
 from vla_retrieval.experiments.settings import ExperimentSettings
 from vla_retrieval.publishing import check_absent
+from vla_retrieval.ros_arguments import split_ros_arguments
 
 _EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted"
 
@@ -38,8 +39,7 @@ _EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    # Launch adds these at the end; before them, a misspelt option is refused.
-    ours = given[: given.index("--ros-args")] if "--ros-args" in given else given
+    ours, _ = split_ros_arguments(given)  # launch adds them
     args = _parser().parse_args(ours)
     try:
         code = _replay(args)

@@ -21,6 +21,7 @@ from vla_retrieval.ros import conversions
 from vla_retrieval.ros.frames import Frame, ImageMessage, Instruction
 from vla_retrieval.ros.freshness import image_age_sec
 from vla_retrieval.ros.images import to_image_message
+from vla_retrieval.ros.markers import make_markers
 from vla_retrieval.ros.worker import Priority, WorkerBusyError, WorkerClosedError
 from vla_retrieval.types import (
     NewEntry,
@@ -165,6 +166,8 @@ class LivePath:
                 match.thumbnail.data = b""
         self._node.match_publisher.publish(answer)
         self._node.counters.add("queries_answered")
+        if self._node.marker_publisher.get_subscription_count() > 0:
+            self._node.marker_publisher.publish(make_markers(answer))
         if sheet_wanted:
             self._publish_sheet(frame, query, retrieval)
 

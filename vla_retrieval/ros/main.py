@@ -14,6 +14,7 @@ from vla_retrieval.ros import parameters
 from vla_retrieval.ros.allocation import keep_large_blocks
 from vla_retrieval.ros.logging_bridge import bridge_logging
 from vla_retrieval.ros.node import RetrievalNode
+from vla_retrieval.ros.usage import read_command_line
 
 
 def main(args: list[str] | None = None) -> int:
@@ -21,7 +22,11 @@ def main(args: list[str] | None = None) -> int:
 
     Returns:
         0 after Ctrl-C or SIGTERM, 1 where a parameter is refused or the automatic start fails.
+
+    Raises:
+        SystemExit: With 0 after ``--help``, with 2 where the command line is wrong.
     """
+    read_command_line(sys.argv[1:] if args is None else args)
     # OpenMP's threads spin while they wait by default, which stalls inference next to a busy
     # process: 1700 ms an image against 90 ms (measured with one core hogged). It is read when
     # torch is loaded, which happens at configure.

@@ -15,6 +15,7 @@ from rclpy.subscription import Subscription
 from rclpy.timer import Timer
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
+from visualization_msgs.msg import MarkerArray
 
 from vla_retrieval.errors import RetrievalError
 from vla_retrieval.projection import Head
@@ -23,6 +24,7 @@ from vla_retrieval.ros.camera import Camera
 from vla_retrieval.ros.diagnostics import make_diagnostics
 from vla_retrieval.ros.frames import NewestFrame
 from vla_retrieval.ros.live import LivePath
+from vla_retrieval.ros.markers import no_markers
 from vla_retrieval.ros.pace import Pace
 from vla_retrieval.ros.parameters import Settings
 from vla_retrieval.ros.replies import NotActiveError
@@ -75,6 +77,7 @@ class RetrievalNode(LifecycleNode):
         self.add_post_set_parameters_callback(self._on_parameters_set)
         self.match_publisher = self.create_lifecycle_publisher(MatchArray, "~/matches", 10)
         self.sheet_publisher = self.create_lifecycle_publisher(Image, "~/contact_sheet", 1)
+        self.marker_publisher = self.create_lifecycle_publisher(MarkerArray, "~/markers", 1)
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_timer(
             self.settings.diagnostics_period_sec,
@@ -130,6 +133,8 @@ class RetrievalNode(LifecycleNode):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Stop to listen, to publish and to answer; the memory stays open."""
         self._stop_listening()
+        # A viewer would go on showing the matches of a node that says nothing any more.
+        self.marker_publisher.publish(no_markers())
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import rclpy
@@ -22,6 +22,7 @@ def play_bag(
     *,
     loop: bool = False,
     wait: bool = True,
+    ros_arguments: Sequence[str] = (),
 ) -> int:
     """Play a bag until its end or ``stop``; return the number of messages sent.
 
@@ -32,11 +33,13 @@ def play_bag(
         stop: Ends it early.
         loop: Start over at the end.
         wait: Begin only when every topic has a subscriber.
+        ros_arguments: ROS's own, with ``--ros-args``: names, namespace, remappings.
 
     Raises:
         InvalidInputError: If there is no readable bag, or it lacks one of the topics.
     """
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    # Not None, by which rclpy would read the command line itself.
+    rclpy.init(args=list(ros_arguments), signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node("play_bag")
     try:
         player = BagPlayer(node, bag, topics)

@@ -1,0 +1,84 @@
+"""What ships for RViz and Foxglove is well-formed and names what the node has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+CONFIG = Path(__file__).parents[1] / "config"
+RVIZ = yaml.safe_load((CONFIG / "retrieval.rviz").read_text(encoding="utf-8"))
+FOXGLOVE = json.loads((CONFIG / "foxglove_layout.json").read_text(encoding="utf-8"))
+
+# RViz's own words for QoS (rviz_common, QosProfileProperty), and what each display has to have.
+QOS = {
+    "History Policy": {"Keep Last", "Keep All"},
+    "Reliability Policy": {"Reliable", "Best Effort"},
+    "Durability Policy": {"Volatile", "Transient Local"},
+}
+# Panels of Foxglove's own, by the key that names the topic they show.
+PANELS = {
+    "3D": "topics",
+    "Image": "imageMode",
+    "RawMessages": "topicPath",
+    "Plot": "paths",
+    "DiagnosticSummary": "topicToRender",
+    "DiagnosticStatusPanel": "topicToRender",
+    "RosOut": "topicToRender",
+}
+
+
+def displays() -> list[dict[str, Any]]:
+    """Return RViz's displays that show a topic."""
+    return [item for item in RVIZ["Visualization Manager"]["Displays"] if "Topic" in item]
+
+
+def leaves(layout: Any) -> Iterator[str]:
+    """Return the panels of a layout, and check its splits."""
+    if isinstance(layout, str):
+        yield layout
+        return
+    assert set(layout) == {"direction", "splitPercentage", "first", "second"}
+    assert layout["direction"] in ("row", "column")
+    assert 0 < layout["splitPercentage"] < 100
+    yield from leaves(layout["first"])
+    yield from leaves(layout["second"])
+
+
+def test_rvizs_sections_are_those_that_it_writes_itself() -> None:
+    assert set(RVIZ) == {"Panels", "Visualization Manager", "Window Geometry"}
+    manager = RVIZ["Visualization Manager"]
+    assert set(manager) == {
+        "Class", "Displays", "Enabled", "Global Options", "Name", "Tools", "Transformation", "Value",
+        "Views",
+    }  # fmt: skip
+    classes = [item["Class"] for item in (*manager["Displays"], *manager["Tools"])]
+    assert all(name.startswith("rviz_default_plugins/") for name in classes)
+    assert all(panel["Class"].startswith("rviz_common/") for panel in RVIZ["Panels"])
+    shown = {name for name in RVIZ["Window Geometry"] if name in {d["Name"] for d in displays()}}
+    images = {d["Name"] for d in displays() if d["Class"] == "rviz_default_plugins/Image"}
+    assert shown == images, "a picture has a window of its own, by its name"
+
+
+@pytest.mark.parametrize("display", displays(), ids=lambda display: display["Name"])
+def test_each_display_of_rviz_says_which_qos_it_wants(display: dict[str, Any]) -> None:
+    topic = display["Topic"]
+    assert set(topic) == {*QOS, "Depth", "Value"}
+    assert all(topic[policy] in allowed for policy, allowed in QOS.items())
+    assert display["Enabled"] is display["Value"] is True
+
+
+def test_each_panel_of_foxglove_is_in_the_layout_once_and_is_one_of_its_own() -> None:
+    placed = list(leaves(FOXGLOVE["layout"]))
+    assert sorted(placed) == sorted(FOXGLOVE["configById"])
+    for name, config in FOXGLOVE["configById"].items():
+        kind, _, number = name.partition("!")
+        assert number
+        assert config[PANELS[kind]]
+    assert set(FOXGLOVE) == {
+        "configById", "globalVariables", "userNodes", "playbackConfig", "layout",
+    }  # fmt: skip

@@ -1,0 +1,196 @@
+"""One soak: starts a node, loads it, watches it, stops it, and looks at what is left."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from tools.soak.book import Book
+from tools.soak.growth import ProcessMemory, Slope, percent_per_hour
+from tools.soak.loads import Loads, Tally
+from vla_retrieval.ros.client import RetrievalClient
+from vla_retrieval.transport import large_image_environment
+
+ROOT: Final = Path(__file__).parents[2]
+_START_SEC: Final = 300.0
+_ANSWER_SEC: Final = 60.0
+_STOP_SEC: Final = 60.0
+_MB: Final = 1 << 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a soak is like.
+
+    Attributes:
+        work: Empty or new folder for the memory and the node's log.
+        seconds: Load that is measured.
+        warm_up_sec: Load before that, in which caches and pools fill.
+        entries: Bound of the memory; it is full before the warm-up, so that it does not grow.
+        model: The node's.
+        parameters: More of the node's parameters.
+    """
+
+    work: Path
+    seconds: float = 900.0
+    warm_up_sec: float = 180.0
+    entries: int = 2000
+    model: str = "double"
+    parameters: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How it went.
+
+    Attributes:
+        seconds: Measured load.
+        counts: By what was done, while it was measured.
+        latency_ms: By what was called: p50, p99 and the largest, in milliseconds.
+        failures: Calls that failed, and everything else that went wrong, from the start on.
+        acknowledged: Entries that the node acknowledged.
+        forgotten: Of them, how many were forgotten on request.
+        evicted: Of them, how many the node named as evicted.
+        stored: Entries in the memory afterwards.
+        lost: A line for each acknowledged entry that is not there, or altered.
+        check: What ``memory check`` said, empty where nothing is wrong.
+        exit_code: The node's.
+        resident_mb: Resident memory at the start and at the end of the measured load: medians of
+            its first and last tenth.
+        growth: Of the resident memory; None with fewer than 16 samples.
+        anonymous_growth: Of its anonymous part, without files and shared memory.
+    """
+
+    seconds: float
+    counts: dict[str, int]
+    latency_ms: dict[str, tuple[float, float, float]]
+    failures: list[str]
+    acknowledged: int
+    forgotten: int
+    evicted: int
+    stored: int
+    lost: list[str]
+    check: str
+    exit_code: int
+    resident_mb: tuple[float, float]
+    growth: Slope | None
+    anonymous_growth: Slope | None
+
+
+def soak(settings: Settings) -> Result:
+    """Run one, on the ROS domain of the environment.
+
+    Raises:
+        RuntimeError: If the node does not become active.
+    """
+    settings.work.mkdir(parents=True, exist_ok=True)
+    memory_dir = settings.work / "memory"
+    tally, book = Tally(), Book()
+    with _node(settings, memory_dir) as process:
+        client = RetrievalClient(name="soak")
+        try:
+            if not client.wait_until_active(lambda: process.poll() is None, _START_SEC):
+                raise RuntimeError(f"the node did not start: see {settings.work / 'node.log'}")
+            watch = _load(settings, client, process.pid, tally, book)
+        finally:
+            client.close()
+        process.send_signal(signal.SIGINT)
+        exit_code = process.wait(_STOP_SEC)
+    stored, lost = book.compare(memory_dir)
+    _look_into_log(settings.work / "node.log", tally)
+    return _result(settings, tally, book, watch, stored, lost, _check(memory_dir), exit_code)
+
+
+def _load(
+    settings: Settings, client: RetrievalClient, pid: int, tally: Tally, book: Book
+) -> tuple[np.ndarray, np.ndarray]:
+    """Load the node; return times and memory while it was measured."""
+    loads = Loads(client, tally, book)
+    loads.fill(settings.entries, _START_SEC)
+    with ProcessMemory(pid) as memory:
+        loads.start()
+        time.sleep(settings.warm_up_sec)  # the length of the load, not a wait for an event
+        tally.forget_times()
+        warm_sec = memory.samples[-1][0] if memory.samples else 0.0
+        time.sleep(settings.seconds)
+        watch = memory.since(warm_sec)
+    counts = dict(tally.counts)
+    loads.stop(_ANSWER_SEC)
+    tally.counts.clear()
+    tally.counts.update(counts)
+    return watch
+
+
+def _result(
+    settings: Settings, tally: Tally, book: Book, watch: tuple[np.ndarray, np.ndarray],
+    stored: int, lost: list[str], check: str, exit_code: int,
+) -> Result:  # fmt: skip
+    times, sizes = watch
+    tenth = max(1, len(times) // 10)
+    ends = (sizes[:tenth, 0], sizes[-tenth:, 0]) if len(times) else ([np.nan], [np.nan])
+    slopes = [percent_per_hour(times, sizes[:, n]) if len(times) >= 16 else None for n in (0, 1)]
+    return Result(
+        seconds=settings.seconds,
+        counts=dict(tally.counts),
+        latency_ms={
+            what: tuple(float(q) for q in np.quantile(values, [0.5, 0.99, 1.0]) * 1e3)  # type: ignore[misc]
+            for what, values in sorted(tally.times_sec.items())
+        },
+        failures=list(tally.failures),
+        acknowledged=book.acknowledged,
+        forgotten=book.forgotten,
+        evicted=book.evicted,
+        stored=stored,
+        lost=lost,
+        check=check,
+        exit_code=exit_code,
+        resident_mb=(float(np.median(ends[0])) / _MB, float(np.median(ends[1])) / _MB),
+        growth=slopes[0],
+        anonymous_growth=slopes[1],
+    )
+
+
+@contextmanager
+def _node(settings: Settings, memory_dir: Path) -> Iterator[subprocess.Popen[bytes]]:
+    parameters: dict[str, Any] = {
+        "model": settings.model, "memory_dir": memory_dir.resolve(), "use_sim_time": "true",
+        "max_entries": settings.entries, "eviction": "oldest", "remember_mode": "interval",
+        "device": "cpu", "engine": "torch", **settings.parameters,
+    }  # fmt: skip
+    command = [sys.executable, "-m", "vla_retrieval.ros.main", "--ros-args"]
+    for name, value in parameters.items():
+        command += ["-p", f"{name}:={value}"]
+    with (settings.work / "node.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, cwd=ROOT,
+            env={**os.environ, **large_image_environment(str(ROOT))},
+        )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def _look_into_log(log: Path, tally: Tally) -> None:
+    for line in log.read_text(errors="replace").splitlines():
+        if "Traceback" in line or "[ERROR]" in line or "[FATAL]" in line:
+            tally.fail(f"the node's log: {line}")
+
+
+def _check(memory_dir: Path) -> str:
+    """Return what ``memory check`` has to say against it."""
+    command = [sys.executable, "-m", "vla_retrieval.cli.memory", "check", str(memory_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    return "" if done.returncode == 0 else f"{done.stdout}{done.stderr}"
