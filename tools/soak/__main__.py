@@ -47,7 +47,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         result = soak(
-            Settings(args.work or Path(folder), args.seconds, args.warm_up, args.entries, args.model)
+            Settings(
+                args.work or Path(folder), args.seconds, args.warm_up, args.entries, args.model
+            )
         )
     if args.json:
         args.json.write_text(json.dumps(dataclasses.asdict(result), indent=1))

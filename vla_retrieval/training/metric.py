@@ -16,6 +16,7 @@ from vla_retrieval.training.learner import Batch, to_array, to_tensors
 from vla_retrieval.training.libraries import metric_learning
 from vla_retrieval.types import Modality
 
+
 class MetricLearner:
     """A `MetricHead` in the making.
 
