@@ -136,7 +136,8 @@ def test_a_live_run_shows_how_many_rankings_are_those_of_the_offline_evaluation(
     rows = [[pages.text_of(cell) for cell in row] for row in table.iter("tr")][1:]
 
     assert rows[0] == [
-        "scene to scenes", "2\u202f790", "3\u202f000", "2\u202f790", "2\u202f788", "99.9%", "3.1e-05",
+        "scene to scenes", "2\u202f790", "3\u202f000", "2\u202f790", "2\u202f788", "99.9%",
+        "3.1e-05",
     ]  # fmt: skip
     assert rows[1] == [made_up.ATTACK, "0", "3\u202f000", "0", "0", "", "0.0e+00"]
 

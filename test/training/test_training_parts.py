@@ -16,8 +16,8 @@ from vla_retrieval.training.closed import itq, whitening, within
 from vla_retrieval.training.contrast import attraction, index_pairs
 from vla_retrieval.training.joint import as_joint
 from vla_retrieval.training.measuring import DIRECTIONS, by_projection, per_query
-from vla_retrieval.training.starts import starts
 from vla_retrieval.training.splitting import SIDES, split_episodes
+from vla_retrieval.training.starts import starts
 from vla_retrieval.types import Modality
 
 NUMBERS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6)), min_size=1, max_size=30)

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--model", default="vla-retrieval-demo",
-        help="the node's model (default vla-retrieval-demo; double: the tests' own, which is quick)",
+        help="the node's model (default vla-retrieval-demo; double: the tests' own, quick)",
     )  # fmt: skip
     parser.add_argument("--work", type=Path, help="keep memory and log in this new folder")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
