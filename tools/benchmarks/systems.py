@@ -105,7 +105,7 @@ def search_memory(
         query: One pair, vectors of shape ``(dim,)``.
         filter: Which entries may be found.
     """
-    probes = [Probe(s.half, half_of(query, s.asked_by), s.weight) for s in sides]
+    probes = [Probe(s.half, half_of(query, s.asked_by), s.weight, s.asked_by) for s in sides]
     found = memory.search(probes, K, filter=filter or Filter())
     return np.array([candidate.entry_id - 1 for candidate in found.candidates], dtype=np.int64)
 
