@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch", reason="needs torch")
 
-from vla_retrieval.encoders.batching import BatchLimit
-from vla_retrieval.errors import EncoderError
+from vla_retrieval.encoders.batching import BatchLimit  # noqa: E402
+from vla_retrieval.errors import EncoderError  # noqa: E402
 
 OutOfMemoryError = torch.cuda.OutOfMemoryError
 
