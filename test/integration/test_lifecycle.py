@@ -115,3 +115,25 @@ def test_cleaning_up_gives_the_directory_to_another_process(
     assert manager.try_to("configure")
     assert manager.try_to("activate")
     assert robot.call("get_stats").memory_size == 1
+
+
+def test_an_unconfigured_node_takes_no_path_from_outside(
+    start: Start, robot: Robot, tmp_path: Path
+) -> None:
+    """Absolute, upwards or through a link: each is refused with both sides named."""
+    memory_dir = tmp_path / "memory"
+    memory_dir.mkdir()
+    (memory_dir / ".link").symlink_to("/etc")
+    start(autostart=False)
+    manager = Manager(robot)
+    for name in ("head", "memory_dir", "checkpoint", "engine_cache_dir", "model"):
+        prefix = "local-dir:" if name == "model" else ""
+        (before,) = manager.get(name)
+        for path in ("/etc/passwd", "../../etc/passwd", ".link/passwd", "~/x"):
+            (result,) = manager.set(**{name: prefix + path})
+            assert not result.successful
+            assert result.reason.startswith(f"{name}: expected a path relative to {memory_dir}")
+            assert path in result.reason
+            assert manager.get(name) == [before]
+        assert manager.set(**{name: f"{prefix}below"})[0].successful
+        assert manager.set(**{name: before})[0].successful, "as it was started"
