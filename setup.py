@@ -56,7 +56,7 @@ setup(
     zip_safe=False,
     entry_points={
         "console_scripts": [
-            "retrieval_node = vla_retrieval.ros.main:main",
+            "retrieval_node = vla_retrieval.ros.main:executable",
             "memory = vla_retrieval.cli.memory:main",
             "demo = vla_retrieval.cli.demo:main",
             "evaluate = vla_retrieval.cli.evaluate:main",

@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.parameter import Parameter
-from rclpy.signals import SignalHandlerOptions
 
-from vla_retrieval.ros.node import RetrievalNode
 from vla_retrieval_msgs.msg import Status
 
 from .harness import START_SEC, WAIT_SEC, Robot, image_message, picture, wait_until
+from .local_node import LocalNode
 
 SEEN_NS = 1_000_000_000
+HOURS_SEC = 3000.0
 
 
-class GatedNode:
+class GatedNode(LocalNode):
     """An active node whose inference thread stands still until it is released."""
 
     def __init__(self, memory_dir: Path) -> None:
-        """Start it in this process, in a context of its own."""
-        self._context = rclpy.Context()
-        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
-        values = {"model": "double", "memory_dir": str(memory_dir), "max_waiting_requests": 3}
-        overrides = [Parameter(name, value=value) for name, value in values.items()]
-        self.node = RetrievalNode(context=self._context, parameter_overrides=overrides)
-        self.node.trigger_configure()
-        self.node.trigger_activate()
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._executor.spin)
-        self._thread.start()
+        super().__init__(memory_dir, max_waiting_requests=3)
         self._gate = threading.Event()
 
     def hold(self) -> None:
@@ -55,13 +42,8 @@ class GatedNode:
         self._gate.set()
 
     def close(self) -> None:
-        """Stop it."""
         self.release()
-        self._executor.shutdown()
-        self._thread.join(WAIT_SEC)
-        self.node.close()
-        self.node.destroy_node()
-        rclpy.try_shutdown(context=self._context)
+        super().close()
 
 
 @pytest.fixture
@@ -173,3 +155,59 @@ def test_who_accepts_a_stale_answer_gets_the_last_one_when_too_many_wait(
     assert answer.result.times == fresh.times, "another answer"
     gated.release()
     wait_until(lambda: all(future.done() for future in waiting), "the others")
+
+
+def test_a_deadline_that_cannot_be_met_is_answered_at_once(
+    gated: GatedNode, planner: Robot
+) -> None:
+    """By how long those before it take: nobody waits for an answer that comes too late."""
+    forecast = gated.node.active_session().forecast
+    gated.hold()
+    waiting = planner.client.call_async("retrieve", instruction="first")
+    wait_until(lambda: gated.node.active_session().worker.waiting == 1, "a waiting request")
+    forecast.note("Retrieve_Request", HOURS_SEC, time.monotonic())
+    refused = planner.call("retrieve", instruction="second", timeout_sec=HOURS_SEC)
+    assert refused.status.code == Status.DEADLINE_EXCEEDED
+    for words in ("timeout_sec", "2 others run before", f"after about {2 * HOURS_SEC:.3g} s"):
+        assert words in refused.message
+    assert gated.node.active_session().worker.waiting == 1, "it was not queued"
+    gated.release()
+    wait_until(waiting.done, "the first answer")
+    assert waiting.result().success
+
+
+def test_who_accepts_a_stale_answer_gets_it_at_once_where_the_deadline_cannot_be_met(
+    gated: GatedNode, planner: Robot
+) -> None:
+    planner.call("remember", image=image_message(picture(1), 1), instruction="cup")
+    question = {"instruction": "cup", "accept_stale": True}
+    fresh = planner.call("retrieve", **question).result
+    gated.hold()
+    for _ in range(32):  # as many as it goes by
+        gated.node.active_session().forecast.note(
+            "Retrieve_Request", 2 * HOURS_SEC, time.monotonic()
+        )
+    answer = planner.call("retrieve", timeout_sec=HOURS_SEC, **question)
+    assert answer.success, answer.message
+    assert answer.result.stale
+    assert answer.result.times == fresh.times
+
+
+def test_a_node_that_was_slow_once_tries_again_after_a_while(
+    gated: GatedNode, planner: Robot
+) -> None:
+    """What it learned holds for ten seconds; else it would refuse for ever."""
+    forecast = gated.node.active_session().forecast
+    forecast.note("Retrieve_Request", HOURS_SEC, time.monotonic() - 11.0)
+    assert planner.call("retrieve", instruction="x", timeout_sec=30.0).success
+
+
+def test_a_request_whose_deadline_passed_leaves_its_place_to_another(
+    gated: GatedNode, planner: Robot
+) -> None:
+    """Who does not wait any more does not fill the queue."""
+    gated.hold()
+    for n in range(6):  # twice as many as may wait
+        late = planner.call("retrieve", instruction=f"{n}", timeout_sec=0.05)
+        assert late.status.code == Status.DEADLINE_EXCEEDED
+    assert gated.node.active_session().worker.waiting == 0

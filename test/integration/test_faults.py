@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import Image
 
 from vla_retrieval.memory import Memory
@@ -157,8 +158,9 @@ def test_a_full_disk_refuses_new_entries_and_answers_about_the_old(
 ) -> None:
     """Nothing that was acknowledged is lost, and with room again it goes on without a restart."""
     memory_dir = small_disk / "memory"
-    node = start(memory_dir=memory_dir)
+    node = start(memory_dir=memory_dir, diagnostics_period_sec=0.2)
     assert robot.client.wait_until_active(node.is_alive, START_SEC), node.log
+    reports = robot.collect(DiagnosticArray, "/diagnostics")
     kept = robot.call("remember", image=image_message(picture(1), 1), instruction="kept")
     assert kept.success, kept.message
     with no_space(small_disk):
@@ -171,8 +173,11 @@ def test_a_full_disk_refuses_new_entries_and_answers_about_the_old(
         assert all(str(memory_dir) in answer.message for answer in refused)
         found = robot.call("retrieve", image=image_message(picture(1), 9), k=1)
         assert found.result.matches[0].entry_id == kept.entry_id
+        reports.wait_for(lambda m: any("nothing is remembered" in s.message for s in m.status))
     again = robot.call("remember", image=image_message(picture(50), 50), instruction="again")
     assert again.success, again.message
+    reports.messages.clear()
+    reports.wait_for(lambda m: not any("nothing is remembered" in s.message for s in m.status))
     acknowledged = {answer.entry_id for answer in [kept, *answers, again] if answer.success}
     assert node.stop() == 0, node.log
     with Memory.open(memory_dir, None, read_only=True) as memory:

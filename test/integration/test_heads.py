@@ -45,6 +45,7 @@ class Kept:
             head = turned_head(self.encoder.fingerprint, seed)
             self.heads[str(written(head, folder / f"{seed}.safetensors"))] = head
         self.paths = list(self.heads)
+        self.folder = folder
         self.damaged = folder / "damaged.safetensors"
         self.damaged.write_bytes(Path(self.paths[1]).read_bytes()[:-100])
         other = replace(self.encoder.fingerprint, model="another model")
@@ -79,8 +80,8 @@ def kept(tmp_path: Path) -> Kept:
     return Kept(tmp_path)
 
 
-def begin(start: Start, robot: Robot, **parameters: Any) -> NodeProcess:
-    node = start(**parameters)
+def begin(start: Start, robot: Robot, kept: Kept, **parameters: Any) -> NodeProcess:
+    node = start(remote_paths_dir=kept.folder, memory_dir=kept.directory, **parameters)
     assert robot.client.wait_until_active(node.is_alive, START_SEC), node.log
     return node
 
@@ -88,13 +89,15 @@ def begin(start: Start, robot: Robot, **parameters: Any) -> NodeProcess:
 class HeadParameter:
     """The parameter ``head`` of the running node."""
 
-    def __init__(self, robot: Robot) -> None:
+    def __init__(self, robot: Robot, folder: Path) -> None:
+        self._folder = folder
         node = robot.client.node
         self._service = node.create_client(SetParameters, "retrieval/set_parameters")
         assert self._service.wait_for_service(START_SEC)
 
     def set(self, value: str) -> Any:
-        message = Parameter("head", value=value).to_parameter_msg()
+        name = str(Path(value).relative_to(self._folder)) if value else ""
+        message = Parameter("head", value=name).to_parameter_msg()
         return ask(self._service, SetParameters.Request(parameters=[message])).results[0]
 
 
@@ -117,7 +120,7 @@ def wait_for_head(robot: Robot, head: Head | None) -> None:
 def test_no_query_is_lost_or_mixed_while_heads_are_switched(
     start: Start, robot: Robot, kept: Kept
 ) -> None:
-    node = begin(start, robot, memory_dir=kept.directory, head=kept.paths[1], query_mode="never")
+    node = begin(start, robot, kept, head=kept.paths[1], query_mode="never")
     kept.assert_answered(question(robot), [kept.heads[kept.paths[1]]])
     done = threading.Event()
     answers: list[MatchArray] = []
@@ -137,7 +140,7 @@ def test_no_query_is_lost_or_mixed_while_heads_are_switched(
     thread = threading.Thread(target=planner)
     thread.start()
     try:
-        parameter = HeadParameter(robot)
+        parameter = HeadParameter(robot, kept.folder)
         for path in kept.paths * 3:
             assert parameter.set(path).successful
             wait_for_head(robot, kept.heads[path])
@@ -155,8 +158,8 @@ def test_no_query_is_lost_or_mixed_while_heads_are_switched(
 def test_a_head_that_cannot_be_used_is_refused_with_the_reason_and_the_old_one_stays(
     start: Start, robot: Robot, kept: Kept
 ) -> None:
-    begin(start, robot, memory_dir=kept.directory, head=kept.paths[1], query_mode="never")
-    parameter = HeadParameter(robot)
+    begin(start, robot, kept, head=kept.paths[1], query_mode="never")
+    parameter = HeadParameter(robot, kept.folder)
     for path, reason in (
         (kept.damaged, "is damaged"),
         (kept.foreign, "another model"),
@@ -183,7 +186,7 @@ def test_statistics_and_diagnostics_name_the_head(start: Start, robot: Robot, ke
     head = kept.heads[kept.paths[2]]
     assert head is not None
     begin(
-        start, robot, memory_dir=kept.directory, head=kept.paths[2], query_mode="never",
+        start, robot, kept, head=kept.paths[2], query_mode="never",
         diagnostics_period_sec=0.2,
     )  # fmt: skip
     stats = robot.call("get_stats")
@@ -202,12 +205,12 @@ def test_statistics_and_diagnostics_name_the_head(start: Start, robot: Robot, ke
 def test_a_node_that_is_killed_during_a_switch_comes_back_with_the_head_it_is_given(
     start: Start, robot: Robot, kept: Kept
 ) -> None:
-    node = begin(start, robot, memory_dir=kept.directory, query_mode="never")
-    assert HeadParameter(robot).set(kept.paths[1]).successful  # the switch begins now
+    node = begin(start, robot, kept, query_mode="never")
+    assert HeadParameter(robot, kept.folder).set(kept.paths[1]).successful  # the switch begins now
     node.process.kill()
     node.process.wait(START_SEC)
     for path in (kept.paths[1], kept.paths[0]):
         given = {"head": path} if path else {}
-        node = begin(start, robot, memory_dir=kept.directory, query_mode="never", **given)
+        node = begin(start, robot, kept, query_mode="never", **given)
         kept.assert_answered(question(robot), [kept.heads[path]])
         assert node.stop() == 0

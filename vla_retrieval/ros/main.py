@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import sys
+from typing import Any, NoReturn
 
 import rclpy
 from rclpy.exceptions import ParameterException
@@ -32,16 +35,48 @@ def main(args: list[str] | None = None) -> int:
     # torch is loaded, which happens at configure.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_large_blocks()
+    interrupts = _Interrupts()
     rclpy.init(args=args)
     try:
-        return _run()
+        return _run(interrupts)
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0
     finally:
         rclpy.try_shutdown()
 
 
-def _run() -> int:
+def executable() -> NoReturn:
+    """Run the node, and leave the process as soon as it has stopped.
+
+    Everything is closed by then. Python would take the modules apart, which takes torch more than a
+    second, and 14 s on two cores with twenty busy processes: `ros2 launch` loses patience after 5.
+    """
+    code = main()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class _Interrupts:
+    """What Ctrl-C does beside shutting rclpy's context down, which ends the executor.
+
+    While the node starts, it raises KeyboardInterrupt, which ends loading a model. Later it does
+    nothing more: raised inside of rclpy's C++ it became a SystemError, and amid closing the memory
+    it would do harm.
+    """
+
+    def __init__(self) -> None:
+        """Install the handler; before rclpy does, which calls the one that was there."""
+        self.raises = True
+        signal.signal(signal.SIGINT, self._on_interrupt)
+
+    def _on_interrupt(self, number: int, frame: Any) -> None:
+        if self.raises:
+            raise KeyboardInterrupt
+
+
+def _run(interrupts: _Interrupts) -> int:
     try:
         node = RetrievalNode()
     except ParameterException as error:
@@ -55,6 +90,7 @@ def _run() -> int:
     try:
         if node.get_parameter(parameters.AUTOSTART).value and not _start(node):
             return 1
+        interrupts.raises = False
         executor.spin()
     except ExternalShutdownException:
         pass
@@ -64,6 +100,7 @@ def _run() -> int:
         if node.context.ok():
             raise
     finally:
+        interrupts.raises = False
         node.close()
         executor.shutdown()
         node.destroy_node()
@@ -79,4 +116,4 @@ def _start(node: RetrievalNode) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    executable()

@@ -1,0 +1,139 @@
+"""What goes wrong in a state, what it is called, and the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+
+from vla_retrieval.encoders import DoubleEncoder
+from vla_retrieval.errors import MemoryLockedError
+from vla_retrieval.memory import Memory
+from vla_retrieval_msgs.msg import Status
+
+from .harness import START_SEC, NodeProcess, Robot, image_message, picture, wait_until
+from .parameters import Manager
+
+Start = Callable[..., NodeProcess]
+
+
+def begin(start: Start, robot: Robot, **parameters: Any) -> NodeProcess:
+    node = start(diagnostics_period_sec=0.2, **parameters)
+    assert robot.client.wait_until_active(node.is_alive, START_SEC), node.log
+    return node
+
+
+def remember(robot: Robot, seed: int) -> Any:
+    image = image_message(picture(seed), seed)
+    return robot.call("remember", image=image, instruction=f"task {seed}")
+
+
+def test_a_model_that_is_not_there_leaves_the_node_unconfigured_until_another_is_set(
+    start: Start, robot: Robot
+) -> None:
+    """With the reason in the diagnostics; nobody has to start the node anew."""
+    node = start(autostart=False, model="ViT-B-23", diagnostics_period_sec=0.2)
+    manager = Manager(robot)
+    assert not manager.try_to("configure")
+    assert manager.state() == "unconfigured"
+    reports = robot.collect(DiagnosticArray, "/diagnostics")
+    (report,) = reports.wait_for(lambda m: m.status[0].level == DiagnosticStatus.ERROR).status
+    assert "cannot configure" in report.message
+    assert "ViT-B-32" in report.message, "what it may have meant"
+    assert manager.set(model="double")[0].successful
+    assert manager.try_to("configure")
+    assert manager.try_to("activate")
+    assert remember(robot, 1).success
+    assert "Traceback" not in node.log
+
+
+def test_a_memory_of_another_encoder_is_left_alone_and_another_directory_can_be_set(
+    start: Start, robot: Robot, tmp_path: Path
+) -> None:
+    """The directory comes over the graph, so it lies where those may."""
+    foreign = tmp_path / "foreign"
+    with Memory.open(foreign, DoubleEncoder(dim=32).fingerprint):
+        pass
+    node = start(autostart=False, memory_dir=foreign, remote_paths_dir=tmp_path)
+    manager = Manager(robot)
+    assert not manager.try_to("configure")
+    assert manager.state() == "unconfigured"
+    assert "cannot configure" in node.log
+    (refused,) = manager.set(memory_dir=str(tmp_path.parent / "anywhere"))
+    assert not refused.successful
+    assert str(tmp_path) in refused.reason
+    assert manager.set(memory_dir="own")[0].successful
+    assert manager.try_to("configure")
+    assert manager.try_to("activate")
+    assert robot.call("get_stats").memory_dir == str(tmp_path / "own")
+
+
+def test_a_memory_that_is_removed_ends_in_the_error_state_and_can_be_had_again(
+    start: Start, robot: Robot, tmp_path: Path
+) -> None:
+    """Nothing is acknowledged that would be lost, and the reason is in the diagnostics."""
+    directory, elsewhere = tmp_path / "memory", tmp_path / "elsewhere"
+    node = begin(start, robot)
+    kept = remember(robot, 1)
+    assert kept.success, kept.message
+    directory.rename(elsewhere)
+    lost = remember(robot, 2)
+    assert not lost.success
+    assert lost.status.code in (Status.INTERNAL, Status.NOT_ACTIVE)
+    manager = Manager(robot)
+    wait_until(lambda: manager.state() == "unconfigured", "the error state, and the way back")
+    reports = robot.collect(DiagnosticArray, "/diagnostics")
+    report = reports.wait_for(lambda m: m.status[0].level == DiagnosticStatus.ERROR).status[0]
+    for words in ("the memory is lost", str(directory), "configure and activate"):
+        assert words in report.message
+    refused = robot.call("retrieve", instruction="x")
+    assert refused.status.code == Status.NOT_ACTIVE
+    elsewhere.rename(directory)
+    assert manager.try_to("configure"), node.log
+    assert manager.try_to("activate")
+    assert robot.call("get_entry", entry_id=kept.entry_id).success
+    assert "Traceback" not in node.log
+
+
+def test_cleaning_up_gives_the_directory_to_another_process(
+    start: Start, robot: Robot, tmp_path: Path
+) -> None:
+    """Inactive it is held still, unconfigured it is not."""
+    begin(start, robot)
+    kept = remember(robot, 1)
+    manager = Manager(robot)
+    assert manager.try_to("deactivate")
+    with pytest.raises(MemoryLockedError):
+        Memory.open(tmp_path / "memory", None)
+    assert manager.try_to("cleanup")
+    with Memory.open(tmp_path / "memory", DoubleEncoder().fingerprint) as memory:
+        assert memory.entry_ids() == [kept.entry_id]
+        assert not manager.try_to("configure"), "it is held by this test now"
+    assert manager.try_to("configure")
+    assert manager.try_to("activate")
+    assert robot.call("get_stats").memory_size == 1
+
+
+def test_an_unconfigured_node_takes_no_path_from_outside(
+    start: Start, robot: Robot, tmp_path: Path
+) -> None:
+    """Absolute, upwards or through a link: each is refused with both sides named."""
+    memory_dir = tmp_path / "memory"
+    memory_dir.mkdir()
+    (memory_dir / ".link").symlink_to("/etc")
+    start(autostart=False)
+    manager = Manager(robot)
+    for name in ("head", "memory_dir", "checkpoint", "engine_cache_dir", "model"):
+        prefix = "local-dir:" if name == "model" else ""
+        (before,) = manager.get(name)
+        for path in ("/etc/passwd", "../../etc/passwd", ".link/passwd", "~/x"):
+            (result,) = manager.set(**{name: prefix + path})
+            assert not result.successful
+            assert result.reason.startswith(f"{name}: expected a path relative to {memory_dir}")
+            assert path in result.reason
+            assert manager.get(name) == [before]
+        assert manager.set(**{name: f"{prefix}below"})[0].successful
+        assert manager.set(**{name: before})[0].successful, "as it was started"
