@@ -142,6 +142,23 @@ def test_a_split_that_nobody_can_answer_says_what_to_do(tmp_path: Path) -> None:
         evaluated(tmp_path / "work", ExperimentSettings(depth=20))
 
 
+def test_the_rest_of_an_episode_is_relevant_where_episodes_are_to_be_found(tmp_path: Path) -> None:
+    found = evaluated(tmp_path / "work", ExperimentSettings(relevance="episode", depth=20))
+    ranked = found.ranked["scene to scenes"]
+    assert (ranked.qrels.relevant > 0).all()
+    gallery = set(ranked.run.entry_ids.ravel().tolist())
+    assert len(ranked.frames) + len(gallery) <= found.evaluation.counts["frames"]
+    assert found.evaluation.directions["scene to scenes"].micro["hit@1"].value > 0.9
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("alpha", 7.0), ("alpha", 0.0), ("seed", -1), ("depth", 5), ("ks", ())]
+)
+def test_a_setting_out_of_its_range_is_refused_before_any_work(field: str, value: object) -> None:
+    with pytest.raises(InvalidInputError, match=field):
+        ExperimentSettings(**{field: value})
+
+
 def test_what_is_written_is_read_back(outcome: Outcome, tmp_path: Path) -> None:
     write_folder(outcome, tmp_path / "report", "A title")
     for direction in DIRECTIONS:

@@ -101,9 +101,7 @@ def _agreement(one: Run, other: Run) -> Agreement:
         )
         same += alike
         largest = max(largest, difference)
-    return Agreement(
-        len(one.query_ids), len(other.query_ids), len(both), same, largest, TOLERANCE
-    )
+    return Agreement(len(one.query_ids), len(other.query_ids), len(both), same, largest, TOLERANCE)
 
 
 def _alike(

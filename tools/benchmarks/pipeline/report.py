@@ -17,8 +17,10 @@ def show(found: dict[str, Any]) -> None:
     if "stages" in found:
         for table in _stages(found["stages"]):
             console.print(table)
-    for name, load in found.get("load", {}).items():
-        console.print(_load(name, load))
+    if "load" in found:
+        for name in ("quiet", "hogged", "delivery"):
+            console.print(_load(name, found["load"][name]))
+        console.print(_bars(found["load"]["bars"]))
 
 
 def plot(stages: dict[str, Any], path: Path) -> None:
@@ -74,10 +76,19 @@ def _starts(starts: dict[str, Any]) -> Table:
 
 
 def _load(name: str, load: dict[str, Any]) -> Table:
-    table = Table(f"load, {name}", "p50", "p95", "p99", "max")
+    columns = ("p50", "p90", "p95", "p99", "max")
+    table = Table(f"load, {name}", *columns)
     for what, value in load.items():
         if isinstance(value, dict):
-            table.add_row(what, *(f"{value[q]:.1f}" for q in ("p50", "p95", "p99", "max")))
+            table.add_row(what, *(f"{value[q]:.1f}" for q in columns))
         else:
-            table.add_row(what, str(value))
+            table.add_row(what, f"{value:.4g}" if isinstance(value, float) else str(value))
+    return table
+
+
+def _bars(bars: list[dict[str, Any]]) -> Table:
+    table = Table("under load", "value", "bar", "")
+    for line in bars:
+        bar = f"{'<=' if line['below'] else '>='} {line['bar']:g}"
+        table.add_row(line["text"], f"{line['value']:.3g}", bar, "met" if line["met"] else "missed")
     return table
