@@ -2,8 +2,8 @@
 
 The unit is the episode: frames of one episode look alike, so those of one side would answer those
 of the other by being nearly the same picture. Only where the episode itself is what is to be found
-do its first frames make the memory and its last ones ask. Equal frames are split equally, whatever the storage,
-the bag's name and the version of NumPy: the draw is by SHA-256.
+do its first frames make the memory and its last ones ask. Equal frames are split equally, whatever
+the storage, the bag's name and the version of NumPy: the draw is by SHA-256.
 """
 
 from __future__ import annotations

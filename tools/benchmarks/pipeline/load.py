@@ -39,6 +39,8 @@ _INSERTS_HZ: Final = 5.0
 _TWO_PERIODS_MS: Final = 2e3 / _CAMERA_HZ
 _IDLE_CALLS: Final = 50
 _ALONE_FRAMES: Final = 100
+_ALONE_SEC: Final = 240.0
+_RESEND_SEC: Final = 2.0
 _DELIVERIES: Final = 4
 _DELIVERED: Final = 150
 _START_SEC: Final = 300.0
@@ -105,6 +107,11 @@ class Watcher:
             self.latency_ms.append(latency)
             self._heard.notify_all()
 
+    def forget(self) -> None:
+        """Begin anew, once nothing is under way."""
+        for values in (self.latency_ms, self.age_ms, self.encode_ms):
+            values.clear()
+
     def wait_for(self, count: int, within_sec: float) -> bool:
         """Return whether so many matches came in time."""
         with self._heard:
@@ -166,15 +173,21 @@ def _one_load(
         client.call("retrieve", instruction=f"pick up block {number}", k=5)
         idle.append((time.perf_counter() - begun) * 1e3)
     return {"seconds": seconds, **alone, "text query, idle [ms]": _tail(idle),
-            **_loaded(client, camera, seconds)}  # fmt: skip
+            **_loaded(client, camera, watcher, seconds)}  # fmt: skip
 
 
 def _alone(camera: Camera, watcher: Watcher) -> dict[str, Any]:
     """Send frames one after the other, with nothing beside them."""
-    for number in range(_ALONE_FRAMES):
+    end = time.monotonic() + _ALONE_SEC
+    while len(watcher.latency_ms) < _ALONE_FRAMES:
+        answered = len(watcher.latency_ms)
         camera.publish()
-        if not watcher.wait_for(number + 1, _ANSWER_SEC):
-            raise RuntimeError(f"no matches for frame {number + 1} within {_ANSWER_SEC:g} s")
+        # Best effort: a frame that is lost on its way is sent anew.
+        watcher.wait_for(answered + 1, _RESEND_SEC)
+        if time.monotonic() > end:
+            raise RuntimeError(
+                f"{answered} of {_ALONE_FRAMES} frames were answered within {_ALONE_SEC:g} s"
+            )
     kept = slice(_ALONE_FRAMES // 10, None)  # the first ones find cold caches
     latency, encoding = np.array(watcher.latency_ms[kept]), np.array(watcher.encode_ms[kept])
     return {
@@ -183,10 +196,11 @@ def _alone(camera: Camera, watcher: Watcher) -> dict[str, Any]:
     }
 
 
-def _loaded(client: RetrievalClient, camera: Camera, seconds: float) -> dict[str, Any]:
+def _loaded(
+    client: RetrievalClient, camera: Camera, watcher: Watcher, seconds: float
+) -> dict[str, Any]:
     """Publish, ask and insert at their rates for so long."""
-    watcher = Watcher(client)
-    camera.wait_for_node(watcher)
+    watcher.forget()
     queries: list[float] = []
     inserts: list[float] = []
     before = client.call("get_stats")
