@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def show(found: dict[str, Any]) -> None:
@@ -69,7 +70,7 @@ def _stages(stages: dict[str, Any]) -> list[Table]:
 
 def _starts(starts: dict[str, Any]) -> Table:
     names = list(next(iter(starts.values())))
-    table = Table("start of a process [s]", *names)
+    table = Table("start of a process \\[s]", *names)
     for start, seconds in starts.items():
         table.add_row(start, *(f"{seconds[name]:.1f}" for name in names))
     return table
@@ -80,9 +81,10 @@ def _load(name: str, load: dict[str, Any]) -> Table:
     table = Table(f"load, {name}", *columns)
     for what, value in load.items():
         if isinstance(value, dict):
-            table.add_row(what, *(f"{value[q]:.1f}" for q in columns))
+            table.add_row(Text(what), *(f"{value[q]:.1f}" for q in columns))
         else:
-            table.add_row(what, f"{value:.4g}" if isinstance(value, float) else str(value))
+            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+            table.add_row(Text(what), Text(shown))
     return table
 
 
@@ -90,5 +92,6 @@ def _bars(bars: list[dict[str, Any]]) -> Table:
     table = Table("under load", "value", "bar", "")
     for line in bars:
         bar = f"{'<=' if line['below'] else '>='} {line['bar']:g}"
-        table.add_row(line["text"], f"{line['value']:.3g}", bar, "met" if line["met"] else "missed")
+        met = "met" if line["met"] else "missed"
+        table.add_row(Text(line["text"]), f"{line['value']:.3g}", bar, met)
     return table
