@@ -71,9 +71,12 @@ def _compare(args: argparse.Namespace) -> int:
         print_json({name: table for name, (table, _) in tables.items()})
     else:
         console = Console()
-        for name, (_, drawn) in tables.items():
+        for _, drawn in tables.values():
             console.print(drawn)
-            console.print(f"{name}", style="dim", highlight=False)
+        if args.fail_if_worse:
+            failed = [name for name, (table, _) in tables.items() if table.exit_code]
+            verdict = f"FAILED: {', '.join(failed)}" if failed else "hold in every direction"
+            console.print(f"gates {', '.join(args.fail_if_worse)}: {verdict}", highlight=False)
     return code
 
 
