@@ -28,11 +28,7 @@ def published(target: Path) -> Iterator[Path]:
             ``out``.
         StorageError: If the disk refuses.
     """
-    check_absent(target)
-    if not target.parent.is_dir():
-        raise InvalidInputError(
-            "out", "a path in a folder that exists", str(target), "Make its parent folder first."
-        )
+    check_place(target)
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     try:
         yield partial
@@ -61,6 +57,19 @@ def check_absent(target: Path) -> None:
             "out", "a path that does not exist yet", f"{target}, which does",
             "Give another name, or move it away.",
         )  # fmt: skip
+
+
+def check_place(target: Path) -> None:
+    """Check that something new can have a name: before work whose result it will hold.
+
+    Raises:
+        InvalidInputError: If something has it, or its folder does not exist; the field is ``out``.
+    """
+    check_absent(target)
+    if not target.parent.is_dir():
+        raise InvalidInputError(
+            "out", "a path in a folder that exists", str(target), "Make its parent folder first."
+        )
 
 
 def _remove(path: Path) -> None:

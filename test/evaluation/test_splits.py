@@ -245,3 +245,29 @@ def test_episodes_with_several_instructions_are_divided_as_far_as_possible() -> 
 
     assert not episodes(split.gallery) & episodes(split.queries + split.absent)
     assert any("on one side only" in note for note in split.notes)
+
+
+def test_within_episodes_the_last_frames_of_each_ask_the_first_ones() -> None:
+    frames = frames_of("a", "b", "a", count=4)
+    split = split_frames(frames, SplitOptions(query_fraction=0.25), within_episodes=True)
+    assert [f.stamp_ns // SEC for f in split.gallery] == [0, 1, 2, 10, 11, 12, 20, 21, 22]
+    assert [f.stamp_ns // SEC for f in split.queries] == [3, 13, 23]
+    assert split.absent == ()
+
+
+def test_within_episodes_a_frame_alone_is_remembered_and_the_seam_can_be_left_out() -> None:
+    frames = [*frames_of("a", count=6), frame(9, 90, "b")]
+    options = SplitOptions(exclude_within_sec=1.5)
+    split = split_frames(frames, options, within_episodes=True)
+    assert [f.stamp_ns // SEC for f in split.gallery] == [0, 1, 2, 90]
+    assert [f.stamp_ns // SEC for f in split.queries] == [4, 5]
+
+
+def test_bags_cannot_be_named_where_episodes_are_divided() -> None:
+    with pytest.raises(InvalidInputError, match="No two bags have an episode in common"):
+        split_frames(frames_of("a"), SplitOptions(gallery_bags=("bag",)), within_episodes=True)
+
+
+def test_absent_queries_that_nobody_can_ask_are_told() -> None:
+    split = split_frames(frames_of("a", "a"), SplitOptions(absent_fraction=0.5))
+    assert any("Nothing is asked as absent" in note for note in split.notes)

@@ -9,6 +9,7 @@ import pytest
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from vla_retrieval.cli.evaluate import main as evaluate_tool
 from vla_retrieval.encoders import DoubleEncoder, EncoderSettings, load_encoder
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.evaluation.frames import ReadOptions
@@ -142,6 +143,24 @@ def test_a_split_that_nobody_can_answer_says_what_to_do(tmp_path: Path) -> None:
         evaluated(tmp_path / "work", ExperimentSettings(depth=20))
 
 
+def test_the_rest_of_an_episode_is_relevant_where_episodes_are_to_be_found(tmp_path: Path) -> None:
+    found = evaluated(tmp_path / "work", ExperimentSettings(relevance="episode", depth=20))
+    assert (found.ranked["scene to scenes"].qrels.relevant > 0).all()
+    counts = found.evaluation.counts
+    assert counts["gallery episodes"] == counts["queries episodes"] == counts["episodes"]
+    assert counts["gallery frames"] + counts["queries frames"] == counts["frames"]
+    # Here each episode has words of its own.
+    assert found.evaluation.directions["pair"].micro["hit@1"].value == 1.0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("alpha", 7.0), ("alpha", 0.0), ("seed", -1), ("depth", 5), ("ks", ())]
+)
+def test_a_setting_out_of_its_range_is_refused_before_any_work(field: str, value: object) -> None:
+    with pytest.raises(InvalidInputError, match=field):
+        ExperimentSettings(**{field: value})
+
+
 def test_what_is_written_is_read_back(outcome: Outcome, tmp_path: Path) -> None:
     write_folder(outcome, tmp_path / "report", "A title")
     for direction in DIRECTIONS:
@@ -173,6 +192,24 @@ def test_a_ranking_turned_round_fails_the_gate(reports: list[Path]) -> None:
         file.write_text("".join(turned), encoding="utf-8")
     _, code = compare_folders(reports, ["hit@1"], ["ndcg@10:0.01"], None)
     assert code == 1
+
+
+def test_the_tool_says_in_which_directions_a_gate_failed(
+    reports: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["compare", *map(str, reports), "--fail-if-worse", "ndcg@10:0.01"]
+    with pytest.raises(SystemExit) as passed:
+        evaluate_tool(command)
+    assert passed.value.code == 0
+    assert "hold in every direction" in capsys.readouterr().out
+    file = reports[1] / "pair.run.txt"
+    lines = [line.split() for line in file.read_text("utf-8").splitlines()]
+    turned = [f"{q} Q0 {d} {r} {-float(s)!r} {tag}\n" for q, _, d, r, s, tag in lines]
+    file.write_text("".join(turned), encoding="utf-8")
+    with pytest.raises(SystemExit) as failed:
+        evaluate_tool(command)
+    assert failed.value.code == 1
+    assert capsys.readouterr().out.rstrip().endswith("FAILED: pair")
 
 
 def test_results_of_different_splits_are_not_compared(

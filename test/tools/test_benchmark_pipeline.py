@@ -40,6 +40,43 @@ def test_table_says_spread_bar_and_whether_it_is_met(capsys):
     assert "missed" in lines[1]
 
 
+def load_of(latency: float, query: float, lost: int = 0) -> dict:
+    """One load as it is measured: every percentile of a row is the same, but for p90 and p99."""
+    tail = {"p50": latency, "p90": 1.2 * latency, "p95": latency, "p99": latency, "max": latency}
+    return {
+        "alone: stamp to match [ms]": tail,
+        "alone: stamp to match, less encoding [ms]": {**tail, "p50": 3.0},
+        "stamp to match [ms]": tail,
+        "text query, idle [ms]": {**tail, "p50": 10.0},
+        "text query [ms]": {**tail, "p99": query},
+        "frames older than two periods when work began": lost,
+        "calls failed": 0, "calls unanswered": lost,
+    }  # fmt: skip
+
+
+def test_a_load_is_held_against_its_bars_and_shown_with_its_units(capsys):
+    load = pytest.importorskip("tools.benchmarks.pipeline.load", reason="needs ROS")
+    found = {
+        "quiet": load_of(40.0, 29.0),
+        "hogged": load_of(120.0, 31.0, lost=2),
+        "delivery": {"share delivered, least": 0.995},
+    }
+    found["bars"] = load.bars_of(found)
+    met = {line["text"]: line["met"] for line in found["bars"]}
+    assert [text for text, is_met in met.items() if not is_met] == [
+        "alone: stamp to match p50, hogged / quiet",
+        "under load: stamp to match p50, hogged / quiet",
+        "hogged: text query, p99 under load / p50 idle",
+        "hogged: frames older than two periods when work began",
+        "hogged: calls failed or unanswered",
+    ]
+    assert len(met) == 11
+    report.show({"load": found})
+    shown = capsys.readouterr().out
+    assert "stamp to match [ms]" in shown
+    assert ">= 0.99" in shown
+
+
 def test_plot_is_a_picture(tmp_path):
     pytest.importorskip("matplotlib")
     report.plot(made_up(), tmp_path / "ratios.png")

@@ -24,7 +24,7 @@ from vla_retrieval.experiments.offline import evaluate_bags
 from vla_retrieval.experiments.settings import ExperimentSettings
 from vla_retrieval.heads import load_head
 from vla_retrieval.projection import Head
-from vla_retrieval.publishing import check_absent
+from vla_retrieval.publishing import check_place
 from vla_retrieval.types import Similarity
 
 _EXIT_CODES = "exit codes: 0 done, 1 failed or a gate did, 2 wrong usage, 130 interrupted"
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    check_absent(args.out)
+    check_place(args.out)
     settings = experiment_settings(args)
     work = args.work or args.out.with_name(f"{args.out.name}.work")
     encoder = load_encoder(encoder_settings(args))
@@ -71,9 +71,12 @@ def _compare(args: argparse.Namespace) -> int:
         print_json({name: table for name, (table, _) in tables.items()})
     else:
         console = Console()
-        for name, (_, drawn) in tables.items():
+        for _, drawn in tables.values():
             console.print(drawn)
-            console.print(f"{name}", style="dim", highlight=False)
+        if args.fail_if_worse:
+            failed = [name for name, (table, _) in tables.items() if table.exit_code]
+            verdict = f"FAILED: {', '.join(failed)}" if failed else "hold in every direction"
+            console.print(f"gates {', '.join(args.fail_if_worse)}: {verdict}", highlight=False)
     return code
 
 
@@ -139,7 +142,8 @@ def add_scoring(group: argparse._ArgumentGroup) -> None:
     """Declare what makes an entry relevant, and what is measured."""
     group.add_argument(
         "--relevance", default="instruction",
-        help="instruction, episode, labels:FILE or qrels:FILE (default: instruction)",
+        help="what is relevant: the same instruction (default), the rest of the same episode, the"
+        " same task by labels:FILE (YAML or JSON), or what a TREC file says, qrels:FILE",
     )  # fmt: skip
     group.add_argument("--k", type=int, nargs="+", default=[1, 5, 10])
     group.add_argument("--depth", type=int, default=100, help="entries retrieved (100)")

@@ -29,7 +29,7 @@ from vla_retrieval.experiments.assembling import Outcome
 from vla_retrieval.experiments.folder import write_folder
 from vla_retrieval.experiments.live import compare
 from vla_retrieval.experiments.offline import evaluate_bags
-from vla_retrieval.publishing import check_absent
+from vla_retrieval.publishing import check_place
 from vla_retrieval.ros_arguments import split_ros_arguments
 
 _EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted"
@@ -55,7 +55,7 @@ def _replay(args: argparse.Namespace) -> int:
     from vla_retrieval.ros.replay import ReplayOptions
     from vla_retrieval.ros.replay_evaluation import evaluate_node
 
-    check_absent(args.out)
+    check_place(args.out)
     settings = experiment_settings(args)
     options = ReplayOptions(args.rate, args.most_gap_sec, args.answer_sec)
     encoder = load_encoder(encoder_settings(args))

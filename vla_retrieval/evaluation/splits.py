@@ -1,8 +1,9 @@
 """Which frames make the memory and which ask.
 
 The unit is the episode: frames of one episode look alike, so those of one side would answer those
-of the other by being nearly the same picture. Equal frames are split equally, whatever the storage,
-the bag's name and the version of NumPy: the draw is by SHA-256.
+of the other by being nearly the same picture. Only where the episode itself is what is to be found
+do its first frames make the memory and its last ones ask. Equal frames are split equally, whatever
+the storage, the bag's name and the version of NumPy: the draw is by SHA-256.
 """
 
 from __future__ import annotations
@@ -78,7 +79,9 @@ class SplitOptions:
 
 @dataclass(frozen=True)
 class Split:
-    """Frames by what they are for; none is in two of them, and no episode of the memory asks.
+    """Frames by what they are for; none is in two of them.
+
+    No episode of the memory asks, unless they were split within episodes.
 
     Attributes:
         gallery: Make the memory.
@@ -99,6 +102,8 @@ def split_frames(
     frames: Sequence[Frame],
     options: SplitOptions | None = None,
     group: Callable[[str], str] = normalise,
+    *,
+    within_episodes: bool = False,
 ) -> Split:
     """Divide frames into memory and queries.
 
@@ -107,24 +112,29 @@ def split_frames(
         options: How.
         group: From an instruction to what makes it the same as another one; ``relevance.Labels``
             where a task label decides.
+        within_episodes: Divide each episode instead: its last frames ask, ``query_fraction`` of
+            them. ``exclude_within_sec`` keeps the two parts apart.
 
     Raises:
-        InvalidInputError: If there are no frames, or a bag is named that has none.
+        InvalidInputError: If there are no frames, or a bag is named that has none, or at all where
+            episodes are divided.
     """
     if not frames:
         raise InvalidInputError("frames", "at least one", "none")
     chosen = options or SplitOptions()
     groups = {text: group(text) for text in {frame.instruction for frame in frames}}
     kept, thinned = thin(frames, chosen.every_sec)
-    if chosen.gallery_bags or chosen.query_bags:
-        sides, notes = _by_bags(kept, chosen)
+    if within_episodes:
+        gallery, asking, notes = _within_episodes(kept, chosen)
     else:
-        sides, notes = _by_episodes(kept, groups, chosen)
-    gallery, asking = _frames_of(kept, sides, _GALLERY), _frames_of(kept, sides, _QUERIES, _ABSENT)
+        by_bags = chosen.gallery_bags or chosen.query_bags
+        sides, notes = _by_bags(kept, chosen) if by_bags else _by_episodes(kept, groups, chosen)
+        gallery = _frames_of(kept, sides, _GALLERY)
+        asking = _frames_of(kept, sides, _QUERIES, _ABSENT)
     far = _far_from(gallery, asking, chosen.exclude_within_sec)
     held = {groups[frame.instruction] for frame in gallery}
-    queries = tuple(f for f in far if groups[f.instruction] in held)
-    absent = tuple(f for f in far if groups[f.instruction] not in held)
+    queries = tuple(f for f in far if within_episodes or groups[f.instruction] in held)
+    absent = tuple(f for f in far if not within_episodes and groups[f.instruction] not in held)
     left_out = {"frames thinned out": thinned, "frames too near": len(asking) - len(far)}
     counts = _counts(gallery, queries, absent, groups) | left_out
     return Split(gallery, queries, absent, counts, (*notes, *_notes(counts, chosen)))
@@ -162,6 +172,34 @@ def _by_bags(frames: Sequence[Frame], options: SplitOptions) -> tuple[Sides, lis
     if others:
         notes.append(f"Bags that were named for neither side are not used: {_names(others)}.")
     return {frame.episode_id: side_of[frame.bag] for frame in frames}, notes
+
+
+def _within_episodes(
+    frames: Sequence[Frame], options: SplitOptions
+) -> tuple[tuple[Frame, ...], tuple[Frame, ...], list[str]]:
+    """Return the first frames of each episode, the last ones, and a sentence."""
+    if options.gallery_bags or options.query_bags:
+        raise InvalidInputError(
+            "gallery_bags, query_bags", "none where the episode decides what is relevant",
+            _names([*options.gallery_bags, *options.query_bags]),
+            "No two bags have an episode in common: choose another relevance.",
+        )  # fmt: skip
+    of_episode: dict[str, list[Frame]] = {}
+    for frame in frames:
+        of_episode.setdefault(frame.episode_id, []).append(frame)
+    asking = {
+        frame.query_id
+        for of in of_episode.values()
+        for frame in of[len(of) - min(max(_rounded(options.query_fraction * len(of)), 1),
+                                      len(of) - 1) :]
+    }  # fmt: skip
+    note = (
+        f"Split within episodes: the last {options.query_fraction:.0%} of each one's frames ask, "
+        "the others make the memory. Frames where the two meet are nearly the same picture"
+        + ("." if options.exclude_within_sec else "; --exclude-within-sec keeps them apart.")
+    )
+    gallery = tuple(frame for frame in frames if frame.query_id not in asking)
+    return gallery, tuple(frame for frame in frames if frame.query_id in asking), [note]
 
 
 def _by_episodes(
@@ -270,6 +308,8 @@ def _draw_notes(
             f"{one_sided} instruction(s) share their episodes with others in such a way that they "
             "are on one side only."
         )
+    if options.absent_fraction and not single:
+        notes.append("Nothing is asked as absent: each instruction has several episodes.")
     if single:
         notes.append(
             f"{single} episode(s) have no instruction that another episode has: {held_out} are "

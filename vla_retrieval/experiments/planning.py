@@ -82,7 +82,9 @@ def make_plan(paths: Sequence[Path], settings: ExperimentSettings) -> Plan:
     group = normalise
     if settings.relevance == "labels" and settings.relevance_file is not None:
         group = Labels(read_labels(settings.relevance_file)).__call__
-    return Plan(recordings, split_frames(frames, settings.split, group), settings)
+    within = settings.relevance == "episode"
+    split = split_frames(frames, settings.split, group, within_episodes=within)
+    return Plan(recordings, split, settings)
 
 
 def check_sides(gallery: Sequence[Frame], queries: Sequence[Frame]) -> None:
@@ -95,5 +97,6 @@ def check_sides(gallery: Sequence[Frame], queries: Sequence[Frame]) -> None:
         raise InvalidInputError(
             "split", "frames that make the memory and frames that ask for them",
             f"{len(gallery)} and {len(queries)}",
-            "Record each instruction in two episodes at least, or name other bags.",
+            "Record each instruction in two episodes at least, say with --relevance labels:FILE "
+            "which ones mean the same, or name bags with --gallery-bag and --query-bag.",
         )  # fmt: skip

@@ -29,8 +29,8 @@ class ExperimentSettings:
         scene_weight: Of the scene in the pair, in [0, 1].
         depth: Entries retrieved per query, at least the largest K.
         ks: Ranks at which metrics are cut.
-        alpha: Share of answerable queries that may count as unknown.
-        seed: Of bootstraps and of the choice of map points.
+        alpha: Share of answerable queries that may count as unknown, above 0 and below 1.
+        seed: Of bootstraps and of the choice of map points, from 0 on.
 
     Raises:
         InvalidInputError: If a value is out of its range.
@@ -55,10 +55,15 @@ class ExperimentSettings:
         if (self.relevance in ("labels", "qrels")) != (self.relevance_file is not None):
             raise InvalidInputError(
                 "relevance", "a file with labels or qrels, and none otherwise",
-                f"{self.relevance} with {self.relevance_file}",
+                f"{self.relevance} with {self.relevance_file or 'none'}",
+                "Name it after a colon: labels:FILE, qrels:FILE.",
             )  # fmt: skip
         if not 0.0 <= self.scene_weight <= 1.0:
             raise InvalidInputError("scene_weight", "a number in [0, 1]", str(self.scene_weight))
+        if not 0.0 < self.alpha < 1.0:
+            raise InvalidInputError("alpha", "a number above 0 and below 1", str(self.alpha))
+        if self.seed < 0:
+            raise InvalidInputError("seed", "a whole number from 0 on", str(self.seed))
         if not self.ks or min(self.ks) < 1:
             raise InvalidInputError("ks", "whole numbers from 1 on", str(list(self.ks)))
         if self.depth < max(self.ks):

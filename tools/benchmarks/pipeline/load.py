@@ -8,25 +8,23 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 from domain_coordinator import domain_id
+from numpy.typing import NDArray
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
-from tools.benchmarks.pipeline.bench import (
-    SIZES,
-    Settings,
-    filled_memory,
-    memory_folder,
-)
+from tools.benchmarks import transports
+from tools.benchmarks.pipeline.bench import SIZES, Settings, filled_memory, memory_folder
 from vla_retrieval.encoders import load_encoder
 from vla_retrieval.encoders.verification import draw_scene
 from vla_retrieval.ros.client import RetrievalClient
@@ -38,7 +36,13 @@ from vla_retrieval_msgs.msg import MatchArray
 _CAMERA_HZ: Final = 30.0
 _CALLS_HZ: Final = 10.0
 _INSERTS_HZ: Final = 5.0
-_IDLE_CALLS: Final = 30
+_TWO_PERIODS_MS: Final = 2e3 / _CAMERA_HZ
+_IDLE_CALLS: Final = 50
+_ALONE_FRAMES: Final = 100
+_ALONE_SEC: Final = 240.0
+_RESEND_SEC: Final = 2.0
+_DELIVERIES: Final = 4
+_DELIVERED: Final = 150
 _START_SEC: Final = 300.0
 _ANSWER_SEC: Final = 60.0
 _HOG: Final = "while True: pass"
@@ -49,20 +53,27 @@ def measure(settings: Settings) -> dict[str, Any]:
     """Load a node twice: on a quiet machine, and with one core hogged by another process.
 
     Returns:
-        What `_one_load` says of each, under ``quiet`` and ``hogged``.
+        What `_one_load` says of each, under ``quiet`` and ``hogged``; under ``delivery`` the share
+        of 720p frames at 15 Hz that arrive under the shipped transport; under ``bars`` each ratio
+        with its bar.
     """
     encoder = load_encoder(settings.encoder)
     filled_memory(settings, encoder).close()
     source = memory_folder(settings, encoder)
     del encoder
-    found = {}
+    found: dict[str, Any] = {}
     for name, is_hogged in (("quiet", False), ("hogged", True)):
         copy = settings.work / "memory-under-load"
         shutil.rmtree(copy, ignore_errors=True)
         subprocess.run(["cp", "-r", "--reflink=auto", str(source), str(copy)], check=True)
-        with _domain(), _node(settings, copy), _hog(is_hogged), RetrievalClient() as client:
-            found[name] = _one_load(client, settings.load_sec)
+        with (
+            _domain(), _node(settings, copy) as is_alive, RetrievalClient() as client,
+            _hog(is_hogged),
+        ):  # fmt: skip
+            found[name] = _one_load(client, is_alive, settings.load_sec)
         shutil.rmtree(copy, ignore_errors=True)
+    found["delivery"] = _delivery()
+    found["bars"] = bars_of(found)
     return found
 
 
@@ -72,19 +83,39 @@ class Watcher:
     Attributes:
         latency_ms: From a frame's stamp to its matches.
         age_ms: Of the frame when the node began to work on it.
+        encode_ms: What the node took to embed the frame and the instruction.
         failures: Messages of calls that failed.
     """
 
     def __init__(self, client: RetrievalClient) -> None:
         self.latency_ms: list[float] = []
         self.age_ms: list[float] = []
+        self.encode_ms: list[float] = []
         self.failures: list[str] = []
-        client.node.create_subscription(MatchArray, "retrieval/matches", self._on_matches, 10)
+        # Protects latency_ms and wakes whoever waits for the next match.
+        self._heard = threading.Condition()
+        self.subscription = client.node.create_subscription(
+            MatchArray, "retrieval/matches", self._on_matches, 100
+        )
 
     def _on_matches(self, message: MatchArray) -> None:
         latency = (time.time_ns() - to_ns(message.header.stamp)) / 1e6
-        self.latency_ms.append(latency)
-        self.age_ms.append(latency - message.times.total_sec * 1e3)
+        times = message.times
+        self.age_ms.append((message.image_age_sec - times.total_sec) * 1e3)
+        self.encode_ms.append((times.encode_image_sec + times.encode_instruction_sec) * 1e3)
+        with self._heard:
+            self.latency_ms.append(latency)
+            self._heard.notify_all()
+
+    def forget(self) -> None:
+        """Begin anew, once nothing is under way."""
+        for values in (self.latency_ms, self.age_ms, self.encode_ms):
+            values.clear()
+
+    def wait_for(self, count: int, within_sec: float) -> bool:
+        """Return whether so many matches came in time."""
+        with self._heard:
+            return self._heard.wait_for(lambda: len(self.latency_ms) >= count, within_sec)
 
     def call(self, client: RetrievalClient, kind: str, into: list[float], **fields: Any) -> None:
         """Call a service; note how long the answer takes, or why there is none."""
@@ -98,28 +129,103 @@ class Watcher:
         client.call_async(kind, _ANSWER_SEC, **fields).add_done_callback(done)
 
 
-def _one_load(client: RetrievalClient, seconds: float) -> dict[str, Any]:
-    watcher = Watcher(client)
-    if not client.wait_until_active(lambda: True, _START_SEC):
+class Camera:
+    """Publishes pictures of VGA size, each under the time at which it is sent."""
+
+    def __init__(self, client: RetrievalClient) -> None:
+        quality = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        self._publisher = client.node.create_publisher(Image, "image", quality)
+        self._frames = [
+            to_image_message(draw_scene(SIZES["VGA"], seed), Image()) for seed in range(8)
+        ]
+        self.published = 0
+
+    def publish(self) -> None:
+        """Send the next frame."""
+        message = self._frames[self.published % len(self._frames)]
+        message.header = Header(stamp=to_stamp(time.time_ns()), frame_id="camera")
+        self._publisher.publish(message)
+        self.published += 1
+
+    def wait_for_node(self, watcher: Watcher) -> None:
+        """Return once the node hears the camera and the watcher hears the node."""
+        end = time.monotonic() + _ANSWER_SEC
+        while not (
+            self._publisher.get_subscription_count() and watcher.subscription.get_publisher_count()
+        ):
+            if time.monotonic() > end:
+                raise RuntimeError("the node does not listen to the camera")
+            time.sleep(0.02)
+
+
+def _one_load(
+    client: RetrievalClient, is_alive: Callable[[], bool], seconds: float
+) -> dict[str, Any]:
+    if not client.wait_until_active(is_alive, _START_SEC):
         raise RuntimeError("the node did not become active; its output is above")
+    watcher = Watcher(client)
+    camera = Camera(client)
+    camera.wait_for_node(watcher)
+    alone = _alone(camera, watcher)
     idle: list[float] = []
     for number in range(_IDLE_CALLS):
         begun = time.perf_counter()
         client.call("retrieve", instruction=f"pick up block {number}", k=5)
         idle.append((time.perf_counter() - begun) * 1e3)
+    return {"seconds": seconds, **alone, "text query, idle [ms]": _tail(idle),
+            **_loaded(client, camera, watcher, seconds)}  # fmt: skip
+
+
+def _alone(camera: Camera, watcher: Watcher) -> dict[str, Any]:
+    """Send frames one after the other, with nothing beside them."""
+    end = time.monotonic() + _ALONE_SEC
+    while len(watcher.latency_ms) < _ALONE_FRAMES:
+        answered = len(watcher.latency_ms)
+        camera.publish()
+        # Best effort: a frame that is lost on its way is sent anew.
+        watcher.wait_for(answered + 1, _RESEND_SEC)
+        if time.monotonic() > end:
+            raise RuntimeError(
+                f"{answered} of {_ALONE_FRAMES} frames were answered within {_ALONE_SEC:g} s"
+            )
+    kept = slice(_ALONE_FRAMES // 10, None)  # the first ones find cold caches
+    latency, encoding = np.array(watcher.latency_ms[kept]), np.array(watcher.encode_ms[kept])
+    return {
+        "alone: stamp to match [ms]": _tail(latency),
+        "alone: stamp to match, less encoding [ms]": _tail(latency - encoding),
+    }
+
+
+def _loaded(
+    client: RetrievalClient, camera: Camera, watcher: Watcher, seconds: float
+) -> dict[str, Any]:
+    """Publish, ask and insert at their rates for so long."""
+    watcher.forget()
     queries: list[float] = []
     inserts: list[float] = []
-    published, asked = _drive(client, watcher, seconds, queries, inserts)
+    before = client.call("get_stats")
+    published = camera.published
+    asked = _drive(client, camera, watcher, seconds, (queries, inserts))
+    published = camera.published - published
     end = time.monotonic() + _ANSWER_SEC
     while len(queries) + len(inserts) < asked and time.monotonic() < end:
         time.sleep(0.05)
+    after = client.call("get_stats")
+    received, skipped, rejected = (
+        int(getattr(after, f"frames_{what}")) - int(getattr(before, f"frames_{what}"))
+        for what in ("received", "skipped", "rejected")
+    )
+    ages = np.array(watcher.age_ms)
     return {
-        "seconds": seconds,
         "stamp to match [ms]": _tail(watcher.latency_ms),
-        "age of the frame when work on it began [ms]": _tail(watcher.age_ms),
+        "age of the frame when work on it began [ms]": _tail(ages),
+        "encoding [ms]": _tail(watcher.encode_ms),
         "frames published": published,
+        "frames lost on their way": published - received,
+        "frames replaced by a newer one": skipped,
+        "frames refused": rejected,
         "frames answered": len(watcher.latency_ms),
-        "text query, idle [ms]": _tail(idle),
+        "frames older than two periods when work began": int((ages > _TWO_PERIODS_MS).sum()),
         "text query [ms]": _tail(queries),
         "insert [ms]": _tail(inserts),
         "calls": asked,
@@ -130,21 +236,17 @@ def _one_load(client: RetrievalClient, seconds: float) -> dict[str, Any]:
 
 
 def _drive(
-    client: RetrievalClient, watcher: Watcher, seconds: float, queries: list[float],
-    inserts: list[float],
-) -> tuple[int, int]:  # fmt: skip
-    """Publish, ask and insert at their rates; return frames published and calls made."""
-    quality = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-    camera = client.node.create_publisher(Image, "image", quality)
-    frames = [to_image_message(draw_scene(SIZES["VGA"], seed), Image()) for seed in range(8)]
+    client: RetrievalClient, camera: Camera, watcher: Watcher, seconds: float,
+    into: tuple[list[float], list[float]],
+) -> int:  # fmt: skip
+    """Publish, ask and insert at their rates; return the number of calls made."""
+    queries, inserts = into
     begun = time.perf_counter()
-    published = calls = inserted = 0
+    frames = calls = inserted = 0
     while (now := time.perf_counter() - begun) < seconds:
-        if now >= published / _CAMERA_HZ:
-            message = frames[published % len(frames)]
-            message.header = Header(stamp=to_stamp(time.time_ns()), frame_id="camera")
-            camera.publish(message)
-            published += 1
+        if now >= frames / _CAMERA_HZ:
+            camera.publish()
+            frames += 1
         if now >= calls / _CALLS_HZ:
             text = f"put block {calls} into the box"
             watcher.call(client, "retrieve", queries, instruction=text, k=5)
@@ -155,16 +257,62 @@ def _drive(
                 instruction=f"stack block {inserted}",
             )  # fmt: skip
             inserted += 1
-        due = min(published / _CAMERA_HZ, calls / _CALLS_HZ, (inserted + 5) / _INSERTS_HZ)
+        due = min(frames / _CAMERA_HZ, calls / _CALLS_HZ, (inserted + 5) / _INSERTS_HZ)
         time.sleep(max(0.0, due - (time.perf_counter() - begun)))
-    return published, calls + inserted
+    return calls + inserted
 
 
-def _tail(values: list[float]) -> dict[str, float]:
-    if not values:
-        return {"p50": float("nan"), "p95": float("nan"), "p99": float("nan"), "max": float("nan")}
-    p50, p95, p99, top = np.quantile(values, [0.5, 0.95, 0.99, 1.0])
-    return {"p50": float(p50), "p95": float(p95), "p99": float(p99), "max": float(top)}
+def _delivery() -> dict[str, Any]:
+    """How many 720p frames at 15 Hz arrive between two processes, with the shipped transport."""
+    shares = [share for found, share in (
+        transports.one_start("shipped profile", "720p", _DELIVERED) for _ in range(_DELIVERIES)
+    ) if found]  # fmt: skip
+    return {
+        "starts": _DELIVERIES,
+        "starts that found each other": len(shares),
+        "frames in each": _DELIVERED,
+        "share delivered, least": min(shares, default=0.0),
+        "share delivered, mean": float(np.mean(shares)) if shares else 0.0,
+    }
+
+
+def bars_of(found: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what the loads are to stay below, or above, each with its text, value and bar."""
+    quiet, hogged = found["quiet"], found["hogged"]
+    alone = quiet["alone: stamp to match [ms]"]
+    lines: list[tuple[str, float, float, bool]] = [
+        ("alone: stamp to match less encoding, p50 [ms]",
+         quiet["alone: stamp to match, less encoding [ms]"]["p50"], 4.0, True),
+        ("alone: stamp to match, p90 / p50", alone["p90"] / alone["p50"], 1.3, True),
+        ("alone: stamp to match p50, hogged / quiet",
+         hogged["alone: stamp to match [ms]"]["p50"] / alone["p50"], 2.5, True),
+        ("under load: stamp to match p50, hogged / quiet",
+         hogged["stamp to match [ms]"]["p50"] / quiet["stamp to match [ms]"]["p50"], 2.5, True),
+        ("720p at 15 Hz, least share delivered",
+         found["delivery"]["share delivered, least"], 0.99, False),
+    ]  # fmt: skip
+    for name in ("quiet", "hogged"):
+        load = found[name]
+        lines += [
+            (f"{name}: text query, p99 under load / p50 idle",
+             load["text query [ms]"]["p99"] / load["text query, idle [ms]"]["p50"], 3.0, True),
+            (f"{name}: frames older than two periods when work began",
+             load["frames older than two periods when work began"], 0.0, True),
+            (f"{name}: calls failed or unanswered",
+             load["calls failed"] + load["calls unanswered"], 0.0, True),
+        ]  # fmt: skip
+    return [
+        {"text": text, "value": float(value), "bar": bar, "below": below,
+         "met": bool(value <= bar if below else value >= bar)}
+        for text, value, bar, below in lines
+    ]  # fmt: skip
+
+
+def _tail(values: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
+    if not len(values):
+        return dict.fromkeys(("p50", "p90", "p95", "p99", "max"), float("nan"))
+    p50, p90, p95, p99, top = np.quantile(values, [0.5, 0.9, 0.95, 0.99, 1.0]).tolist()
+    return {"p50": p50, "p90": p90, "p95": p95, "p99": p99, "max": top}
 
 
 @contextmanager
@@ -173,7 +321,7 @@ def _domain() -> Iterator[None]:
     before = dict(os.environ)
     with domain_id() as number:
         os.environ["ROS_DOMAIN_ID"] = str(number)
-        os.environ.update(large_image_environment(_SHARE))
+        os.environ.update(large_image_environment(str(_SHARE)))
         try:
             yield
         finally:
@@ -182,7 +330,8 @@ def _domain() -> Iterator[None]:
 
 
 @contextmanager
-def _node(settings: Settings, memory_dir: Path) -> Iterator[None]:
+def _node(settings: Settings, memory_dir: Path) -> Iterator[Callable[[], bool]]:
+    """Start a node; lend what tells whether it still runs."""
     encoder = settings.encoder
     values = {
         "model": encoder.model, "checkpoint": encoder.checkpoint, "device": encoder.device,
@@ -196,7 +345,7 @@ def _node(settings: Settings, memory_dir: Path) -> Iterator[None]:
             command += ["-p", f"{name}:={value}"]
     process = subprocess.Popen(command, start_new_session=True)
     try:
-        yield
+        yield lambda: process.poll() is None
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGINT)

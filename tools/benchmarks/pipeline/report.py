@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def show(found: dict[str, Any]) -> None:
@@ -17,8 +18,10 @@ def show(found: dict[str, Any]) -> None:
     if "stages" in found:
         for table in _stages(found["stages"]):
             console.print(table)
-    for name, load in found.get("load", {}).items():
-        console.print(_load(name, load))
+    if "load" in found:
+        for name in ("quiet", "hogged", "delivery"):
+            console.print(_load(name, found["load"][name]))
+        console.print(_bars(found["load"]["bars"]))
 
 
 def plot(stages: dict[str, Any], path: Path) -> None:
@@ -67,17 +70,28 @@ def _stages(stages: dict[str, Any]) -> list[Table]:
 
 def _starts(starts: dict[str, Any]) -> Table:
     names = list(next(iter(starts.values())))
-    table = Table("start of a process [s]", *names)
+    table = Table("start of a process \\[s]", *names)
     for start, seconds in starts.items():
         table.add_row(start, *(f"{seconds[name]:.1f}" for name in names))
     return table
 
 
 def _load(name: str, load: dict[str, Any]) -> Table:
-    table = Table(f"load, {name}", "p50", "p95", "p99", "max")
+    columns = ("p50", "p90", "p95", "p99", "max")
+    table = Table(f"load, {name}", *columns)
     for what, value in load.items():
         if isinstance(value, dict):
-            table.add_row(what, *(f"{value[q]:.1f}" for q in ("p50", "p95", "p99", "max")))
+            table.add_row(Text(what), *(f"{value[q]:.1f}" for q in columns))
         else:
-            table.add_row(what, str(value))
+            shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+            table.add_row(Text(what), Text(shown))
+    return table
+
+
+def _bars(bars: list[dict[str, Any]]) -> Table:
+    table = Table("under load", "value", "bar", "")
+    for line in bars:
+        bar = f"{'<=' if line['below'] else '>='} {line['bar']:g}"
+        met = "met" if line["met"] else "missed"
+        table.add_row(Text(line["text"]), f"{line['value']:.3g}", bar, met)
     return table
