@@ -174,6 +174,19 @@ class TestCompact:
         assert found["after_bytes"] < found["before_bytes"]
         assert entry_ids(directory) == [COUNT]
 
+    def test_leaves_the_snapshot_of_the_head_that_is_named(
+        self, directory: Path, tmp_path: Path
+    ) -> None:
+        head = turned_head(ENCODER.fingerprint, 1)
+        file = written(head, tmp_path / "head.safetensors")
+        assert not run("compact", directory, "--head", file).stderr
+        with Memory.open(directory, None, head=head) as memory:
+            assert memory.stats().index.opened_from.startswith("the snapshot, 0 changes behind")
+
+        assert short_digest(head.digest) in run("compact", directory).stderr
+        with Memory.open(directory, None) as memory:
+            assert memory.stats().index.opened_from.startswith("the snapshot, 0 changes behind")
+
     def test_makes_no_memory_where_none_is(self, tmp_path: Path) -> None:
         run("compact", tmp_path / "absent", code=1)
         assert not (tmp_path / "absent").exists()

@@ -32,10 +32,14 @@ from vla_retrieval.training.learner import batch_of
 from vla_retrieval.training.measuring import (
     DIRECTIONS,
     METRICS,
+    SHORTLIST,
     Scores,
     by_codes,
+    by_cosine,
     by_projection,
+    kept,
     per_query,
+    reranked,
 )
 from vla_retrieval.training.splitting import SIDES, split_episodes
 from vla_retrieval.types import Modality
@@ -49,7 +53,6 @@ Split = dict[str, dict[str, Any]]
 SEED: Final = 7
 FRAMES: Final = 4
 PER_TASK: Final[dict[Place, int]] = {"elsewhere": 36, "home": 12}
-SHORTLIST: Final = 100
 _PLAIN_EPOCHS: Final = 20
 _TRAINING_QUERIES: Final = 250
 
@@ -128,30 +131,6 @@ def by_bits(encode: Encode) -> Scores:
     return scores
 
 
-def reranked(codes: Scores) -> Scores:
-    """Score the best of the codes by cosine; all others are out of reach."""
-
-    def scores(
-        pairs: Pairs, asks: Modality, found: Modality, rows: npt.NDArray[np.int64]
-    ) -> Matrix:
-        proposed = codes(pairs, asks, found, rows)
-        # The own episode is not asked for, so it takes no place among those proposed.
-        own = np.array(pairs.episodes)[rows][:, None] == np.array(pairs.episodes)
-        proposed[own] = -np.inf
-        order = np.argsort(-proposed, axis=1, kind="stable")[:, :SHORTLIST]
-        cosines = zero_shot(pairs, asks, found, rows)
-        kept = np.full_like(cosines, -2.0)
-        np.put_along_axis(kept, order, np.take_along_axis(cosines, order, axis=1), axis=1)
-        return kept
-
-    return scores
-
-
-def zero_shot(pairs: Pairs, asks: Modality, found: Modality, rows: npt.NDArray[np.int64]) -> Matrix:
-    """Score by the cosine of the encoder's own embeddings."""
-    return np.asarray(pairs.half(asks)[rows].astype(np.float64) @ pairs.half(found).T)
-
-
 def systems(learned: Pairs, pairs: Pairs, seed: int, bits: int) -> dict[str, Make]:
     """Everything that is compared on one split: name to what makes its scores, and notes."""
     heads = {
@@ -159,7 +138,7 @@ def systems(learned: Pairs, pairs: Pairs, seed: int, bits: int) -> dict[str, Mak
         for method in METHODS
     }
     return {
-        "zero-shot": lambda: (zero_shot, {}),
+        "zero-shot": lambda: (by_cosine, {}),
         "PCA whitening": lambda: (by_projection(whitened(learned)), {}),
         "plain fine-tuned projection": lambda: (by_projection(plainly_tuned(learned, seed)), {}),
         "joint": lambda: (by_projection(heads["joint"]()[0]), heads["joint"]()[1]),
@@ -203,6 +182,8 @@ def measure_split(job: tuple[Pairs, int, int, str]) -> Split:
             "train": _means(sides["train"], scores, _TRAINING_QUERIES),
             "test": _means(sides["test"], scores, len(sides["test"])),
         }
+        if name.endswith("bits"):
+            found[name]["kept"] = _kept(sides["test"], scores)
         shown = ", ".join(
             f"{d} {of['ndcg@10']:.3f} / {of['hit@1']:.3f} / {of['recall@10']:.3f}"
             for d, of in found[name]["test"].items()
@@ -218,6 +199,10 @@ def _means(pairs: Pairs, scores: Scores, most: int) -> Row:
         }
         for direction in DIRECTIONS
     }
+
+
+def _kept(pairs: Pairs, codes: Scores) -> dict[str, float]:
+    return {d: float(kept(pairs, d, codes, most=len(pairs)).mean()) for d in DIRECTIONS}
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -301,10 +286,12 @@ def main() -> None:
         return
     jobs = [(pairs, seed, options.bits, options.only) for seed in range(options.seeds)]
     with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
-        splits = list(pool.map(measure_split, jobs))
+        splits = []
+        for split in pool.map(measure_split, jobs):
+            splits.append(split)
+            if options.json:
+                options.json.write_text(json.dumps(splits, indent=1) + "\n", encoding="utf-8")
     print_table(splits)
-    if options.json:
-        options.json.write_text(json.dumps(splits, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ exit codes:
   130  stopped by Ctrl-C or SIGTERM; what was begun is undone, or said
 """
 
+_OF_THE_NODE = "as the node's parameter, so that the snapshot is of use to it (default: none)"
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return its exit code."""
@@ -80,7 +82,10 @@ def _parser() -> argparse.ArgumentParser:
         "--drop-damaged", action="store_true", help="list what is damaged and remove just that"
     )
     check.add_argument("--yes", action="store_true", help="really remove it")
-    add("compact", commands.compact, "free the disk space of removed entries, write a snapshot")
+    compact = add(
+        "compact", commands.compact, "free the disk space of removed entries, write a snapshot"
+    )
+    compact.add_argument("--head", type=Path, help=_OF_THE_NODE)
     _add_calibrate_arguments(
         add("calibrate", memory_calibrate.calibrate, "fit what a score means, so that the node"
             " can answer that nothing like a query is known")
@@ -97,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     import_.add_argument(
         "--ids", type=Path, metavar="FILE", help="write old and new ids there, as CSV"
     )
+    import_.add_argument("--head", type=Path, help=_OF_THE_NODE)
     _add_reembed_arguments(
         add("reembed", commands.reembed, "make a new memory with another encoder; ids stay")
     )
@@ -130,7 +136,7 @@ def _add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:
         choices=[similarity.value for similarity in Similarity],
         help="as the node's parameter (default: the one it was last searched with)",
     )
-    parser.add_argument("--head", type=Path, help="as the node's parameter (default: none)")
+    parser.add_argument("--head", type=Path, help=_OF_THE_NODE)
 
 
 def _number(check: Callable[[float], object]) -> Callable[[str], float]:

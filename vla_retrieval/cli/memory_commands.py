@@ -17,7 +17,7 @@ from vla_retrieval.cli.output import print_json, progress_bars, size
 from vla_retrieval.encoders import load_encoder
 from vla_retrieval.errors import RetrievalError
 from vla_retrieval.heads import load_head
-from vla_retrieval.memory import Memory, checking, dropping
+from vla_retrieval.memory import Memory, checking, dropping, snapshot
 from vla_retrieval.memory.contents import open_contents
 from vla_retrieval.memory.database import DATABASE_NAME
 from vla_retrieval.memory.describing import MemoryInfo, describe
@@ -25,7 +25,7 @@ from vla_retrieval.memory.directory import size_bytes
 from vla_retrieval.memory.failures import storage_errors
 from vla_retrieval.memory.findings import Report
 from vla_retrieval.memory.options import MemoryOptions
-from vla_retrieval.projection import Head
+from vla_retrieval.projection import Head, name_of, short_digest
 from vla_retrieval.publishing import check_absent
 from vla_retrieval.types import Fingerprint, Similarity
 
@@ -71,7 +71,8 @@ def check(args: Namespace) -> int:
 def compact(args: Namespace) -> int:
     """Compact a memory and print its sizes."""
     before = size_bytes(args.directory) if args.directory.is_dir() else 0
-    with open_to_write(args.directory) as memory:
+    head = None if args.head is None else load_head(args.head)
+    with open_to_write(args.directory, head=head) as memory:
         memory.wait_until_idle()
         memory.compact()
     after = size_bytes(args.directory)
@@ -114,9 +115,10 @@ def import_(args: Namespace) -> int:
 
 def _import(args: Namespace, source: transfer.Source, stored: list[int]) -> None:
     """Store all entries, and append their new ids as they are committed."""
+    head = None if args.head is None else load_head(args.head)
     with (
         _id_file(args.ids) as write_ids,
-        open_to_write(args.directory, source.fingerprint) as memory,
+        open_to_write(args.directory, source.fingerprint, head=head) as memory,
         progress_bars() as progress,
     ):
 
@@ -164,8 +166,10 @@ def open_to_write(
         directory: Of the memory.
         fingerprint: Of a new memory, or None.
         wanted: Similarity to open it with instead.
-        head: To open it with, or None; a snapshot that was written with another is of no use.
+        head: To open it with, or None; a snapshot that was written with another is of no use,
+            which is said.
     """
+    _tell_of_other_head(directory, head)
     similarity = wanted or Similarity.COSINE
     if wanted is None and (directory / DATABASE_NAME).exists():
         with open_contents(directory) as contents:
@@ -173,6 +177,21 @@ def open_to_write(
     options = MemoryOptions(build_threads=os.cpu_count() or 1)
     with Memory.open(directory, fingerprint, similarity, options=options, head=head) as memory:
         yield memory
+
+
+def _tell_of_other_head(directory: Path, head: Head | None) -> None:
+    """Say on stderr where the snapshot is of a learned head that it will not be of any more."""
+    try:
+        had = snapshot.fingerprint_of(directory).head
+    except snapshot.SnapshotError:
+        return  # whoever opens the memory says what is wrong with it
+    if had and (head is None or head.digest != had):
+        print(
+            f"memory: the snapshot of the index is of the head {short_digest(had)}, and becomes one"
+            f" of {name_of(head)}: a node with that head builds its index anew. --head FILE keeps"
+            " it.",
+            file=sys.stderr,
+        )
 
 
 @contextmanager
