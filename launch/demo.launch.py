@@ -18,8 +18,9 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             DeclareLaunchArgument(
-                "output_dir", default_value="demo_output",
-                description="gets the picture, the node's log and its memory, which is emptied first",
+                "output_dir",
+                default_value="demo_output",
+                description="gets the picture, the log and the memory, which is emptied first",
             ),
             *(SetEnvironmentVariable(*item) for item in large_image_environment(share).items()),
             Node(

@@ -53,8 +53,8 @@ def test_rvizs_sections_are_those_that_it_writes_itself() -> None:
     assert set(RVIZ) == {"Panels", "Visualization Manager", "Window Geometry"}
     manager = RVIZ["Visualization Manager"]
     assert set(manager) == {
-        "Class", "Displays", "Enabled", "Global Options", "Name", "Tools", "Transformation", "Value",
-        "Views",
+        "Class", "Displays", "Enabled", "Global Options", "Name", "Tools", "Transformation",
+        "Value", "Views",
     }  # fmt: skip
     classes = [item["Class"] for item in (*manager["Displays"], *manager["Tools"])]
     assert all(name.startswith("rviz_default_plugins/") for name in classes)

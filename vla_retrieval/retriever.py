@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
@@ -59,14 +60,20 @@ class Retriever:
         self._calibration: tuple[str | None, Calibration | None] = (None, None)
 
     def remember(
-        self, image: RgbImage, entry: NewEntry, scene: Embeddings | None = None
-    ) -> Remembered:  # fmt: skip
+        self,
+        image: RgbImage,
+        entry: NewEntry,
+        scene: Embeddings | None = None,
+        while_writing: AbstractContextManager[None] | None = None,
+    ) -> Remembered:
         """Store one pair and say what became of it, once that is committed.
 
         Args:
             image: The scene.
             entry: Everything else; its thumbnail is made here unless it brings one.
             scene: The image's embedding, shape ``(dim,)``, where it is known already.
+            while_writing: Entered before the memory is written to, and left after it; what it
+                raises keeps the pair from being stored.
 
         Raises:
             InvalidInputError: If the image cannot be encoded.
@@ -78,7 +85,8 @@ class Retriever:
             entry = dataclasses.replace(entry, thumbnail=thumbnail)
         scenes = self.encoder.encode_images([image]) if scene is None else scene[None]
         instructions = self.encoder.encode_instructions([entry.instruction])
-        added = self.memory.add_with_report([entry], scenes, instructions)
+        with while_writing or nullcontext():
+            added = self.memory.add_with_report([entry], scenes, instructions)
         return Remembered(added.entry_ids[0], added.merged[0], added.evicted)
 
     def retrieve(

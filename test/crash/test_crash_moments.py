@@ -37,7 +37,7 @@ def test_what_was_acknowledged_is_there_after_kills_at_any_moment(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("index", ["exact", "ivf", "ivf_sq8", "hash"])
+@pytest.mark.parametrize("index", ["exact", "pq", "pq_sq8", "hash"])
 def test_what_was_acknowledged_is_there_after_very_many_kills(
     killer: Killer, tmp_path: Path, index: str
 ) -> None:

@@ -61,7 +61,7 @@ def test_whoever_is_killed_at_any_kind_of_point_loses_nothing_acknowledged(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("index", "each"), [("exact", 1), ("ivf", 3), ("ivf_sq8", 3), ("hash", 3)])
+@pytest.mark.parametrize(("index", "each"), [("exact", 1), ("pq", 3), ("pq_sq8", 3), ("hash", 3)])
 def test_whoever_is_killed_at_every_single_point_loses_nothing_acknowledged(
     killer: Killer, tmp_path: Path, index: str, each: int
 ) -> None:

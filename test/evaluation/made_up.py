@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from vla_retrieval.evaluation.comparing import Comparison, Difference
 from vla_retrieval.evaluation.results import (
+    Agreement,
     DirectionResult,
     Estimate,
     Evaluation,
@@ -267,6 +268,10 @@ def evaluation(seed: int = 0, boost: float = 0.0) -> Evaluation:
             stage(rng, 55.0, 2_871),
             {"replaced by a newer frame before their turn": 129},
             stage(rng, 180.0, 2_870),
+            {
+                "scene to scenes": Agreement(2_790, 3_000, 2_790, 2_788, 3.1e-5, 1e-5),
+                ATTACK: Agreement(0, 3_000, 0, 0, 0.0, 1e-5),
+            },
         ),
         wall_sec={"encoding": 265.0, "searching": 24.0, "thumbnails": 8.25, "the <rest>": 2.75},
     )

@@ -52,7 +52,11 @@ def any_evaluation() -> st.SearchStrategy[results.Evaluation]:
         results.StageSummary, counts, *[floats] * 4, numbers, st.lists(counts, **few).map(tuple)
     )
     drops = st.dictionaries(texts, counts, **few)
-    live = st.builds(results.LiveResult, counts, counts, stages, stages, drops, st.none() | stages)
+    agreements = st.builds(results.Agreement, counts, counts, counts, counts, floats, floats)
+    live = st.builds(
+        results.LiveResult, counts, counts, stages, stages, drops, st.none() | stages,
+        st.dictionaries(texts, agreements, **few),
+    )  # fmt: skip
     points = st.builds(results.MapPoint, floats, floats, texts, texts)
     return st.builds(
         results.Evaluation, texts, st.dictionaries(texts, texts, **few),

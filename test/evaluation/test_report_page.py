@@ -128,6 +128,20 @@ def test_a_live_run_shows_latency_ages_and_drops(root: Element) -> None:
     assert "129 replaced by a newer frame before their turn" in pages.text_of(root)
 
 
+def test_a_live_run_shows_how_many_rankings_are_those_of_the_offline_evaluation(
+    root: Element,
+) -> None:
+    table = next(e for e in root.iter("table") if e.get("id") == "agreement-table")
+
+    rows = [[pages.text_of(cell) for cell in row] for row in table.iter("tr")][1:]
+
+    assert rows[0] == [
+        "scene to scenes", "2\u202f790", "3\u202f000", "2\u202f790", "2\u202f788", "99.9%",
+        "3.1e-05",
+    ]  # fmt: skip
+    assert rows[1] == [made_up.ATTACK, "0", "3\u202f000", "0", "0", "", "0.0e+00"]
+
+
 def test_hit_and_recall_stand_apart_with_their_meanings(root: Element) -> None:
     groups = [pages.text_of(row) for row in root.iter("tr") if row.get("class") == "group"]
 

@@ -57,6 +57,18 @@ def test_the_known_part_is_printed() -> None:
     assert text.count("0.500") >= 3
 
 
+def test_the_agreement_of_a_live_run_with_the_offline_one_is_printed() -> None:
+    live = made_up.evaluation().live
+    assert live is not None
+
+    text = printed(replace(SMALL, live=live))
+
+    (line,) = (line for line in text.splitlines() if line.startswith("scene to scenes"))
+    assert [cell.strip() for cell in line.split("  ") if cell.strip()][1:] == [
+        "2\u202f790", "3\u202f000", "2\u202f790", "2\u202f788", "3.1e-05",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("width", [80, 100, 140])
 def test_five_directions_fit_into_eighty_columns(width: int) -> None:
     text = printed(made_up.evaluation(), width)

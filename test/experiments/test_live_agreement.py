@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from vla_retrieval.evaluation.qrels import Qrels
-from vla_retrieval.evaluation.results import Evaluation
+from vla_retrieval.evaluation.results import Agreement, Evaluation
 from vla_retrieval.evaluation.run import Run
 from vla_retrieval.experiments.assembling import Outcome
-from vla_retrieval.experiments.live import TOLERANCE, Agreement, compare
+from vla_retrieval.experiments.live import TOLERANCE, compare
 from vla_retrieval.experiments.scoring import Ranked
 from vla_retrieval.experiments.searching import DIRECTIONS
 
@@ -37,7 +37,7 @@ def compared(live: Answers) -> Agreement:
 
 def test_rankings_are_compared_over_the_queries_that_both_answered() -> None:
     found = compared([OFFLINE[1], ("elsewhere", [(0, 1.0)])])
-    assert found == Agreement(both=1, same=1, largest_difference=0.0)
+    assert found == Agreement(2, 2, both=1, same=1, largest_difference=0.0, tolerance=TOLERANCE)
 
 
 def test_another_order_of_different_scores_is_not_the_same() -> None:

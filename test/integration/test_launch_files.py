@@ -134,7 +134,8 @@ def test_a_robots_own_launch_file_composes_the_node_with_a_bag_and_is_operated_b
     arguments = {
         "namespace": "robot", "image_topic": "eye", "instruction_topic": "task",
         "image_transport": "compressed", "remember_mode": "interval", "model": "double",
-        "memory_dir": str(tmp_path / "memory"), "autostart": "false", "remember_interval_sec": "0.1",
+        "memory_dir": str(tmp_path / "memory"), "autostart": "false",
+        "remember_interval_sec": "0.1",
     }  # fmt: skip
     file = tmp_path / "robot.launch.py"
     file.write_text(COMPOSED.format(arguments=arguments, bag=DEMO / "bag"))

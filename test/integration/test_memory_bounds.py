@@ -76,9 +76,9 @@ def test_an_approximate_index_answers_and_says_that_it_may_have_missed_some(
 ) -> None:
     """It says how hard each direction searches; a filter that few pass is answered exactly."""
     fill(tmp_path / "memory")
-    node = begin(start, robot, index="ivf_sq8", recall_target=0.9, build_threads=2)
-    node.wait_for_log("built index ivf_sq8")
-    wait_until(lambda: robot.call("get_stats").index_kind == "ivf_sq8", "its use")
+    node = begin(start, robot, index="pq_sq8", recall_target=0.9, build_threads=2)
+    node.wait_for_log("built index pq_sq8")
+    wait_until(lambda: robot.call("get_stats").index_kind == "pq_sq8", "its use")
     wanted = robot.call("get_entry", entry_id=7).entry
     response = robot.call(
         "retrieve", instruction=wanted.instruction, target=Query.TARGET_INSTRUCTIONS
@@ -90,7 +90,7 @@ def test_an_approximate_index_answers_and_says_that_it_may_have_missed_some(
     stats = robot.call("get_stats")
     assert (stats.index_rows, stats.memory_size, stats.index_error) == (_ENTRIES, _ENTRIES, "")
     assert {d.source for d in stats.index_directions} == {"scene", "instruction"}
-    assert all(0.5 < d.recall <= 1 and d.probes and d.depth for d in stats.index_directions)
+    assert all(0.5 < d.recall <= 1 and d.depth for d in stats.index_directions)
 
 
 def fill(directory: Path) -> None:

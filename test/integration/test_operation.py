@@ -98,7 +98,7 @@ def test_what_was_acknowledged_survives_kill_9(start: Start, robot: Robot) -> No
         ({"k": 0}, "k"),
         ({"scene_weight": 1.5}, "scene_weight"),
         ({"recall_target": 0.4}, "recall_target"),
-        ({"index": "hnsw"}, "expected one of auto, exact, ivf, ivf_sq8, hash"),
+        ({"index": "hnsw"}, "expected one of auto, exact, pq, pq_sq8, hash"),
         ({"query_target": "everything"}, "expected one of scenes, instructions, pair"),
         ({"model": "ViT-B-23"}, "ViT-B-32"),
         ({"model": "ViT-B-32", "checkpoint": "/nowhere/weights.safetensors"}, "/nowhere/weights"),

@@ -84,9 +84,14 @@ def test_frames_without_an_answer_are_counted_by_cause_and_the_page_shows_how_lo
     assert live.frames_played == live.frames_answered + sum(live.drops.values())
     assert live.frames_answered == found.directions["pair"].queries > 0
     assert live.frame_age_ms.p50_ms <= live.latency_ms.p50_ms
-    assert sum("rankings are the same as offline" in note for note in found.notes) == 5
+    assert list(live.agreement) == list(DIRECTIONS)
+    for direction, one in live.agreement.items():
+        assert one.live == one.both >= one.same > 0, direction
+        assert one.offline >= one.both, direction
     page = (tmp_path / "live" / "index.html").read_text("utf-8")
     assert '<h2 id="live">' in page
+    assert 'id="agreement-table"' in page
+    assert "same ranking" in done.stdout
     assert "taleness" in page
 
 

@@ -19,7 +19,7 @@ from .oracle import BruteForce, fingerprint, passes, unit
 WIDE, COUNT, CLUSTERS = 32, 2000, 40
 # So many, because the mean over 50 lies a hundredth and more off the share that it stands for.
 TARGET, HELD_OUT = 0.95, 400
-KINDS = ["ivf", "ivf_sq8", "hash"]
+KINDS = ["pq", "pq_sq8", "hash"]
 SCENE, INSTRUCTION = Modality.SCENE, Modality.INSTRUCTION
 SHARES = {"half": 2, "tenth": 10, "hundredth": 100, "thousandth": 1000, "one": COUNT}
 WAIT = 60
@@ -95,8 +95,6 @@ def small_limits() -> Iterator[None]:
     """Let codes propose already among hundreds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(building, "FEWEST_TO_FIT", 200)
-        for name, value in (("WHOLE", 100), ("BYTES", 100)):
-            patch.setattr(f"vla_retrieval.memory.index._COMPARED_{name}", value)
         patch.setattr("vla_retrieval.memory.index._SCORED_DIRECTLY", 16)
         yield
 
@@ -168,7 +166,7 @@ def test_a_filter_of_any_selectivity_gives_as_many_as_there_are(
             [Probe(SCENE, asked[m][row], 0.5, m) for m in Modality],
         ):
             found = searched.check(probes, k, wanted)
-            if found.eligible_size <= 100 and searched.memory.stats().index.kind == "ivf":
+            if found.eligible_size <= 16 and searched.memory.stats().index.kind == "pq":
                 assert found.exact
 
 

@@ -51,4 +51,4 @@ def test_who_adds_faster_than_a_smaller_index_is_built_is_held_back(
     adder.join(60)
     assert memory.wait_until_idle(60)
     stats = memory.stats()
-    assert (stats.entries, stats.index.kind) == (20 * BATCH, "ivf_sq8")
+    assert (stats.entries, stats.index.kind) == (20 * BATCH, "pq_sq8")

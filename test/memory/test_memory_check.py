@@ -254,7 +254,7 @@ class TestTheSnapshot:
         change(sound, *(f"DELETE FROM {t} WHERE entry_id = 2" for t in TABLES))
         assert wrong(sound) == {(Part.SNAPSHOT, 2)}
 
-    @pytest.mark.parametrize("kind", ["exact", "ivf", "ivf_sq8", "hash"])
+    @pytest.mark.parametrize("kind", ["exact", "pq", "pq_sq8", "hash"])
     def test_a_vector_that_is_not_that_of_its_embedding_is_named(
         self, open_memory: OpenMemory, directory: Path, kind: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -85,7 +85,7 @@ def test_a_compaction_that_the_end_of_the_memory_cuts_off_says_that_it_was_close
     open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vla_retrieval.memory.building.FEWEST_TO_FIT", 30)
-    memory = open_memory(options=MemoryOptions(index="ivf"))
+    memory = open_memory(options=MemoryOptions(index="pq"))
     add(memory, 60)
     assert memory.wait_until_idle()
     gate = Gate(monkeypatch, building, "build")

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from vla_retrieval.memory import kernels
-from vla_retrieval.memory.codes import Codes, Effort
-from vla_retrieval.memory.index import Half, Index, IndexKind, Ready
+from vla_retrieval.memory.codes import Codes
+from vla_retrieval.memory.halves import Half, Ready, scans_of
+from vla_retrieval.memory.index import Index, IndexKind
 from vla_retrieval.memory.tuning import held_out
 from vla_retrieval.memory.vectors import WholeVectors
 from vla_retrieval.types import Embeddings, Modality, NewEntry, Similarity
 
-DIM, COUNT, LISTS, FEW = 64, 1500, 16, 16
+DIM, COUNT, FEW = 64, 1500, 16
 
 
 def in_few_axes(seed: int, count: int = COUNT, axes: int = FEW) -> Embeddings:
@@ -22,7 +23,7 @@ def in_few_axes(seed: int, count: int = COUNT, axes: int = FEW) -> Embeddings:
 
 
 def filled(vectors: Embeddings, *, squares: bool) -> Codes:
-    codes = Codes.trained(vectors, LISTS, squares=squares)
+    codes = Codes.trained(vectors, squares=squares)
     codes.append(vectors)
     return codes
 
@@ -32,7 +33,7 @@ def share_found(codes: Codes, vectors: Embeddings, queries: Embeddings, *, squar
     for query in queries:
         scores = -np.square(vectors - query).sum(axis=1) if squares else vectors @ query
         best = np.argsort(-scores)[:10]
-        shares.append(np.isin(best, codes.propose(query, Effort(LISTS, 100), None)).mean())
+        shares.append(np.isin(best, codes.propose(query, 100, None)).mean())
     return float(np.mean(shares))
 
 
@@ -51,13 +52,15 @@ def test_vectors_that_differ_along_few_axes_have_shorter_codes() -> None:
 def test_entries_that_are_all_alike_are_found_all_the_same() -> None:
     alike = np.full((COUNT, DIM), 1 / 8, dtype=np.float32)
     halves = {
-        m: Half(WholeVectors(DIM, squares=False), Codes.trained(alike, LISTS, squares=False))
+        m: Half(WholeVectors(DIM, squares=False), Codes.trained(alike, squares=False))
         for m in Modality
     }
-    index = Index(DIM, Similarity.COSINE, IndexKind.IVF, halves)
+    index = Index(DIM, Similarity.COSINE, IndexKind.PQ, halves)
     index.add(range(COUNT), [NewEntry(instruction="stand", stamp_ns=0)] * COUNT, alike, alike)
     with kernels.threads(1):
-        scans = list(index._scans([Ready(Modality.SCENE, alike[0], 1.0, Modality.SCENE, None)]))
+        scans = scans_of(
+            Similarity.COSINE, [Ready(Modality.SCENE, alike[0], 1.0, Modality.SCENE, None)]
+        )
         assert len(index.propose(scans, 10, None, COUNT)) >= 10
         mask = np.arange(COUNT) >= COUNT - 20
         assert set(index.propose(scans, 10, mask, 20)) <= set(range(COUNT - 20, COUNT))
@@ -69,7 +72,7 @@ def test_codes_from_their_bytes_propose_and_grow_as_before() -> None:
     for codes in (before, after):
         codes.append(in_few_axes(3, 100))
     for query in in_few_axes(2, 5):
-        proposed = [np.sort(c.propose(query, Effort(4, 50), None)) for c in (before, after)]
+        proposed = [np.sort(c.propose(query, 50, None)) for c in (before, after)]
         np.testing.assert_array_equal(*proposed)
 
 

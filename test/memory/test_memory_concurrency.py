@@ -214,7 +214,7 @@ def test_a_waiting_writer_goes_before_new_readers() -> None:
     assert order == ["first reader", "writer", "second reader"]
 
 
-@pytest.mark.parametrize("index", ["exact", "ivf", "ivf_sq8", "hash"])
+@pytest.mark.parametrize("index", ["exact", "pq", "pq_sq8", "hash"])
 def test_every_answer_beside_all_kinds_of_maintenance_is_that_of_one_commit(
     open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch, index: str
 ) -> None:

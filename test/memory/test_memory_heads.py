@@ -95,19 +95,18 @@ def test_search_with_a_head_is_brute_force_over_projected_vectors(
 @pytest.mark.parametrize(
     ("kind", "head", "similarity"),
     [
-        ("ivf", "fewer dimensions", Similarity.COSINE),
-        ("ivf_sq8", "turned", Similarity.DOT),
-        ("ivf_sq8", "fewer dimensions", Similarity.NEGATIVE_L2),
+        ("pq", "fewer dimensions", Similarity.COSINE),
+        ("pq_sq8", "turned", Similarity.DOT),
+        ("pq_sq8", "fewer dimensions", Similarity.NEGATIVE_L2),
     ],
 )
 def test_what_an_approximate_index_finds_has_the_scores_of_brute_force(
     open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch, kind: str, head: str,
     similarity: Similarity,
 ) -> None:  # fmt: skip
-    """Also the last rows of ``ivf_sq8``, whose embeddings are read and projected one by one."""
+    """Also the last rows of ``pq_sq8``, whose embeddings are read and projected one by one."""
     monkeypatch.setattr("vla_retrieval.memory.building.FEWEST_TO_FIT", 200)
-    for name in ("_COMPARED_WHOLE", "_COMPARED_BYTES", "_SCORED_DIRECTLY"):
-        monkeypatch.setattr(f"vla_retrieval.memory.index.{name}", 16)
+    monkeypatch.setattr("vla_retrieval.memory.index._SCORED_DIRECTLY", 16)
     options = MemoryOptions(index=kind, recall_target=0.9)
     memory = Compared(open_memory(similarity=similarity, options=options), similarity)
     memory.add(500, 0)

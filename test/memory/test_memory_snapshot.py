@@ -24,7 +24,7 @@ from .oracle import BruteForce, assert_same, fingerprint, unit_vectors
 
 SNAPSHOT, DATABASE, LOG = "index.snapshot", "memory.sqlite3", "memory.sqlite3-wal"
 TAIL = struct.Struct("<8sQII")
-KINDS = ["exact", "ivf", "ivf_sq8", "hash"]
+KINDS = ["exact", "pq", "pq_sq8", "hash"]
 
 
 class Kept:

@@ -212,8 +212,8 @@ def test_a_point_counts_only_where_it_is_said_to() -> None:
 
 
 def test_stats_carry_what_the_index_says() -> None:
-    direction = DirectionStats("scene", "instruction", False, 8, 128, 0.5)
-    index = IndexStats("ivf", 9, 2, 5 << 30, (direction,), "a snapshot", 3, "disk full")
+    direction = DirectionStats("scene", "instruction", False, 128, 0.5)
+    index = IndexStats("pq", 9, 2, 5 << 30, (direction,), "a snapshot", 3, "disk full")
     stats = MemoryStats(
         7, 6 << 40, None, 2**40, 5, 4, Similarity.DOT, Fingerprint("m", "w", "p", 8),
         Path("/memory"), index,
@@ -228,12 +228,12 @@ def test_stats_carry_what_the_index_says() -> None:
         4,
     )
     assert conversions.to_ns(response.newest_stamp) == 2**40
-    assert (response.index_kind, response.index_ram_bytes) == ("ivf", 5 << 30)
+    assert (response.index_kind, response.index_ram_bytes) == ("pq", 5 << 30)
     assert (response.index_rows, response.index_dead_rows) == (9, 2)
     assert response.index_error == "disk full"
     assert response.index_directions == [
         messages.IndexDirection(
-            source="scene", target="instruction", pair=False, probes=8, depth=128, recall=0.5
+            source="scene", target="instruction", pair=False, depth=128, recall=0.5
         )
     ]
 

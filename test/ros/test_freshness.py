@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
@@ -21,19 +24,62 @@ from vla_retrieval_msgs.srv import Retrieve
 SECOND = 1_000_000_000
 
 
+def frame(stamp_ns: int, received_ns: int, held_sec: float = 0.0) -> Frame:
+    """Return a frame that came so long ago by the steady clock."""
+    image = Image(header=Header(stamp=to_stamp(stamp_ns)))
+    return Frame(image, 1, received_ns, time.monotonic() - held_sec)
+
+
 @pytest.mark.parametrize(
     ("stamp_ns", "received_ns", "age_sec"),
     [
         (7 * SECOND, 9 * SECOND, 3.0),  # since it was seen, not since it came
         (0, 9 * SECOND, 1.0),  # a camera that stamps nothing
-        (12 * SECOND, 9 * SECOND, -2.0),  # a camera whose clock is ahead
+        (12 * SECOND, 9 * SECOND, 1.0),  # a camera whose clock is ahead: since it came
     ],
 )
 def test_a_frame_is_as_old_as_its_stamp(stamp_ns: int, received_ns: int, age_sec: float) -> None:
-    """Or as its receipt, where it has none."""
-    header = Header(stamp=to_stamp(stamp_ns))
-    frame = Frame(Image(header=header), 1, received_ns)
-    assert image_age_sec(header, frame, 10 * SECOND) == age_sec
+    """Or as its receipt, where it has none or one that has not come yet."""
+    seen = frame(stamp_ns, received_ns, held_sec=1.0)
+    age = image_age_sec(seen.header, seen, 10 * SECOND)
+    assert age == pytest.approx(age_sec, abs=0.5)
+
+
+@pytest.mark.parametrize("now_ns", [0, 5 * SECOND, 9 * SECOND, 10**18])
+def test_setting_the_clock_does_not_age_a_frame_that_is_held(now_ns: int) -> None:
+    """Back or forth: how long it was held is measured on a clock that nobody sets."""
+    seen = frame(7 * SECOND, 9 * SECOND, held_sec=1.0)
+    assert image_age_sec(seen.header, seen, now_ns) == pytest.approx(3.0, abs=0.5)
+
+
+@pytest.mark.parametrize(
+    ("now_ns", "age_sec"),
+    [
+        (9 * SECOND, 2.0),  # simulated time stands still, whatever time passes
+        (29 * SECOND, 22.0),  # it runs faster, or jumps forward
+        (3 * SECOND, 102.0),  # the bag started over: the frame is of a time that has not come
+        (8 * SECOND, 102.0),
+    ],
+)
+def test_in_simulated_time_a_frame_ages_with_the_simulation_until_it_starts_over(
+    now_ns: int, age_sec: float
+) -> None:
+    seen = frame(7 * SECOND, 9 * SECOND, held_sec=100.0)
+    age = image_age_sec(seen.header, seen, now_ns, simulated=True)
+    assert age == pytest.approx(age_sec, abs=0.5)
+
+
+@given(
+    stamp_ns=st.integers(0, 2**62), received_ns=st.integers(0, 2**62),
+    now_ns=st.integers(0, 2**62), simulated=st.booleans(), own=st.booleans(),
+)  # fmt: skip
+def test_no_image_is_ever_younger_than_new(
+    stamp_ns: int, received_ns: int, now_ns: int, simulated: bool, own: bool
+) -> None:
+    """Whatever three clocks say, the age is not below 0; without a stamp it may be unknown."""
+    seen = frame(stamp_ns, received_ns)
+    age = image_age_sec(seen.header, None if own else seen, now_ns, simulated=simulated)
+    assert age >= 0 or (math.isnan(age) and own and not stamp_ns)
 
 
 def test_without_an_image_or_a_time_there_is_no_age() -> None:

@@ -68,12 +68,12 @@ def test_every_parameter_of_the_memory_reaches_it() -> None:
     """Megabytes become bytes, also where those need more than 32 bits."""
     most_mb = int(SPECS["max_memory_mb"].high)
     settings = Settings(
-        index="ivf_sq8", index_memory_mb=5000, recall_target=0.75, search_threads=2,
+        index="pq_sq8", index_memory_mb=5000, recall_target=0.75, search_threads=2,
         build_threads=3, max_entries=10**9, max_memory_mb=most_mb, eviction="least_used",
         merge_scene_similarity=0.5, merge_instruction_similarity=0.25, merge_within_sec=60.0,
     )  # fmt: skip
     assert memory_options(settings) == MemoryOptions(
-        index="ivf_sq8", index_bytes=5000 * 2**20, recall_target=0.75, search_threads=2,
+        index="pq_sq8", index_bytes=5000 * 2**20, recall_target=0.75, search_threads=2,
         build_threads=3, max_entries=10**9, max_bytes=most_mb * 2**20,
         eviction=Eviction.LEAST_USED, merge_scene=0.5, merge_instruction=0.25,
         merge_within_sec=60.0,

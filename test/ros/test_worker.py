@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
 pytest.importorskip("rclpy", reason="the worker belongs to the node")
 
 from vla_retrieval.ros.worker import (
+    MOST_STUCK,
     InferenceWorker,
     Priority,
     WorkerBusyError,
     WorkerClosedError,
+    WorkerStalledError,
 )
 
 WAIT_SEC = 20.0
@@ -22,15 +24,22 @@ WAIT_SEC = 20.0
 class Gate:
     """Holds the worker in a job until it is opened."""
 
-    def __init__(self, worker: InferenceWorker) -> None:
-        """Occupy the worker."""
+    def __init__(self, worker: InferenceWorker, then: Callable[[], None] = lambda: None) -> None:
+        """Occupy the worker; when it is opened, the job does something more."""
         self.entered, self._opened = threading.Event(), threading.Event()
-        worker.submit(self._hold, lambda _: None)
+        self.ended = threading.Event()
+        self.reasons: list[Exception] = []
+        self._then = then
+        worker.submit(self._hold, self.reasons.append)
         assert self.entered.wait(WAIT_SEC)
 
     def _hold(self) -> None:
         self.entered.set()
         assert self._opened.wait(WAIT_SEC)
+        try:
+            self._then()
+        finally:
+            self.ended.set()
 
     def open(self) -> None:
         """Let the worker go on."""
@@ -179,3 +188,160 @@ def test_a_batch_that_fails_stops_no_request() -> None:
     """Each request finds out by itself what is wrong."""
     _, ran = batches_of(["cup", "bowl"], fail=True)
     assert ran == ["cup", "bowl"]
+
+
+def run_one(worker: InferenceWorker) -> None:
+    """Return when the worker has run a job."""
+    done = threading.Event()
+    worker.submit(done.set, ignore)
+    assert done.wait(WAIT_SEC)
+
+
+def test_a_job_that_is_taken_back_leaves_its_place_to_another(worker: InferenceWorker) -> None:
+    """Whoever gave up waiting does not fill the queue."""
+    gate, ran, done = Gate(worker), [], threading.Event()
+    jobs = [worker.submit(lambda n=n: ran.append(n), ignore) for n in range(3)]
+    worker.withdraw(jobs[1])
+    worker.withdraw(jobs[1])
+    worker.submit(lambda: (ran.append(3), done.set()), ignore)
+    gate.open()
+    assert done.wait(WAIT_SEC)
+    assert ran == [0, 2, 3]
+
+
+def test_waiting_jobs_may_not_hold_more_than_so_many_bytes() -> None:
+    """The refusal has the sizes and the parameter; one alone may be as large as it likes."""
+    worker = InferenceWorker(max_waiting=9, max_waiting_bytes=10 << 20)
+    gate = Gate(worker)
+    worker.submit(lambda: None, ignore, size_bytes=11 << 20)
+    with pytest.raises(
+        WorkerBusyError, match=r"hold 11 MB.*has 4 MB.*at most 10 MB.*max_waiting_mb"
+    ):
+        worker.submit(lambda: None, ignore, size_bytes=4 << 20)
+    worker.submit(lambda: None, ignore, Priority.FRAME, size_bytes=4 << 20)
+    gate.open()
+    worker.close()
+
+
+def test_those_in_front_are_told_by_kind_the_one_in_hand_first(worker: InferenceWorker) -> None:
+    """With how long that one runs; a frame that waits is not in front of a request."""
+    gate = Gate(worker)
+    worker.submit(lambda: None, ignore, kind="text")
+    worker.submit(lambda: None, ignore, Priority.FRAME, kind="look")
+    worker.submit(lambda: None, ignore, kind="image")
+    (_, running_sec), *waiting = worker.in_front()
+    assert running_sec > 0.0
+    assert waiting == [("text", 0.0), ("image", 0.0)]
+    gate.open()
+
+
+def test_a_replaced_thread_has_its_job_answered_and_those_that_wait_are_run(
+    worker: InferenceWorker,
+) -> None:
+    """The caller gets the reason and that nothing was changed; no other one is lost."""
+    gate, done = Gate(worker), threading.Event()
+    worker.submit(done.set, ignore)
+    worker.replace("it took too long")
+    assert done.wait(WAIT_SEC)
+    (reason,) = gate.reasons
+    assert isinstance(reason, WorkerStalledError)
+    for words in ("it took too long", "Nothing was changed", "worker_stall_sec"):
+        assert words in str(reason)
+    assert (worker.replaced, worker.stuck, worker.last_reason) == (1, 1, "it took too long")
+    gate.open()
+
+
+def test_a_replaced_thread_changes_nothing_when_it_comes_back(worker: InferenceWorker) -> None:
+    """Not even where it got as far as that at the same moment."""
+    changed: list[str] = []
+
+    def change() -> None:
+        with worker.effect("it was changed"):
+            changed.append("changed")
+
+    gate = Gate(worker, change)
+    worker.replace("it took too long")
+    gate.open()
+    assert gate.ended.wait(WAIT_SEC)
+    assert changed == []
+    worker.submit(change, ignore)
+    run_one(worker)
+    assert changed == ["changed"], "the new thread may"
+
+
+def test_a_thread_that_is_replaced_amid_a_change_leaves_the_outcome_open(
+    worker: InferenceWorker,
+) -> None:
+    """The caller is told, because the change may be made yet."""
+    inside, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+    reasons: list[Exception] = []
+
+    def change() -> None:
+        with worker.effect("the pair was stored"):
+            inside.set()
+            assert go_on.wait(WAIT_SEC)
+        ended.set()
+
+    worker.submit(change, reasons.append)
+    assert inside.wait(WAIT_SEC)
+    worker.replace("the disk did not come back")
+    assert "while the pair was stored, and whether that was done is not known" in str(reasons[0])
+    go_on.set()
+    assert ended.wait(WAIT_SEC)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_died_is_noticed_and_replaced(worker: InferenceWorker) -> None:
+    """Whatever ended it, its job is answered for."""
+    reasons: list[Exception] = []
+
+    def die() -> None:
+        raise SystemExit
+
+    worker.submit(die, reasons.append)
+    while not worker.has_died:
+        threading.Event().wait(0.001)
+    worker.replace("the inference thread died")
+    run_one(worker)
+    assert [type(reason) for reason in reasons] == [WorkerStalledError]
+    assert (worker.has_died, worker.stuck) == (False, 0)
+
+
+def test_after_too_many_stuck_threads_there_is_no_other_until_one_comes_back(
+    worker: InferenceWorker,
+) -> None:
+    """Requests are refused with the reason and the next step meanwhile: threads are bounded."""
+    gates, reasons = [], []
+    for number in range(MOST_STUCK):
+        gates.append(Gate(worker))
+        if number == MOST_STUCK - 1:
+            worker.submit(lambda: None, reasons.append)
+        worker.replace("the device hangs")
+    assert [type(reason) for reason in reasons] == [WorkerStalledError]
+    assert worker.stuck == MOST_STUCK
+    worker.go_on()
+    with pytest.raises(WorkerStalledError, match=r"the device hangs.*configure"):
+        worker.submit(lambda: None, ignore)
+    gates[0].open()
+    while worker.stuck == MOST_STUCK:
+        threading.Event().wait(0.001)
+    worker.go_on()
+    run_one(worker)
+    for gate in gates[1:]:
+        gate.open()
+
+
+def test_closing_does_not_wait_longer_than_it_is_told_for_the_job_in_hand() -> None:
+    """Whoever waits for that job is answered, and it changes nothing any more."""
+    worker, refused = InferenceWorker(max_waiting=3), threading.Event()
+
+    def change() -> None:
+        with pytest.raises(WorkerStalledError), worker.effect("it was changed"):
+            raise AssertionError("it was changed")
+        refused.set()
+
+    gate = Gate(worker, change)
+    assert not worker.close(within_sec=0.01)
+    assert [type(reason) for reason in gate.reasons] == [WorkerClosedError]
+    gate.open()
+    assert refused.wait(WAIT_SEC)

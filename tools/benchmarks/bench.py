@@ -22,7 +22,7 @@ class Settings:
     Attributes:
         recipe: The gallery.
         work: The folder for everything that is written.
-        index: Kind of the memory's index: auto, exact, ivf, ivf_sq8 or hash.
+        index: Kind of the memory's index: auto, exact, pq, pq_sq8 or hash.
         index_bytes: RAM that the memory's index may take, or None for its own choice.
         queries: Most queries of a measurement.
         seconds: After which a measurement begins no new round.

@@ -3,7 +3,7 @@
 ``python -m tools.benchmarks.kinds --size 100000`` fills FAISS indexes of several kinds with the
 scenes of the benchmark's gallery and searches each a little harder until it finds enough, for
 image queries and for text queries apart. It is what the memory's choice of an index rests on:
-``vla_retrieval/memory/codes.py`` uses the kind called "IVF, PQ4".
+the first kind is the one in ``vla_retrieval/memory/codes.py``.
 
 Each kind proposes some rows, and those are compared with the vectors themselves, as in the memory.
 """
@@ -27,11 +27,13 @@ from tools.benchmarks.bench import Bench, K, Settings
 from tools.benchmarks.data import SETTINGS, FloatArray, IntArray, Recipe
 from tools.benchmarks.measuring import BURST, interleave
 from tools.benchmarks.truth import DIRECTIONS, Truth, half_of
-from vla_retrieval.memory.codes import lists_for, rows_to_train
+from vla_retrieval.memory.codes import ROWS_TO_FIT, Codes
 
 faiss: Any = typed_faiss  # its types leave out what is used here
 
 _ENOUGH = 0.99
+_OWN = "own"
+_ROWS_PER_LIST = 24  # that train it
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Kind:
     """One kind of index.
 
     Attributes:
-        factory: FAISS's description of it, with ``{lists}`` for the number of lists.
+        factory: FAISS's description of it, with ``{lists}`` for the number of lists; or the
+            memory's own.
         efforts: Lists to look into, or nodes to visit, growing.
         depths: Rows to compare with their vectors, growing.
     """
@@ -50,6 +53,7 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
+    "PQ4 on principal axes": Kind(_OWN, (0,), (32, 48, 64, 96, 128, 192, 256, 384, 512)),
     "IVF, PQ4 (128 x 4 bits)": Kind("IVF{lists},PQ128x4fs"),
     "IVF, PQ4 (64 x 4 bits)": Kind("IVF{lists},PQ64x4fs"),
     "IVF, RaBitQ": Kind("IVF{lists},RaBitQfs"),
@@ -69,31 +73,50 @@ class Filled:
     """
 
     def __init__(self, kind: Kind, scenes: FloatArray) -> None:
-        lists = lists_for(len(scenes))
         self._scenes = scenes
-        self._index = faiss.index_factory(
-            scenes.shape[1], kind.factory.format(lists=lists), faiss.METRIC_INNER_PRODUCT
-        )
         started = time.perf_counter()
-        rng = np.random.default_rng(0)
-        rows = rng.choice(len(scenes), min(rows_to_train(lists), len(scenes)), replace=False)
-        self._index.train(np.ascontiguousarray(scenes[np.sort(rows)]))
+        self._index: Any = _own(scenes) if kind.factory == _OWN else _made(kind, scenes)
         self.train_sec = time.perf_counter() - started
         started = time.perf_counter()
-        self._index.add(np.ascontiguousarray(scenes))
+        whole = np.ascontiguousarray(scenes)
+        (self._index.append if kind.factory == _OWN else self._index.add)(whole)
         self.add_sec = time.perf_counter() - started
-        self.bytes_per_row = faiss.serialize_index(self._index).nbytes / len(scenes)
+        self.bytes_per_row = (
+            self._index.to_bytes() if kind.factory == _OWN else faiss.serialize_index(self._index)
+        ).nbytes / len(scenes)
 
     def search(self, query: FloatArray, effort: int, depth: int) -> IntArray:
         """The rows of the ten best among those that the index proposes."""
-        if hasattr(self._index, "nprobe"):
-            self._index.nprobe = effort
-        elif hasattr(self._index, "hnsw"):
-            self._index.hnsw.efSearch = effort
-        rows = self._index.search(query[None], depth)[1][0]
-        rows = rows[rows >= 0]
+        if isinstance(self._index, Codes):
+            rows = self._index.propose(query, depth, None)
+        else:
+            if hasattr(self._index, "nprobe"):
+                self._index.nprobe = effort
+            elif hasattr(self._index, "hnsw"):
+                self._index.hnsw.efSearch = effort
+            rows = self._index.search(query[None], depth)[1][0]
+            rows = rows[rows >= 0]
         scores = self._scenes[rows] @ query
         return np.asarray(rows[np.argsort(-scores)[:K]], dtype=np.int64)
+
+
+def _own(scenes: FloatArray) -> Codes:
+    return Codes.trained(_sampled(scenes, ROWS_TO_FIT), squares=False)
+
+
+def _made(kind: Kind, scenes: FloatArray) -> Any:
+    lists = max(1, round(2048 * (len(scenes) / 1e5) ** 0.6))  # 8000 for a million
+    index = faiss.index_factory(
+        scenes.shape[1], kind.factory.format(lists=lists), faiss.METRIC_INNER_PRODUCT
+    )
+    index.train(_sampled(scenes, lists * _ROWS_PER_LIST))
+    return index
+
+
+def _sampled(scenes: FloatArray, rows: int) -> FloatArray:
+    rng = np.random.default_rng(0)
+    chosen = rng.choice(len(scenes), min(rows, len(scenes)), replace=False)
+    return np.ascontiguousarray(scenes[np.sort(chosen)])
 
 
 def measure(bench: Bench, chosen: list[str]) -> Iterator[list[str]]:

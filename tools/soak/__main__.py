@@ -40,14 +40,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "--model", default="vla-retrieval-demo",
-        help="the node's model (default vla-retrieval-demo; double: the tests' own, which is quick)",
+        help="the node's model (default vla-retrieval-demo; double: the tests' own, quick)",
     )  # fmt: skip
     parser.add_argument("--work", type=Path, help="keep memory and log in this new folder")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         result = soak(
-            Settings(args.work or Path(folder), args.seconds, args.warm_up, args.entries, args.model)
+            Settings(
+                args.work or Path(folder), args.seconds, args.warm_up, args.entries, args.model
+            )
         )
     if args.json:
         args.json.write_text(json.dumps(dataclasses.asdict(result), indent=1))

@@ -199,7 +199,8 @@ class Loads:
 
         self._call(
             "remember", note, image=image, instruction=page.instruction, has_camera_pose=True,
-            camera_pose=pose, outcome=int(random.integers(3)), episode_id=f"{self._remembered // 9}",
+            camera_pose=pose, outcome=int(random.integers(3)),
+            episode_id=f"{self._remembered // 9}",
             tags=[f"tag {self._remembered % 5}"],
         )  # fmt: skip
 

@@ -213,8 +213,8 @@ def _print_info(found: MemoryInfo) -> None:
     for d in index.directions:
         pair = " in a pair" if d.pair else ""
         print(
-            f"{'direction:':17}{d.source} to {d.target}{pair}: {d.probes} lists,"
-            f" {d.depth} compared, recall {d.recall:.4f}"
+            f"{'direction:':17}{d.source} to {d.target}{pair}: {d.depth} compared,"
+            f" recall {d.recall:.4f}"
         )
     print(f"{'rows:':17}" + ", ".join(f"{name} {count}" for name, count in found.rows.items()))
     for name, count in found.file_bytes.items():

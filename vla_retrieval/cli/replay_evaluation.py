@@ -29,7 +29,6 @@ from vla_retrieval.experiments.assembling import Outcome
 from vla_retrieval.experiments.folder import write_folder
 from vla_retrieval.experiments.live import compare
 from vla_retrieval.experiments.offline import evaluate_bags
-from vla_retrieval.experiments.settings import ExperimentSettings
 from vla_retrieval.publishing import check_absent
 from vla_retrieval.ros_arguments import split_ros_arguments
 
@@ -69,7 +68,7 @@ def _replay(args: argparse.Namespace) -> int:
         if not args.no_offline:
             work = args.work or args.out.with_name(f"{args.out.name}.work")
             offline = evaluate_bags(args.bags, encoder, settings, work, progress, head)
-            live = _beside(live, offline, settings)
+            live = _beside(live, offline)
     write_folder(live, args.out, args.title)
     if args.json:
         print(to_json(live.evaluation))
@@ -80,12 +79,12 @@ def _replay(args: argparse.Namespace) -> int:
     return 0
 
 
-def _beside(live: Outcome, offline: Outcome, settings: ExperimentSettings) -> Outcome:
+def _beside(live: Outcome, offline: Outcome) -> Outcome:
     """Return the live outcome with what the offline one adds: the agreement and the map."""
-    notes = [f"Live, {name}: {agreement}." for name, agreement in compare(live, offline).items()]
+    said = live.evaluation.live
     evaluation = replace(
         live.evaluation,
-        notes=(*live.evaluation.notes, *notes),
+        live=said and replace(said, agreement=compare(live, offline)),
         embedding_map=offline.evaluation.embedding_map,
     )
     return replace(live, evaluation=evaluation)

@@ -26,7 +26,7 @@ from vla_retrieval.memory import Memory
 from vla_retrieval.publishing import check_absent
 from vla_retrieval.training import LabelRule, Pairs, Trained, TrainingSettings, train
 from vla_retrieval.training.data import from_memory
-from vla_retrieval.training.page import write_page
+from vla_retrieval.training.page import told_of_proposing, write_page
 
 _EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (no head is written)"
 
@@ -100,7 +100,7 @@ def _training_bar() -> Iterator[Callable[[int, int, float], None]]:
     console = Console(stderr=True)
     bars = Progress(
         TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("validation NDCG@10 {task.fields[now]:.4f}, best {task.fields[best]:.4f}"),
+        TextColumn("validation {task.fields[now]:.4f}, best {task.fields[best]:.4f}"),
         console=console, disable=not console.is_terminal,
     )  # fmt: skip
     task = bars.add_task("training", total=None, now=0.0, best=0.0)
@@ -143,6 +143,8 @@ def _print(trained: Trained, output: Path, page: Path | None) -> None:
     if record["untrained"]:
         console.print("nothing was surely better than the encoder alone: the head changes nothing")
     console.print(table)
+    if "proposing" in record:
+        console.print(told_of_proposing(record["proposing"]["test"]))
     console.print("means over queries with 95% intervals; each asks the other episodes of its side")
     console.print(f"head: {output} {trained.head.digest[:19]}", markup=False)
     if page is not None:

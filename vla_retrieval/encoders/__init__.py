@@ -6,6 +6,9 @@ package, and the test double in it, work where torch is not installed.
 
 from __future__ import annotations
 
+import gc
+import sys
+
 from vla_retrieval.encoders.double import DoubleEncoder
 from vla_retrieval.encoders.protocol import Encoder
 from vla_retrieval.encoders.settings import DEMO_MODEL, DOUBLE_MODEL, EncoderSettings
@@ -17,6 +20,7 @@ __all__ = [
     "DoubleEncoder",
     "Encoder",
     "EncoderSettings",
+    "free_device_memory",
     "load_encoder",
 ]
 
@@ -51,3 +55,14 @@ def load_encoder(settings: EncoderSettings | None = None) -> Encoder:
     from vla_retrieval.encoders.open_clip_encoder import load_open_clip_encoder
 
     return load_open_clip_encoder(settings)
+
+
+def free_device_memory() -> None:
+    """Give back what encoders that nobody refers to any more took of a GPU's memory.
+
+    torch keeps freed blocks for its next tensors, where other processes cannot use them.
+    """
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -94,6 +94,11 @@ class DoubleEncoder:
         """Always ``"fp32"``."""
         return "fp32"
 
+    @property
+    def warning(self) -> str:
+        """Always empty."""
+        return ""
+
     def encode_images(self, images: Sequence[RgbImage]) -> Embeddings:
         """Embed images by their coarse layout and their share of each named colour."""
         check_images(images)

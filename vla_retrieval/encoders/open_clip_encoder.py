@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import open_clip
 import torch
 
+from vla_retrieval.encoders.batching import BatchLimit, Tower
 from vla_retrieval.encoders.cache import EmbeddingCache
 from vla_retrieval.encoders.checks import check_images, check_texts
 from vla_retrieval.encoders.devices import choose_device, set_threads
@@ -63,7 +64,9 @@ class OpenClipEncoder:
         self._preprocessor = parts.preprocessor
         self._tokenizer = parts.tokenizer
         self._fingerprint = parts.fingerprint
-        self._batch_size = batch_size
+        model = parts.fingerprint.model
+        self._images = BatchLimit(model, parts.engine.device, batch_size)
+        self._texts = BatchLimit(model, parts.engine.device, batch_size)
         self._cache = EmbeddingCache(cached_instructions)
         self._has_warned = False
 
@@ -98,6 +101,11 @@ class OpenClipEncoder:
         return self._engine.precision
 
     @property
+    def warning(self) -> str:
+        """That the GPU's memory does not do for the batches wanted, or nothing."""
+        return self._images.warning or self._texts.warning
+
+    @property
     def context_length(self) -> int:
         """Tokens that the model reads of an instruction, those for start and end included."""
         return self._tokenizer.context_length
@@ -111,9 +119,9 @@ class OpenClipEncoder:
         """Embed images, which may differ in size; see `Encoder.encode_images`."""
         check_images(images)
         rows = np.empty((len(images), self.dim), np.float32)
-        for batch in _batches(len(images), self._batch_size):
+        for batch in _batches(len(images), self._images.most):
             prepared = self._preprocessor.prepare(images[batch])
-            rows[batch] = self._run(self._engine.embed_pixels, prepared)
+            rows[batch] = self._run(self._images, self._engine.embed_pixels, prepared)
         return rows
 
     def encode_instructions(self, texts: Sequence[str]) -> Embeddings:
@@ -124,9 +132,9 @@ class OpenClipEncoder:
         check_texts(texts)
         found = {text: self._cache.get(text) for text in texts}
         new = [text for text, row in found.items() if row is None]
-        for batch in _batches(len(new), self._batch_size):
+        for batch in _batches(len(new), self._texts.most):
             tokens = self._tokenizer.tokenize(new[batch])
-            rows = self._run(self._engine.embed_tokens, tokens)
+            rows = self._run(self._texts, self._engine.embed_tokens, tokens)
             for text, row in zip(new[batch], rows, strict=True):
                 found[text] = row
                 self._cache.put(text, row)
@@ -138,22 +146,20 @@ class OpenClipEncoder:
 
     def warm_up(self) -> None:
         """Encode one image, and instructions of each length, past the cache."""
-        self._run(self._engine.embed_pixels, self._preprocessor.prepare([_GREY]))
+        self._run(self._images, self._engine.embed_pixels, self._preprocessor.prepare([_GREY]))
         for length in self._engine.text_lengths:
             # Two tokens are the start and the end, and "cup" is one in most vocabularies.
             text = " ".join(["cup"] * max(1, length - 2))
-            self._run(self._engine.embed_tokens, self._tokenizer.tokenize([text]))
+            tokens = self._tokenizer.tokenize([text])
+            self._run(self._texts, self._engine.embed_tokens, tokens)
 
-    def _run(
-        self, tower: Callable[[torch.Tensor], torch.Tensor], batch: torch.Tensor
-    ) -> Embeddings:
+    def _run(self, limit: BatchLimit, tower: Tower, batch: torch.Tensor) -> Embeddings:
         """Return what the tower makes of the batch, float32, ``(n, dim)``, of unit length."""
         try:
-            raw = tower(batch)
+            raw = limit.run(tower, batch)
         except RuntimeError as error:
             raise EncoderError(
-                f"{self._fingerprint.model} failed on {len(batch)} inputs on {self.device}: "
-                f"{error} If memory ran out, set batch_size lower."
+                f"{self._fingerprint.model} failed on {len(batch)} inputs on {self.device}: {error}"
             ) from error
         unit: Embeddings = torch.nn.functional.normalize(raw, dim=-1).numpy()
         if not np.isfinite(unit).all():

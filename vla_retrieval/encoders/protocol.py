@@ -50,6 +50,11 @@ class Encoder(Protocol):
         """What it computes in: ``"fp32"``, ``"fp16"``, ``"bf16"`` or ``"int8"``."""
         ...
 
+    @property
+    def warning(self) -> str:
+        """What a person should know about how it runs, with the next step; mostly nothing."""
+        ...
+
     def encode_images(self, images: Sequence[RgbImage]) -> Embeddings:
         """Embed images, which may differ in size.
 

@@ -257,6 +257,20 @@ class _Scan:
         return tuple(notes)
 
 
+def picture_of(recorded: Any) -> RgbImage:
+    """Return the picture in a recorded image message, raw or compressed, whatever decoded it.
+
+    Returns:
+        Uint8, shape ``(height, width, 3)``, RGB.
+
+    Raises:
+        InvalidInputError: If it turns out not to be one.
+    """
+    if hasattr(recorded, "encoding"):
+        return raw_to_rgb(recorded, rosbags_converter())
+    return compressed_to_rgb(recorded)
+
+
 class _Picture:
     """Reads one picture when it is called."""
 
@@ -269,8 +283,4 @@ class _Picture:
 
     def __call__(self) -> RgbImage:
         """Return the picture."""
-        message = self._cursor.read(self._place)
-        content = self._bag.decode(message)
-        if message.msgtype == COMPRESSED_IMAGE:
-            return compressed_to_rgb(content)
-        return raw_to_rgb(content, rosbags_converter())
+        return picture_of(self.message())

@@ -112,9 +112,14 @@ def by_key(
     for entry_id, key in zip(entry_ids, entry_keys, strict=True):
         if key:
             of_key.setdefault(key, []).append(int(entry_id))
-    found = [np.array(of_key.get(key, ()), np.int64) for key in query_keys]
-    rows = np.repeat(np.arange(len(found)), [len(part) for part in found])
-    return Qrels.from_pairs(query_ids, rows, np.concatenate([*found, np.zeros(0, np.int64)]))
+    parts = {key: np.sort(np.array(ids, np.int64)) for key, ids in of_key.items()}
+    nothing = np.zeros(0, np.int64)
+    found = [parts.get(key, nothing) for key in query_keys]
+    offsets = np.cumsum([0, *map(len, found)], dtype=np.int64)
+    relevant = np.concatenate([*found, nothing])
+    # One 1 for all: there are as many judgements as queries times what is relevant to each.
+    grades = np.broadcast_to(np.int64(1), relevant.shape)
+    return Qrels(tuple(query_ids), offsets, relevant, grades)
 
 
 def for_gallery(

@@ -155,6 +155,27 @@ class MapPoint:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """How far a running node ranks as the offline evaluation of the same bags, in one direction.
+
+    Attributes:
+        live: Queries that the node answered.
+        offline: Queries that were answered offline.
+        both: Queries that both answered; only these are compared.
+        same: Of those, how many have the same ranking but for ties within ``tolerance``.
+        largest_difference: Of the scores at one rank, over the rankings of equal length.
+        tolerance: Scores closer than this count as tied.
+    """
+
+    live: int
+    offline: int
+    both: int
+    same: int
+    largest_difference: float
+    tolerance: float
+
+
+@dataclass(frozen=True)
 class LiveResult:
     """What only a running node shows.
 
@@ -168,6 +189,8 @@ class LiveResult:
             oldest knowledge that a planner acts on (peak age of information: Costa, Codreanu and
             Ephremides, "On the age of information in status update systems with packet
             management", 2016); None where it was not measured.
+        agreement: Direction name to how far the node ranks as the offline evaluation; empty where
+            the bags were not evaluated offline too.
     """
 
     frames_played: int
@@ -176,6 +199,7 @@ class LiveResult:
     frame_age_ms: StageSummary
     drops: Mapping[str, int] = field(default_factory=dict)
     staleness_ms: StageSummary | None = None
+    agreement: Mapping[str, Agreement] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from vla_retrieval.evaluation.frames import Frame
+from vla_retrieval.evaluation.qrels import Qrels
 from vla_retrieval.evaluation.results import DirectionResult, Evaluation, KnownResult
 from vla_retrieval.evaluation.run import Run
 from vla_retrieval.experiments import scoring
@@ -60,9 +61,13 @@ def assemble(
     results: dict[str, DirectionResult] = {}
     known: dict[str, KnownResult] = {}
     said = [*plan.notes, *notes]
+    # Judged once for all directions with the same queries.
+    judged: dict[tuple[str, ...], tuple[Qrels, tuple[str, ...]]] = {}
     for direction in DIRECTIONS:
         frames, run = answer(split.queries, direction)
-        qrels, more = scoring.judge(frames, gallery, settings)
+        if run.query_ids not in judged:
+            judged[run.query_ids] = scoring.judge(frames, gallery, settings)
+        qrels, more = judged[run.query_ids]
         ranked[direction] = Ranked(frames, run, qrels)
         results[direction] = scoring.score(ranked[direction], gallery, settings, picture)
         said += [note for note in more if note not in said]

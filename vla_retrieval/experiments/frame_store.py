@@ -1,13 +1,19 @@
-"""Embedded frames, kept in a memory so that a broken evaluation goes on from where it was."""
+"""Embedded frames, kept in a memory so that a broken evaluation goes on from where it was.
+
+Pictures are decoded in a thread of their own, a batch ahead of the encoder. Their messages are read
+in the caller's thread: SQLite's connections belong to the thread that opened them.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +21,7 @@ from numpy.typing import NDArray
 from vla_retrieval.encoders import Encoder
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.evaluation.frames import Frame
+from vla_retrieval.evaluation.recordings import picture_of
 from vla_retrieval.memory import Memory, MemoryOptions
 from vla_retrieval.projection import Head
 from vla_retrieval.thumbnails import make_thumbnail
@@ -23,8 +30,14 @@ from vla_retrieval.types import Embeddings, NewEntry, RgbImage, Similarity
 Progress = Callable[[str, int, int], None]
 
 _BATCH = 32
+_READ_AT_ONCE = 1000
 _THUMBNAIL_PX = 120
 _QUERY_ID = "query_id"
+
+_Picture = tuple[RgbImage, bytes]
+"""A frame's image, and its small picture as JPEG."""
+_Coming = list[tuple[Frame, "Future[_Picture]"]]
+"""Frames whose pictures are being decoded."""
 
 
 @dataclass
@@ -128,16 +141,16 @@ def fill(
     """
     held = _held(memory)
     refused: dict[str, int] = {}
-    for start in range(0, len(frames), _BATCH):
-        progress("embedding", start, len(frames))
-        # Always the same frames together: a model's last bits depend on the batch. A batch is
-        # committed whole, so what is left of one that was begun cannot be read.
-        some = frames[start : start + _BATCH]
-        begun = any(frame.query_id in held for frame in some)
-        missing = [frame for frame in some if frame.query_id not in held]
-        readable, images = _read(missing, refused, seconds)
-        if readable and not begun:
-            _add(memory, readable, images, encoder, seconds)
+    # Always the same frames together: a model's last bits depend on the batch. A batch is
+    # committed whole, so what is left of one that was begun cannot be read.
+    batches = [frames[start : start + _BATCH] for start in range(0, len(frames), _BATCH)]
+    missing = [[frame for frame in batch if frame.query_id not in held] for batch in batches]
+    with ThreadPoolExecutor(1, "pictures") as decoder:
+        for number, coming in enumerate(_ahead(missing, decoder, refused, seconds)):
+            progress("embedding", number * _BATCH, len(frames))
+            readable, pictures = _arrived(coming, refused, seconds)
+            if readable and len(missing[number]) == len(batches[number]):
+                _add(memory, readable, pictures, encoder, seconds)
     progress("embedding", len(frames), len(frames))
     held = _held(memory)
     kept = tuple(frame for frame in frames if frame.query_id in held)
@@ -146,49 +159,101 @@ def fill(
 
 
 def _held(memory: Memory) -> dict[str, int]:
-    entries = memory.get_many(memory.entry_ids())
-    return {entry.metadata[_QUERY_ID]: entry.entry_id for entry in entries}
+    """Return query id to entry id."""
+    found: dict[str, int] = {}
+    ids = memory.entry_ids()
+    for start in range(0, len(ids), _READ_AT_ONCE):
+        entries = memory.get_many(ids[start : start + _READ_AT_ONCE])
+        found |= {entry.metadata[_QUERY_ID]: entry.entry_id for entry in entries}
+    return found
 
 
-def _read(
-    frames: Sequence[Frame], refused: dict[str, int], seconds: StageSeconds
-) -> tuple[list[Frame], list[RgbImage]]:
-    readable, images = [], []
+def _ahead(
+    batches: Sequence[Sequence[Frame]],
+    decoder: ThreadPoolExecutor,
+    refused: dict[str, int],
+    seconds: StageSeconds,
+) -> Iterator[_Coming]:
+    """Yield each batch once the next one is on its way too."""
+    before: _Coming | None = None
+    for batch in batches:
+        coming = _begin(batch, decoder, refused, seconds)
+        if before is not None:
+            yield before
+        before = coming
+    if before is not None:
+        yield before
+
+
+def _begin(
+    frames: Sequence[Frame],
+    decoder: ThreadPoolExecutor,
+    refused: dict[str, int],
+    seconds: StageSeconds,
+) -> _Coming:
+    started = time.perf_counter()
+    coming: _Coming = []
     for frame in frames:
-        started = time.perf_counter()
         try:
-            images.append(frame.image())
+            coming.append((frame, decoder.submit(_decode, frame.message(), seconds)))
+        except InvalidInputError as error:
+            _refuse(refused, error)
+    seconds.add("read messages (batch)", time.perf_counter() - started)
+    return coming
+
+
+def _decode(recorded: Any, seconds: StageSeconds) -> _Picture:
+    started = time.perf_counter()
+    image = picture_of(recorded)
+    decoded = time.perf_counter()
+    small = make_thumbnail(image, _THUMBNAIL_PX)
+    seconds.add("decode, beside the encoder", decoded - started)
+    seconds.add("thumbnail, beside the encoder", time.perf_counter() - decoded)
+    return image, small
+
+
+def _arrived(
+    coming: _Coming, refused: dict[str, int], seconds: StageSeconds
+) -> tuple[list[Frame], list[_Picture]]:
+    """Return the frames that have a picture, and leave nothing of the pictures behind."""
+    started = time.perf_counter()
+    readable, pictures = [], []
+    for frame, picture in coming:
+        try:
+            pictures.append(picture.result())
             readable.append(frame)
         except InvalidInputError as error:
-            refused[error.field] = refused.get(error.field, 0) + 1
-        seconds.add("decode", time.perf_counter() - started)
-    return readable, images
+            _refuse(refused, error)
+    coming.clear()  # whoever made the list still holds it
+    seconds.add("wait for pictures (batch)", time.perf_counter() - started)
+    return readable, pictures
+
+
+def _refuse(refused: dict[str, int], error: InvalidInputError) -> None:
+    refused[error.field] = refused.get(error.field, 0) + 1
 
 
 def _add(
     memory: Memory,
     frames: Sequence[Frame],
-    images: Sequence[RgbImage],
+    pictures: Sequence[_Picture],
     encoder: Encoder,
     seconds: StageSeconds,
 ) -> None:
     started = time.perf_counter()
-    scenes: Embeddings = encoder.encode_images(images)
+    scenes: Embeddings = encoder.encode_images([image for image, _ in pictures])
     between = time.perf_counter()
     instructions = encoder.encode_instructions([frame.instruction for frame in frames])
     ended = time.perf_counter()
     seconds.add("encode images (batch)", between - started)
     seconds.add("encode instructions (batch)", ended - between)
-    thumbnails = [make_thumbnail(image, _THUMBNAIL_PX) for image in images]
-    drawn = time.perf_counter()
-    seconds.add("thumbnails (batch)", drawn - ended)
     entries = [
         NewEntry(
             frame.instruction, max(0, frame.stamp_ns), frame.frame_id, frame.episode_id,
             metadata={_QUERY_ID: frame.query_id},
             thumbnail=thumbnail,
         )
-        for frame, thumbnail in zip(frames, thumbnails, strict=True)
+        for frame, (_, thumbnail) in zip(frames, pictures, strict=True)
     ]  # fmt: skip
     memory.add(entries, scenes, instructions)
-    seconds.add("keep (batch)", time.perf_counter() - drawn)
+    seconds.add("keep (batch)", time.perf_counter() - ended)

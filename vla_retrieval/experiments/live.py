@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from vla_retrieval.evaluation.frames import Frame
-from vla_retrieval.evaluation.results import LiveResult
+from vla_retrieval.evaluation.results import Agreement, LiveResult
 from vla_retrieval.evaluation.run import Run
 from vla_retrieval.experiments import scoring
 from vla_retrieval.experiments.assembling import Outcome, assemble
@@ -81,30 +81,11 @@ def _picture(frame: Frame) -> bytes:
     return make_thumbnail(frame.image(), _THUMBNAIL_PX)
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """How far two evaluations rank alike in one direction.
-
-    Attributes:
-        both: Queries that both answered.
-        same: Of those, how many have the same ranking but for ties within ``TOLERANCE``.
-        largest_difference: Of the scores at one rank, over all queries.
-    """
-
-    both: int
-    same: int
-    largest_difference: float
-
-    def __str__(self) -> str:
-        """Return it as a sentence's end."""
-        return (
-            f"{self.same} of {self.both} rankings are the same as offline, scores differ by "
-            f"{self.largest_difference:.1e} at most"
-        )
-
-
 def compare(live: Outcome, offline: Outcome) -> Mapping[str, Agreement]:
-    """Compare the rankings of the queries that both answered, by direction."""
+    """Compare the rankings of the queries that both answered, by direction.
+
+    Scores closer than ``TOLERANCE`` count as tied.
+    """
     return {
         name: _agreement(live.ranked[name].run, offline.ranked[name].run) for name in DIRECTIONS
     }
@@ -120,7 +101,7 @@ def _agreement(one: Run, other: Run) -> Agreement:
         )
         same += alike
         largest = max(largest, difference)
-    return Agreement(len(both), same, largest)
+    return Agreement(len(one.query_ids), len(other.query_ids), len(both), same, largest, TOLERANCE)
 
 
 def _alike(

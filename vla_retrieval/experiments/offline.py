@@ -25,8 +25,7 @@ from vla_retrieval.types import Modality
 _PARTS = {
     "encoding": ("encode images (batch)", "encode instructions (batch)"),
     "searching": ("search",),
-    "reading and decoding pictures": ("decode",),
-    "thumbnails": ("thumbnails (batch)",),
+    "reading and waiting for pictures": ("read messages (batch)", "wait for pictures (batch)"),
     "keeping": ("keep (batch)",),
 }
 """Part of the work to the stages that it consists of."""

@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 
 from vla_retrieval.memory import entries as store
 from vla_retrieval.memory import kernels
-from vla_retrieval.memory.codes import Codes, lists_for, rows_to_train
+from vla_retrieval.memory.codes import ROWS_TO_FIT as ROWS_FOR_CODES
+from vla_retrieval.memory.codes import Codes
 from vla_retrieval.memory.database import Database
+from vla_retrieval.memory.halves import Half
 from vla_retrieval.memory.hashing import ROWS_TO_FIT, HashCodes, Planes
-from vla_retrieval.memory.index import Half, Index, IndexKind
+from vla_retrieval.memory.index import Index, IndexKind
 from vla_retrieval.memory.options import AUTO, MemoryOptions
 from vla_retrieval.memory.tuning import held_out, tune
 from vla_retrieval.memory.vectors import ByteVectors, Vectors, WholeVectors
@@ -31,9 +33,9 @@ FEWEST_TO_FIT = 2_000
 """Rows below which codes are not worth fitting, whatever was chosen."""
 
 _COLUMN_BYTES = 100  # of an entry with a few tags (columns.py)
-_CODE_BYTES_PER_NUMBER = 1 / 4
+_CODE_BYTES_PER_NUMBER = 1 / 4  # where vectors differ along all axes
 _DEAD_WORTH_REMOVING = 1 / 4
-_BY_SIZE = (IndexKind.EXACT, IndexKind.HASH, IndexKind.IVF, IndexKind.IVF_SQ8)
+_BY_SIZE = (IndexKind.EXACT, IndexKind.HASH, IndexKind.PQ, IndexKind.PQ_SQ8)
 _CLEARLY = 2  # times the rows that would still have the same kind
 _GROWN = 1.5  # times the rows that the codes were fitted to
 _ROWS_COPIED = 8_192
@@ -59,14 +61,14 @@ def choose(options: MemoryOptions, rows: int, dim: int) -> IndexKind:
     if rows <= EXACT_UP_TO and _fits_whole(options, rows, dim, 0):
         return IndexKind.EXACT
     coded = _fits_whole(options, rows, dim, dim * _CODE_BYTES_PER_NUMBER + 8)
-    return IndexKind.IVF if coded else IndexKind.IVF_SQ8
+    return IndexKind.PQ if coded else IndexKind.PQ_SQ8
 
 
 def in_bytes(options: MemoryOptions, rows: int, dim: int, kind: IndexKind) -> bool:
     """Return whether an index of a kind over so many rows keeps vectors in 8 bits per number."""
     if kind is IndexKind.HASH:
         return not _fits_whole(options, rows, dim, dim / 8)
-    return kind is IndexKind.IVF_SQ8
+    return kind is IndexKind.PQ_SQ8
 
 
 def _fits_whole(options: MemoryOptions, rows: int, dim: int, code_bytes: float) -> bool:
@@ -138,8 +140,7 @@ def build(
         if kind is IndexKind.HASH:
             halves, planes = _hashing(database, fit_to, index, give_up, bytewise=bytewise)
         else:
-            lists = lists_for(len(ids))
-            halves = _listing(database, fit_to, lists, index, give_up, bytewise=bytewise)
+            halves = _quantizing(database, fit_to, index, give_up, bytewise=bytewise)
     index = replace(index, kind=kind, halves=halves, planes=planes, threads=options.build_threads)
     add_after(index, database, give_up)
     index.built_rows = len(index)
@@ -199,21 +200,14 @@ def without_dead_rows(index: Index) -> Index:
     return copy
 
 
-def _listing(
-    database: Database,
-    ids: NDArray[np.int64],
-    lists: int,
-    like: Index,
-    give_up: GiveUp,
-    *,
-    bytewise: bool,
+def _quantizing(
+    database: Database, ids: NDArray[np.int64], like: Index, give_up: GiveUp, *, bytewise: bool
 ) -> dict[Modality, Half]:
-    """Return empty halves whose lists and codes are fitted to samples of stored embeddings.
+    """Return empty halves whose codes are fitted to samples of stored embeddings.
 
     Args:
         database: Where they are.
         ids: Of the entries that may be fitted to.
-        lists: Inverted lists to make.
         like: An empty index that compares as that one will.
         give_up: Asked for each half.
         bytewise: Whether vectors are kept in 8 bits per number.
@@ -221,8 +215,8 @@ def _listing(
     squares = like.similarity is Similarity.NEGATIVE_L2
     halves = {}
     for modality in Modality:
-        sample = _sample(database, modality, ids, like, rows_to_train(lists), give_up)
-        codes = Codes.trained(sample, lists, squares=squares)
+        sample = _sample(database, modality, ids, like, ROWS_FOR_CODES, give_up)
+        codes = Codes.trained(sample, squares=squares)
         halves[modality] = Half(_empty(sample, squares=squares, bytewise=bytewise), codes)
     return halves
 
@@ -232,7 +226,7 @@ def _hashing(
 ) -> tuple[dict[Modality, Half], Planes | None]:
     """Return empty halves for binary codes, and planes where the head does not make those.
 
-    Args are those of ``_listing``.
+    Args are those of ``_quantizing``.
     """
     squares = like.similarity is Similarity.NEGATIVE_L2
     samples = {m: _sample(database, m, ids, like, ROWS_TO_FIT, give_up) for m in Modality}

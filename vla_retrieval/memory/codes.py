@@ -1,18 +1,23 @@
-"""Short codes of one half's vectors, in inverted lists: which rows are worth comparing.
+"""Short codes of one half's vectors: which rows are worth comparing.
 
-Vectors are centred and turned onto the few axes along which they differ (``_axes``), where FAISS's
-IVF with product quantisation takes 4 bits for two numbers, searched with SIMD tables ("fast scan";
-Andre, Kermarrec, Le Scouarnec, Cache locality is not enough, 2015). It only proposes: what it finds
-is compared with the vectors. ``tools/benchmarks/kinds.py`` compares it with other kinds.
+Vectors are centred and turned onto the few axes along which they differ (``_transforms``), where
+FAISS's product quantisation takes 4 bits for two numbers, searched with SIMD tables ("fast scan";
+Andre, Kermarrec, Le Scouarnec, Cache locality is not enough, 2015). It only proposes: what it
+finds is compared with the vectors.
+
+All codes are looked at, 3 nanoseconds a row. Inverted lists over them would save some of that for
+queries of the entries' own modality. Those of the other lie in a cone of their own, and their best
+rows are spread over so many lists that looking into those takes longer than looking at all
+(``tools/benchmarks/kinds.py``); and lists take minutes to fit to a million rows.
 
 All vectors of a modality share a direction, their cone's, which tells none from another; without
-it lists and codes are about what differs. It is not taken from a query for dot products:
+it codes are about what differs. It is not taken from a query for dot products:
 ``q . (c - m)`` is ``q . c`` less the same number for every row.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import faiss as _typed_faiss
 import numpy as np
@@ -23,28 +28,13 @@ from vla_retrieval.types import Embeddings
 
 faiss: Any = _typed_faiss  # its types leave out what is used here
 
-_KEPT = 0.93  # of the variance; what more axes find, comparing more rows finds sooner
+ROWS_TO_FIT = 16_384
+"""Sampled rows that codes are fitted to: a second or two on one core."""
+
+_KEPT = 0.9  # of the variance; what more axes find, comparing more rows finds sooner
 _AXES_AT_LEAST, _AXES_STEP = 16, 16
-_ROWS_FOR_AXES = 16_384
 _NUMBERS_PER_PART = 2  # with 4, twice as many rows have to be compared for queries by text
 _BITS = 4  # what fast scan takes
-_BY_LIST = 11  # FAISS's way through the lists that is the fastest for one query
-_ROUNDS = 8  # of k-means; more change little
-_ROWS_PER_LIST = 48
-_ROWS_TO_TRAIN_PER_LIST = 24
-_MOST_TRAINED_PER_LIST = 256
-
-
-class Effort(NamedTuple):
-    """How hard a search works.
-
-    Attributes:
-        probes: Lists that are looked into.
-        depth: Rows that are proposed.
-    """
-
-    probes: int
-    depth: int
 
 
 class Selection:
@@ -56,21 +46,6 @@ class Selection:
         self.selector: Any = faiss.IDSelectorBitmap(len(self._bits), faiss.swig_ptr(self._bits))
 
 
-def lists_for(rows: int) -> int:
-    """Return how many lists suit so many rows: 2048 for 100 000, 8000 for a million.
-
-    Finding the lists of a query costs as many comparisons, fitting them the square of it. Four
-    times the root of the rows, FAISS's advice, is too few for queries of the other modality,
-    whose best rows are spread over more lists.
-    """
-    return max(1, min(rows // _ROWS_PER_LIST, round(2048 * (rows / 1e5) ** 0.6)))
-
-
-def rows_to_train(lists: int) -> int:
-    """Return how many sampled rows train so many lists."""
-    return max(lists * _ROWS_TO_TRAIN_PER_LIST, 4096)
-
-
 class Codes:
     """The codes of one half.
 
@@ -79,41 +54,37 @@ class Codes:
 
     def __init__(self, index: Any) -> None:
         """Use ``Codes.trained``."""
-        self._whole = index  # FAISS's transforms and lists, one after the other
+        self._whole = index  # FAISS's transforms and codes, one after the other
         self._center, self._axes = (
             faiss.downcast_VectorTransform(index.chain.at(place)) for place in range(2)
         )
         self._index = faiss.downcast_index(index.index)
-        self._index.implem = _BY_LIST
         self._squares = index.metric_type == faiss.METRIC_L2
-        # Making one takes as long as looking into several lists.
-        self._parameters: dict[int, Any] = {}
+        # For one query numpy is done before FAISS's wrapper has begun.
+        self._mean = faiss.vector_to_array(self._center.mean)
+        self._matrix = faiss.vector_to_array(self._axes.A).reshape(self._axes.d_out, -1)
 
     @classmethod
-    def trained(cls, sample: Embeddings, lists: int, *, squares: bool) -> Codes:
+    def trained(cls, sample: Embeddings, *, squares: bool) -> Codes:
         """Return empty codes, fitted to a sample.
 
         Args:
             sample: Shape ``(n, dim)``.
-            lists: How many.
             squares: Whether vectors are compared by distance, or else by dot product.
         """
         center, axes = _transforms(sample)
         metric = faiss.METRIC_L2 if squares else faiss.METRIC_INNER_PRODUCT
         width = axes.d_out
         parts = next(p for p in range(max(1, width // _NUMBERS_PER_PART), 0, -1) if width % p == 0)
+        # One list: of FAISS's fast scans, only that over lists can be told which rows may be found.
         coarse = faiss.IndexFlat(width, metric)
-        index = faiss.IndexIVFPQFastScan(coarse, width, lists, parts, _BITS, metric)
+        index = faiss.IndexIVFPQFastScan(coarse, width, 1, parts, _BITS, metric)
         coarse.this.disown()
         index.own_fields = True
-        # What is left of a vector beside its list's centre is shorter, so its code is finer. With
-        # distances that would take tables of their own for every list.
-        index.by_residual = not squares
-        index.cp.niter = _ROUNDS
-        index.cp.min_points_per_centroid = 1  # else FAISS prints a warning
-        index.cp.max_points_per_centroid = _MOST_TRAINED_PER_LIST
-        index.pq.cp.min_points_per_centroid = 1
-        index.train(axes.apply(center.apply(np.ascontiguousarray(sample))))
+        index.by_residual = False
+        index.pq.cp.min_points_per_centroid = 1  # else FAISS prints a warning
+        index.cp.min_points_per_centroid = 1
+        index.train(_turned(center, axes, sample))
         whole = faiss.IndexPreTransform(index)
         for transform in (axes, center):
             whole.prepend_transform(transform)
@@ -137,58 +108,40 @@ class Codes:
         return int(self._index.ntotal)
 
     @property
-    def lists(self) -> int:
-        """How many lists there are."""
-        return int(self._index.nlist)
-
-    @property
     def size_bytes(self) -> int:
-        """About how much RAM it takes: codes and ids, and the lists' centres."""
-        index = self._index
+        """About how much RAM it takes: codes and row numbers, and the axes."""
         axes = self._axes.d_in * self._axes.d_out
-        return len(self) * (index.code_size + 8) + (self.lists * index.d + axes) * 4
-
-    def crowd(self, vectors: Embeddings) -> NDArray[np.int64]:
-        """Return how many rows are in the list of each vector, shape ``(n,)``."""
-        asked = self._turned(np.ascontiguousarray(vectors), stored=True)
-        _, lists = self._index.quantizer.search(asked, 1)
-        sizes = self._index.invlists.list_size
-        return np.array([sizes(int(number)) for number in lists[:, 0]], dtype=np.int64)
+        return len(self) * (self._index.code_size + 8) + axes * 4
 
     def append(self, vectors: Embeddings) -> None:
         """Append vectors of shape ``(n, dim)`` as the next rows."""
         rows = np.arange(len(self), len(self) + len(vectors), dtype=np.int64)
-        turned = self._turned(np.ascontiguousarray(vectors), stored=True)
-        self._index.add_with_ids(turned, rows)
+        self._index.add_with_ids(_turned(self._center, self._axes, vectors), rows)
 
     def propose(
-        self, query: Embeddings, effort: Effort, selection: Selection | None
+        self, query: Embeddings, depth: int, selection: Selection | None
     ) -> NDArray[np.int64]:
-        """Return the rows that look best, at most ``effort.depth``, in no order.
+        """Return the rows that look best, at most ``depth``, in no order.
 
         Args:
             query: Shape ``(dim,)``.
-            effort: How hard to look.
+            depth: From 1 on.
             selection: Rows that may be proposed; None is all.
         """
-        probes = min(effort.probes, self.lists)
-        if selection is None:
-            if probes not in self._parameters:
-                self._parameters[probes] = faiss.SearchParametersIVF(nprobe=probes)
-            parameters = self._parameters[probes]
-        else:
-            parameters = faiss.SearchParametersIVF(nprobe=probes, sel=selection.selector)
-        depth = max(1, min(effort.depth, len(self)))
-        turned = self._turned(query[np.newaxis], stored=False)
-        _, rows = self._index.search(turned, depth, params=parameters)
-        found: NDArray[np.int64] = rows[0][rows[0] >= 0]
+        parameters = None
+        if selection is not None:
+            parameters = faiss.SearchParametersIVF(nprobe=1, sel=selection.selector)
+        turned = self._matrix @ (query - self._mean if self._squares else query)
+        depth = min(depth, len(self))
+        _, rows = self._index.search(turned[np.newaxis], depth, params=parameters)
+        found: NDArray[np.int64] = rows[rows >= 0]
         return found
 
-    def _turned(self, vectors: Embeddings, *, stored: bool) -> Embeddings:
-        """Return vectors of shape ``(n, dim)`` on the axes, shape ``(n, axes)``."""
-        centered = self._center.apply(vectors) if stored or self._squares else vectors
-        turned: Embeddings = self._axes.apply(centered)
-        return turned
+
+def _turned(center: Any, axes: Any, vectors: Embeddings) -> Embeddings:
+    """Return vectors of shape ``(n, dim)`` centred and on the axes, shape ``(n, axes)``."""
+    turned: Embeddings = axes.apply(center.apply(np.ascontiguousarray(vectors)))
+    return turned
 
 
 def _transforms(sample: Embeddings) -> tuple[Any, Any]:
@@ -203,8 +156,6 @@ def _transforms(sample: Embeddings) -> tuple[Any, Any]:
     """
     rng = np.random.default_rng(0)
     dim = sample.shape[1]
-    if len(sample) > _ROWS_FOR_AXES:
-        sample = sample[rng.choice(len(sample), _ROWS_FOR_AXES, replace=False)]
     center = faiss.CenteringTransform(dim)
     center.train(np.ascontiguousarray(sample))
     centered = sample - sample.mean(axis=0)

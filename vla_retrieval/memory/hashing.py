@@ -81,9 +81,6 @@ class HashCodes:
         bits: Of a code, a multiple of 8.
     """
 
-    lists = 1
-    """All codes are looked at."""
-
     def __init__(self, bits: int) -> None:
         """Start empty."""
         self._index = faiss.IndexBinaryFlat(bits)
@@ -117,10 +114,6 @@ class HashCodes:
     def take(self, rows: NDArray[np.int64]) -> Codes:
         """Return a copy of some codes, shape ``(n, bits / 8)``."""
         return self._all()[rows]
-
-    def crowd(self, vectors: Embeddings) -> NDArray[np.int64]:
-        """Return how many rows are in the list of each vector: there is one list."""
-        return np.full(len(vectors), max(1, len(self)), dtype=np.int64)
 
     def propose(self, queries: Codes, depth: int, selection: Selection | None) -> NDArray[np.int64]:
         """Return the nearest rows of each query, at most ``depth`` each, ascending.

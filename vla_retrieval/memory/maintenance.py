@@ -74,12 +74,16 @@ class Maintenance:
         A robot never meets this; filling a memory from a file does, and would otherwise take
         several times the RAM that it was given.
         """
-        with self._live.reading() as index:
-            over = index.size_bytes > _OVER_BUDGET * self._options.index_bytes
-            reason = over and building.outgrown(index, self._options)
-        if reason:
+        if self.overdue():
             self.keeper.wake()
             self.keeper.wait_until_idle()
+
+    def overdue(self) -> str:
+        """Return why ``before_adding`` would hold back, or nothing."""
+        with self._live.reading() as index:
+            if index.size_bytes <= _OVER_BUDGET * self._options.index_bytes:
+                return ""
+            return building.outgrown(index, self._options)
 
     def after_change(self) -> None:
         """Look whether something is due; called after each commit."""

@@ -175,6 +175,20 @@ class Memory:
         """
         return list(self.add_with_report(entries, scenes, instructions).entry_ids)
 
+    def overdue(self) -> str:
+        """Return why ``add`` would wait for the index to be built anew, or nothing.
+
+        That may take minutes. It is under way already, or begins with this call.
+
+        Raises:
+            StorageError: If the memory was closed, or cannot be written.
+        """
+        maintenance = self._writable_maintenance()
+        reason = maintenance.overdue()
+        if reason:
+            maintenance.keeper.wake()
+        return reason
+
     def add_with_report(
         self, entries: Sequence[NewEntry], scenes: Embeddings, instructions: Embeddings
     ) -> Added:

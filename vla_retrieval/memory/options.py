@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from vla_retrieval.errors import InvalidInputError
 
 AUTO = "auto"
-INDEX_CHOICES = (AUTO, "exact", "ivf", "ivf_sq8", "hash")
+INDEX_CHOICES = (AUTO, "exact", "pq", "pq_sq8", "hash")
 
 
 class Eviction(enum.Enum):
@@ -24,7 +24,7 @@ class MemoryOptions:
     """How a memory is run.
 
     Attributes:
-        index: ``auto``, or one of ``exact``, ``ivf``, ``ivf_sq8`` and ``hash``
+        index: ``auto``, or one of ``exact``, ``pq``, ``pq_sq8`` and ``hash``
             (``vla_retrieval/memory/index.py``).
         index_bytes: RAM that ``auto`` gives the index, in bytes; ``hash`` keeps whole vectors
             in RAM as far as that is enough.

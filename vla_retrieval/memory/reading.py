@@ -37,14 +37,9 @@ def ranked(
             mask[gone] = False
             gone.clear()
             found = index.search(probes, k, mask, originals)
-    best = [
-        Candidate(
-            int(found.entry_ids[i]), float(found.scores[i]),
-            float(found.scene_scores[i]), float(found.instruction_scores[i]),
-        )
-        for i in ranking.order(found.scores, found.entry_ids, k, min_score)
-    ]  # fmt: skip
-    return best, found.exact
+    best = ranking.order(found.scores, found.entry_ids, k, min_score)
+    columns = (array[best].tolist() for array in found[:-1])
+    return [Candidate(*row) for row in zip(*columns, strict=True)], found.exact
 
 
 _MORE_WITH_HEAD = 8

@@ -55,15 +55,13 @@ class DirectionStats:
         source: Modality of the query, ``scene`` or ``instruction``.
         target: Half that it is compared with.
         pair: Whether both halves are compared.
-        probes: Lists that are looked into.
-        depth: Rows that are compared.
+        depth: Rows that are proposed, and compared whole.
         recall: Share of the ten best found when that was tuned, on stored embeddings.
     """
 
     source: str
     target: str
     pair: bool
-    probes: int
     depth: int
     recall: float
 
@@ -94,7 +92,7 @@ class IndexStats:
     """How the memory is searched.
 
     Attributes:
-        kind: ``exact``, ``ivf``, ``ivf_sq8`` or ``hash``.
+        kind: ``exact``, ``pq``, ``pq_sq8`` or ``hash``.
         rows: Of the index, those of removed entries included.
         dead_rows: Of removed entries.
         ram_bytes: About what it takes.

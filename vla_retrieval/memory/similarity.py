@@ -67,7 +67,8 @@ def _similarities(
         found = (rows * query).sum(axis=1)
     else:
         lengths = np.sqrt(np.square(rows).sum(axis=1) * np.square(query).sum())
-        found = np.clip((rows * query).sum(axis=1) / lengths, -1.0, 1.0)
+        found = (rows * query).sum(axis=1) / lengths
+        np.minimum(np.maximum(found, -1.0, out=found), 1.0, out=found)  # as clip, in half the time
     return found
 
 

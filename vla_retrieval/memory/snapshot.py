@@ -21,19 +21,20 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_retrieval.memory.codes import Codes, Effort
+from vla_retrieval.memory.codes import Codes
 from vla_retrieval.memory.columns import Columns, ColumnState
 from vla_retrieval.memory.directory import sync
 from vla_retrieval.memory.failures import storage_errors
+from vla_retrieval.memory.halves import Half
 from vla_retrieval.memory.hashing import HashCodes, Planes
-from vla_retrieval.memory.index import Direction, Half, Index, IndexKind
+from vla_retrieval.memory.index import Direction, Index, IndexKind
 from vla_retrieval.memory.vectors import ByteVectors, Vectors, WholeVectors
 from vla_retrieval.projection import Head, projected_fingerprint
 from vla_retrieval.types import Fingerprint, Modality, Similarity
 
 SNAPSHOT_NAME = "index.snapshot"
 TEMPORARY_NAME = "index.snapshot.new"
-FORMAT = 2
+FORMAT = 3
 
 _ROWS_AT_ONCE = 8_192  # 16 MB of embeddings at 512 dimensions
 _NORMALS = "planes.normals"
@@ -87,9 +88,9 @@ class Frozen:
             "built_rows": index.built_rows,
             "key": columns.key.hex(),
             "longest": {m.value: half.longest for m, half in index.halves.items()},
-            "efforts": [
-                [d.source.value, d.target.value, d.pair, *effort, index.recalls.get(d)]
-                for d, effort in index.efforts.items()
+            "depths": [
+                [d.source.value, d.target.value, d.pair, depth, index.recalls.get(d)]
+                for d, depth in index.depths.items()
             ],
         }
 
@@ -274,9 +275,9 @@ class _Reader:
             Columns.restored(ColumnState(**state, key=bytes.fromhex(header["key"]))),
             built_rows=header["built_rows"], planes=self._planes(),
         )  # fmt: skip
-        for source, target, pair, probes, depth, recall in header["efforts"]:
+        for source, target, pair, depth, recall in header["depths"]:
             direction = Direction(Modality(source), Modality(target), pair)
-            index.efforts[direction] = Effort(probes, depth)
+            index.depths[direction] = depth
             index.recalls[direction] = recall
         for half in index.halves.values():
             sizes = {

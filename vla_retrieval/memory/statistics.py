@@ -20,8 +20,8 @@ def describe_index(
         wanted: The head that it has or is to have.
     """
     directions = tuple(
-        DirectionStats(d.source.value, d.target.value, d.pair, *effort, index.recalls[d])
-        for d, effort in index.efforts.items()
+        DirectionStats(d.source.value, d.target.value, d.pair, depth, index.recalls[d])
+        for d, depth in index.depths.items()
     )
     return IndexStats(
         index.kind.value, index.columns.rows, index.columns.dead, index.size_bytes, directions,

@@ -1,26 +1,24 @@
-"""How hard an approximate index has to search, measured on queries of the modality that will ask.
+"""How many rows codes have to propose, measured on queries of the modality that will ask.
 
 Settings that find everything for scenes asked by scenes lose many points for scenes asked by
-instructions: the two modalities lie in different cones, and the best rows for the other cone's
-queries are spread over more lists. The memory holds both halves of every pair, so each direction
-is tuned with embeddings of its own kind.
+instructions: the two modalities lie in different cones, and codes tell less apart what is about
+equally far from a query. The memory holds both halves of every pair, so each direction is tuned
+with embeddings of its own kind.
 """
 
 from __future__ import annotations
 
-import itertools
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_retrieval.memory.codes import Effort
 from vla_retrieval.memory.columns import Rows
+from vla_retrieval.memory.halves import Ready
 from vla_retrieval.memory.hashing import HashCodes
-from vla_retrieval.memory.index import Direction, Index, Ready
+from vla_retrieval.memory.index import Direction, Index
 from vla_retrieval.projection import Codes
 from vla_retrieval.types import Embeddings, Modality, Similarity
 
@@ -33,8 +31,9 @@ _K = 10
 _NEAR_IN_TIME = 10
 """Entries before and after a query's own that it must do without: a robot that stands still stores
 nearly the same pair over and over, and what it sees next may be like none of them."""
-_DEPTHS = (64, 128, 256, 512, 1024)
-_HASH_DEPTHS = (*_DEPTHS, 2048, 4096, 8192)  # a code says less than one in lists of neighbours
+DEPTHS = (*(n for i in range(5, 13) for n in (2**i, 2**i + 2 ** (i - 1))), 8192)
+"""Rows to propose, of which the fewest that do are taken: 32, 48, 64, 96 and so on."""
+
 _SURE = 1.64  # standard errors: 95 of 100 such measurements promise no more than is kept
 _ENOUGH = 1e-6  # scores of copies differ by the rounding of float32
 
@@ -62,8 +61,8 @@ class _Trial:
 def held_out(rows: int) -> tuple[Rows, Rows]:
     """Return rows to draw queries from, and those that codes must not be fitted to, ascending.
 
-    Lists form around what they are fitted to. A query that helped to fit them finds more than one
-    that comes new, so it would promise too much.
+    Codes are finest about what they are fitted to. A query that helped to fit them finds more than
+    one that comes new, so it would promise too much.
 
     Args:
         rows: How many there are.
@@ -76,15 +75,14 @@ def held_out(rows: int) -> tuple[Rows, Rows]:
 
 
 def tune(index: Index, recall_target: float, drawn: Rows) -> None:
-    """Set an index's efforts to the cheapest that reach a recall, and its recalls to theirs.
+    """Set an index's depths to the least that reach a recall, and its recalls to theirs.
 
     Recall is the share of the ten best that is found, ties counted as found. It has to
     reach the target by 1.64 standard errors of the mean over the queries. Where nothing does, the
-    hardest setting is taken; a warning says when that is below the target.
+    deepest setting is taken; a warning says when that is below the target.
 
-    The queries are stored embeddings. What has been seen often is not taken more often, and what
-    was stored just before and after does not count: a planner asks for what is rare as well, and
-    that is harder, because its ten best are not all in one list.
+    The queries are stored embeddings. What was stored just before and after one does not count:
+    a robot that stands still stores nearly the same pair over and over.
 
     Args:
         index: With codes; nobody else uses it yet.
@@ -96,13 +94,13 @@ def tune(index: Index, recall_target: float, drawn: Rows) -> None:
     vectors = {m: index.halves[m].vectors.take(rows) for m in Modality}
     for group in _groups():
         trials = _trials(index, group, rows, vectors)
-        effort, recall = _cheapest(index, trials, recall_target)
+        depth, recall = _least(index, trials, recall_target)
         for direction in group:
-            index.efforts[direction] = effort
+            index.depths[direction] = depth
             index.recalls[direction] = recall
             if recall < recall_target:
                 _log.warning(
-                    "%s to %s%s finds %.4f of the ten best at its hardest, less than the target"
+                    "%s to %s%s finds %.4f of the ten best at its deepest, less than the target"
                     " %.4f: use index exact, or a lower target",
                     direction.source.value, direction.target.value,
                     " in a pair" if direction.pair else "", recall, recall_target,
@@ -110,15 +108,10 @@ def tune(index: Index, recall_target: float, drawn: Rows) -> None:
 
 
 def _queries(index: Index, drawn: Rows, rng: np.random.Generator) -> Rows:
-    """Return rows to ask with, ascending: lists are drawn alike, however full they are."""
+    """Return rows to ask with, ascending."""
     there = drawn[drawn < index.columns.rows]
     rows = there[index.columns.alive[there]]
-    half = index.halves[Modality.SCENE]
-    weights = np.ones(len(rows))
-    if half.codes is not None:
-        weights = 1.0 / np.maximum(1, half.codes.crowd(half.vectors.take(rows)))
-    chosen = rng.choice(rows, min(_QUERIES, len(rows)), replace=False, p=weights / weights.sum())
-    return np.sort(chosen)
+    return np.sort(rng.choice(rows, min(_QUERIES, len(rows)), replace=False))
 
 
 def _groups() -> list[tuple[Direction, ...]]:
@@ -196,44 +189,26 @@ def _hashes(index: Index, modality: Modality, rows: Rows) -> Sequence[Codes | No
     return list(codes.take(rows)[:, np.newaxis])
 
 
-def _cheapest(index: Index, trials: Sequence[_Trial], recall_target: float) -> tuple[Effort, float]:
-    """Return the fastest effort whose recall is good enough, else the best one."""
-    codes = index.halves[Modality.SCENE].codes
-    lists = codes.lists if codes is not None else 1
-    steps = (n for i in range(2, 20) for n in (2**i, 2**i + 2 ** (i - 1)))
-    probes = [*itertools.takewhile(lambda n: n < lists, steps), lists]
-    good: list[tuple[float, Effort, float]] = []
-    depths = _HASH_DEPTHS if isinstance(codes, HashCodes) else _DEPTHS
-    best = (0.0, Effort(lists, depths[-1]))
-    for depth in depths:
-        low, high = 0, len(probes) - 1
-        while low <= high:  # recall grows with the probes
-            middle = (low + high) // 2
-            effort = Effort(probes[middle], depth)
-            recall, error, seconds = _measure(index, trials, effort)
-            best = max(best, (recall, effort))
-            if recall - _SURE * error >= recall_target:
-                good.append((seconds, effort, recall))
-                high = middle - 1
-            else:
-                low = middle + 1
-        if good and lists == 1:  # deeper only takes longer
-            break
-    if not good:
-        return best[1], best[0]
-    _, effort, recall = min(good)
-    return effort, recall
+def _least(index: Index, trials: Sequence[_Trial], recall_target: float) -> tuple[int, float]:
+    """Return the least depth whose recall is good enough, else the deepest, and its recall."""
+    best, recall = DEPTHS[-1], 0.0
+    low, high = 0, len(DEPTHS) - 1
+    while low <= high:  # recall grows with the depth
+        middle = (low + high) // 2
+        found, error = _measure(index, trials, DEPTHS[middle])
+        enough = found - _SURE * error >= recall_target
+        if enough or middle == len(DEPTHS) - 1:
+            best, recall = DEPTHS[middle], found
+        low, high = (low, middle - 1) if enough else (middle + 1, high)
+    return best, recall
 
 
-def _measure(index: Index, trials: Sequence[_Trial], effort: Effort) -> tuple[float, float, float]:
-    """Return mean recall, its standard error, and the median seconds of a search."""
-    recalls, seconds = [], []
+def _measure(index: Index, trials: Sequence[_Trial], depth: int) -> tuple[float, float]:
+    """Return the mean recall and its standard error."""
+    recalls = []
     for trial in trials:
-        started = time.perf_counter()
-        scores = index.try_out(trial.probes, _K, effort, trial.rows)
-        seconds.append(time.perf_counter() - started)
+        scores = index.try_out(trial.probes, _K, depth, trial.rows)
         best = np.sort(scores)[::-1][:_K]
         slack = _ENOUGH * max(1.0, abs(trial.least))
         recalls.append(float((best >= trial.least - slack).mean()) if len(best) else 0.0)
-    error = float(np.std(recalls)) / max(1, len(recalls)) ** 0.5
-    return float(np.mean(recalls)), error, float(np.median(seconds))
+    return float(np.mean(recalls)), float(np.std(recalls)) / max(1, len(recalls)) ** 0.5

@@ -23,11 +23,14 @@ from rclpy.qos import (
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image
 
+from vla_retrieval.ros.freshness import ahead_sec
 from vla_retrieval.ros.watch import CURE, FrameWatch
 
 if TYPE_CHECKING:
-    from vla_retrieval.ros.frames import ImageMessage
+    from vla_retrieval.ros.frames import Frame, ImageMessage
     from vla_retrieval.ros.node import RetrievalNode
+
+_AHEAD_SEC = 0.5  # two machines kept together by NTP differ by less
 
 
 class Camera:
@@ -94,13 +97,20 @@ class Camera:
         """Stop to listen."""
         self._node.destroy_subscription(self._subscription)
 
-    def warnings(self, frames: int) -> list[str]:
+    def warnings(self, frames: int, newest: Frame | None) -> list[str]:
         """Return what a person should know, with the next step; mostly nothing.
 
         Args:
             frames: Frames received so far.
+            newest: The newest of them.
         """
         found = [self._mismatch] if self._mismatch else []
+        if newest is not None and ahead_sec(newest) > _AHEAD_SEC:
+            found.append(
+                f"the newest frame of {self.topic} is stamped {ahead_sec(newest):.1f} s ahead of "
+                "this node's clock, so that its age is not known. Synchronise the clocks of the "
+                "two machines; where a bag is played, set use_sim_time for both or for neither."
+            )
         silence = self._watch.judge(frames, self.publishers, time.monotonic())
         if silence is not None:
             found.append(silence.text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -14,8 +15,8 @@ from vla_retrieval.ros.session import COUNTS
 if TYPE_CHECKING:
     from vla_retrieval.memory import Memory, MemoryStats
     from vla_retrieval.ros.node import RetrievalNode
+    from vla_retrieval.ros.session import Session
 
-NS_PER_SEC = 1_000_000_000
 _ON_THE_CPU = (
     "device auto chose the CPU, where encoding takes several times as long as on a GPU: set device "
     "to cpu if that is meant, else look at the log of the start for the reason."
@@ -46,21 +47,27 @@ def make_diagnostics(node: RetrievalNode, warnings: list[str]) -> DiagnosticArra
     name = node.get_fully_qualified_name()
     array = DiagnosticArray(status=[_retrieval_status(node, warnings)])
     if node.session is not None:
-        array.status.append(memory_status(node.session.memory))
+        array.status.append(memory_status(node.session.memory, node.health.write_error))
     for status, part in zip(array.status, ("retrieval", "memory"), strict=False):
         status.name = f"{name}: {part}"
     array.header.stamp = node.get_clock().now().to_msg()
     return array
 
 
-def judge_memory(stats: MemoryStats, disk: DiskUsage) -> list[str]:
+def judge_memory(stats: MemoryStats, disk: DiskUsage, write_error: str = "") -> list[str]:
     """Return what a person should know about a memory, with the next step; mostly nothing.
 
     Args:
         stats: Of the memory.
         disk: Of the file system that it is on.
+        write_error: Why it could not be written the last time, or nothing.
     """
     warnings = []
+    if write_error:
+        warnings.append(
+            f"nothing is remembered, because the memory could not be written: {write_error} "
+            "Queries are answered with what it holds, and the next pair tries again."
+        )
     if stats.index.last_error:
         warnings.append(
             f"the index could not be kept in order: {stats.index.last_error} Queries are answered "
@@ -74,14 +81,14 @@ def judge_memory(stats: MemoryStats, disk: DiskUsage) -> list[str]:
     return warnings
 
 
-def memory_status(memory: Memory) -> DiagnosticStatus:
+def memory_status(memory: Memory, write_error: str = "") -> DiagnosticStatus:
     """Return what a memory holds and how it is; a memory that cannot be read is an ERROR."""
     try:
         stats = memory.stats()
         disk = shutil.disk_usage(stats.directory)
     except (StorageError, OSError) as error:  # for example, somebody removed the directory
         return DiagnosticStatus(level=DiagnosticStatus.ERROR, message=str(error))
-    warnings = judge_memory(stats, disk)
+    warnings = judge_memory(stats, disk, write_error)
     index = stats.index
     facts = {
         "memory_dir": stats.directory,
@@ -111,16 +118,20 @@ def memory_status(memory: Memory) -> DiagnosticStatus:
 def _retrieval_status(node: RetrievalNode, warnings: list[str]) -> DiagnosticStatus:
     status = DiagnosticStatus(level=DiagnosticStatus.WARN)
     session = node.session
-    if session is not None and _fell_back(session.settings.device, session.encoder.device):
-        warnings = [*warnings, _ON_THE_CPU]
+    errors = [node.fault] if node.fault else []
+    if session is not None:
+        errors += filter(None, [session.watchdog.judge(time.monotonic())])
+        warnings = [*warnings, *_judge_encoder(session)]
     if session is None:
         status.message = "not configured"
     elif not node.is_active:
         status.message = "not active"
-    elif warnings:
-        status.message = " ".join(warnings)
-    else:
+    elif not warnings:
         status.level, status.message = DiagnosticStatus.OK, "active"
+    if errors:
+        status.level = DiagnosticStatus.ERROR
+    if errors or (warnings and node.is_active):
+        status.message = " ".join(filter(None, [status.message, *errors, *warnings]))
     facts: dict[str, object] = {name: node.counters.get(name) for name in COUNTS}
     if session is not None:
         facts |= {
@@ -129,9 +140,21 @@ def _retrieval_status(node: RetrievalNode, warnings: list[str]) -> DiagnosticSta
             "engine": session.encoder.engine,
             "engine_reason": session.encoder.engine_reason,
             "precision": session.encoder.precision,
+            "requests_waiting": session.worker.waiting,
+            "worker_replaced": session.worker.replaced,
+            "worker_replaced_because": session.worker.last_reason,
+            "worker_threads_stuck": session.worker.stuck,
         }
-    status.values = _key_values(facts | _camera_facts(node))
+    status.values = _key_values(facts | node.health.facts() | _camera_facts(node))
     return status
+
+
+def _judge_encoder(session: Session) -> list[str]:
+    """Return what a person should know about how the encoder runs; mostly nothing."""
+    found = [session.encoder.warning] if session.encoder.warning else []
+    if _fell_back(session.settings.device, session.encoder.device):
+        found.append(_ON_THE_CPU)
+    return found
 
 
 def _fell_back(wanted: str, device: str) -> bool:
@@ -150,8 +173,8 @@ def _camera_facts(node: RetrievalNode) -> dict[str, object]:
         facts |= {"image_publishers": node.camera.publishers, "frames_lost": node.camera.lost}
     frame = node.newest_frame.get()
     if frame is not None:
-        age_ns = node.get_clock().now().nanoseconds - frame.received_ns
-        facts["newest_frame_age_sec"] = f"{age_ns / NS_PER_SEC:.3f}"
+        # On the steady clock: no frames are no frames, whatever a bag does to the time.
+        facts["newest_frame_age_sec"] = f"{time.monotonic() - frame.received_sec:.3f}"
     return facts
 
 

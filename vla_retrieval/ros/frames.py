@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from sensor_msgs.msg import CompressedImage, Image
@@ -22,12 +23,14 @@ class Frame:
 
     Attributes:
         number: Counts the frames received, from 1 on.
-        received_ns: When it came, on the node's clock.
+        received_ns: When it came, on the node's clock, which may be simulated or set.
+        received_sec: The same on the steady clock, ``time.monotonic``.
     """
 
     message: ImageMessage
     number: int
     received_ns: int
+    received_sec: float = field(default_factory=time.monotonic)
 
     @property
     def header(self) -> Header:
@@ -65,16 +68,27 @@ class Instruction:
     episode_id: str
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What is known of one frame."""
+
+    number: int
+    image: RgbImage
+    scene: Embeddings | None = None
+
+
 class FrameReader:
-    """Decodes and encodes frames, each at most once. For the inference thread alone."""
+    """Decodes and encodes frames, the newest one mostly once.
+
+    A thread that was taken for stuck may come back amid a frame while another one reads the next,
+    so what is known of a frame is replaced as a whole.
+    """
 
     def __init__(self, encoder: Encoder, max_pixels: int) -> None:
         """Read with an encoder frames of at most so many pixels."""
         self._encoder = encoder
         self._max_pixels = max_pixels
-        self._number = 0
-        self._image: RgbImage | None = None
-        self._scene: Embeddings | None = None
+        self._seen: _Seen | None = None
 
     def image(self, frame: Frame) -> RgbImage:
         """Return the frame's picture.
@@ -82,11 +96,7 @@ class FrameReader:
         Raises:
             InvalidInputError: If it is malformed, too large or of an unknown encoding.
         """
-        if self._image is None or frame.number != self._number:
-            self._image, self._scene = None, None
-            self._image = to_rgb(frame.message, "image", self._max_pixels)
-            self._number = frame.number
-        return self._image
+        return self._see(frame).image
 
     def scene(self, frame: Frame) -> Embeddings:
         """Return the frame's embedding, shape ``(dim,)``.
@@ -94,7 +104,16 @@ class FrameReader:
         Raises:
             InvalidInputError: If the frame is malformed or of an unknown encoding.
         """
-        image = self.image(frame)
-        if self._scene is None:
-            self._scene = self._encoder.encode_images([image])[0]
-        return self._scene
+        seen = self._see(frame)
+        if seen.scene is None:
+            scene = self._encoder.encode_images([seen.image])[0]
+            self._seen = _Seen(seen.number, seen.image, scene)
+            return scene
+        return seen.scene
+
+    def _see(self, frame: Frame) -> _Seen:
+        seen = self._seen
+        if seen is None or seen.number != frame.number:
+            seen = _Seen(frame.number, to_rgb(frame.message, "image", self._max_pixels))
+            self._seen = seen
+        return seen

@@ -21,18 +21,40 @@ _NS_PER_SEC = 1_000_000_000
 _KEPT = 64
 
 
-def image_age_sec(header: Header | None, frame: Frame | None, now_ns: int) -> float:
+def image_age_sec(
+    header: Header | None, frame: Frame | None, now_ns: int, *, simulated: bool = False
+) -> float:
     """Return how old a query image is, in seconds; NaN where nothing says so.
+
+    It is never below 0: an image that a clock ahead of the node's has stamped counts as new. How
+    long the node has a frame is measured on the steady clock, which nobody sets; only in simulated
+    time it is the simulation's own, as long as that runs forward: a bag that starts over leaves a
+    frame behind whose time has not come.
 
     Args:
         header: Of the query image, or None without one.
         frame: The same as the node received it, or None for one that came with a request.
         now_ns: The node's clock, nanoseconds since the epoch.
+        simulated: Whether that is simulated time.
     """
     if header is None:
         return math.nan
-    stamp_ns = to_ns(header.stamp) or (frame.received_ns if frame is not None else 0)
-    return (now_ns - stamp_ns) / _NS_PER_SEC if stamp_ns else math.nan
+    stamp_ns = to_ns(header.stamp)
+    if frame is None:
+        return max(0.0, (now_ns - stamp_ns) / _NS_PER_SEC) if stamp_ns else math.nan
+    if simulated and now_ns >= frame.received_ns:
+        return max(0.0, (now_ns - (stamp_ns or frame.received_ns)) / _NS_PER_SEC)
+    held_sec = time.monotonic() - frame.received_sec
+    return held_sec + max(0.0, -ahead_sec(frame))
+
+
+def ahead_sec(frame: Frame) -> float:
+    """Return how far a frame's stamp was ahead of the node's clock when it came, in seconds.
+
+    Mostly that is below 0: the time on the way. It is 0 where the frame has no stamp.
+    """
+    stamp_ns = to_ns(frame.header.stamp)
+    return (stamp_ns - frame.received_ns) / _NS_PER_SEC if stamp_ns else 0.0
 
 
 def check_stale(request: Retrieve.Request) -> None:

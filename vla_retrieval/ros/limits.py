@@ -36,6 +36,11 @@ def check_request_size(request: Any, max_bytes: int) -> None:
         )  # fmt: skip
 
 
+def pictures_bytes(request: Any) -> int:
+    """Return how many bytes of pictures a request of any of the services carries."""
+    return sum(len(getattr(request, name).data) for name in _PICTURES if hasattr(request, name))
+
+
 def size_bytes(value: Any) -> int:
     """Return about how many bytes a field of a message fills."""
     if isinstance(value, str):

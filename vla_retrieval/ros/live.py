@@ -19,10 +19,14 @@ from vla_retrieval.contact_sheet import draw_contact_sheet
 from vla_retrieval.errors import InvalidInputError, RetrievalError
 from vla_retrieval.ros import conversions
 from vla_retrieval.ros.frames import Frame, ImageMessage, Instruction
-from vla_retrieval.ros.freshness import image_age_sec
 from vla_retrieval.ros.images import to_image_message
 from vla_retrieval.ros.markers import make_markers
-from vla_retrieval.ros.worker import Priority, WorkerBusyError, WorkerClosedError
+from vla_retrieval.ros.worker import (
+    Priority,
+    WorkerBusyError,
+    WorkerClosedError,
+    WorkerStalledError,
+)
 from vla_retrieval.types import (
     NewEntry,
     Query,
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
 
 _NS_PER_SEC = 1_000_000_000
 _REPEAT_LOG_SEC = 5.0
+_KIND = "look at a frame"
 
 
 class LivePath:
@@ -98,13 +103,15 @@ class LivePath:
                 return
             self._look_waits = True
 
-        def given_up(_: Exception) -> None:
+        def given_up(error: Exception) -> None:
             with self._lock:
                 self._look_waits = False
+            if isinstance(error, WorkerStalledError):
+                self._node.counters.add("queries_failed")
 
         try:
-            self._session.worker.submit(self._look, given_up, Priority.FRAME)
-        except (WorkerBusyError, WorkerClosedError) as error:
+            self._session.worker.submit(self._look, given_up, Priority.FRAME, kind=_KIND)
+        except (WorkerBusyError, WorkerClosedError, WorkerStalledError) as error:
             given_up(error)  # requests go first; the next frame tries again
 
     # What follows runs in the inference thread.
@@ -119,18 +126,23 @@ class LivePath:
         # Those between were replaced by a newer one before their turn came.
         self._node.counters.add("frames_skipped", max(0, frame.number - self._looked_at - 1))
         self._looked_at = frame.number
+        start = time.monotonic()
         try:
             if ask and (frame.number, turn) != self._asked_about:
                 self._asked_about = (frame.number, turn)
                 self._ask(frame, instruction)
             self._remember(frame, instruction)
+            self._session.forecast.note(_KIND, time.monotonic() - start, time.monotonic())
+        except WorkerStalledError:
+            return  # this thread was replaced, and another one looks at newer frames
         except InvalidInputError as error:
             self._node.counters.add("frames_rejected")
             self._node.get_logger().error(
                 f"frame rejected: {error}", throttle_duration_sec=_REPEAT_LOG_SEC
             )
-        except RetrievalError as error:
+        except (RetrievalError, WorkerBusyError) as error:
             self._node.counters.add("queries_failed")
+            self._node.health.note_error(error)
             self._node.get_logger().error(str(error), throttle_duration_sec=_REPEAT_LOG_SEC)
         except Exception:
             if self._node.context.ok():
@@ -156,25 +168,28 @@ class LivePath:
             counts_as_use=False,  # a camera at rest would make what it looks at the most used
         )
         retrieval.times.total_sec = time.perf_counter() - start
-        self._node.pace.note(retrieval.times.total_sec)
         answer = conversions.to_match_array(
             query, retrieval, frame.header, session.similarity, session.encoder.fingerprint.model,
-            image_age_sec(frame.header, frame, self._node.get_clock().now().nanoseconds),
+            self._node.image_age_sec(frame.header, frame),
         )  # fmt: skip
         if not settings.with_thumbnails:
             for match in answer.matches:
                 match.thumbnail.data = b""
-        self._node.match_publisher.publish(answer)
-        self._node.counters.add("queries_answered")
-        if self._node.marker_publisher.get_subscription_count() > 0:
-            self._node.marker_publisher.publish(make_markers(answer))
+        with session.worker.effect("the matches were published"):
+            self._node.match_publisher.publish(answer)
+            self._node.pace.note(retrieval.times.total_sec)
+            self._node.counters.add("queries_answered")
+            if self._node.marker_publisher.get_subscription_count() > 0:
+                self._node.marker_publisher.publish(make_markers(answer))
         if sheet_wanted:
             self._publish_sheet(frame, query, retrieval)
 
     def _publish_sheet(self, frame: Frame, query: Query, retrieval: Retrieval) -> None:
         sheet = draw_contact_sheet(query.image, query.instruction, retrieval.matches)
         message = Image(header=frame.header)
-        self._node.sheet_publisher.publish(to_image_message(np.asarray(sheet), message))
+        to_image_message(np.asarray(sheet), message)
+        with self._session.worker.effect("the contact sheet was published"):
+            self._node.sheet_publisher.publish(message)
 
     def _remember(self, frame: Frame, instruction: Instruction | None) -> None:
         settings = self._node.settings
@@ -197,7 +212,7 @@ class LivePath:
             frame_id=frame.header.frame_id,
             episode_id=instruction.episode_id,
         )
-        remembered = self._session.retriever.remember(image, entry, scene)
+        remembered = self._session.remember(image, entry, scene)
         self._remembered_number, self._remembered_ns = frame.number, stamp_ns
         self._remembered_episode = instruction.episode_id
         self._node.counters.count_remembered(remembered)

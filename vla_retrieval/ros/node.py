@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
+import logging
+from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -14,15 +15,18 @@ from rclpy.parameter import Parameter
 from rclpy.subscription import Subscription
 from rclpy.timer import Timer
 from sensor_msgs.msg import Image
-from std_msgs.msg import String
+from std_msgs.msg import Header, String
 from visualization_msgs.msg import MarkerArray
 
-from vla_retrieval.errors import RetrievalError
+from vla_retrieval.encoders import free_device_memory
+from vla_retrieval.errors import RetrievalError, StorageError
 from vla_retrieval.projection import Head
 from vla_retrieval.ros import parameters
 from vla_retrieval.ros.camera import Camera
 from vla_retrieval.ros.diagnostics import make_diagnostics
-from vla_retrieval.ros.frames import NewestFrame
+from vla_retrieval.ros.frames import Frame, NewestFrame
+from vla_retrieval.ros.freshness import image_age_sec
+from vla_retrieval.ros.health import Health
 from vla_retrieval.ros.live import LivePath
 from vla_retrieval.ros.markers import no_markers
 from vla_retrieval.ros.pace import Pace
@@ -32,15 +36,21 @@ from vla_retrieval.ros.services import Services
 from vla_retrieval.ros.session import Counters, Session
 from vla_retrieval_msgs.msg import MatchArray
 
+_log = logging.getLogger(__name__)
+
 _WARN_AGAIN_SEC = 10.0
 _REMIND_SEC = 60.0
+_CHECK_MEMORY_SEC = 1.0
+_NS_PER_SEC = 1_000_000_000
 
 
 class RetrievalNode(LifecycleNode):
     """A robot's memory on the ROS graph.
 
     Unconfigured it has its parameters and services, which say NOT_ACTIVE. Configured it holds the
-    encoder and the memory. Active it listens, publishes and answers.
+    encoder and the memory. Active it listens, publishes and answers. Where configuring fails, and
+    where the memory is lost while it is active, it goes back to unconfigured, with the reason in
+    the log and in ``fault``, and can be configured again.
 
     Attributes:
         settings: The parameters' values; the live ones follow changes.
@@ -50,6 +60,8 @@ class RetrievalNode(LifecycleNode):
         camera: The subscription to it while active, else None.
         session: What exists while configured, else None.
         is_active: Whether the node is in its active state.
+        health: The last errors.
+        fault: Why the node is not configured, where that is for a failure; else nothing.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -61,7 +73,10 @@ class RetrievalNode(LifecycleNode):
         """
         super().__init__("retrieval", **options)
         parameters.declare(self)
-        self.settings: Settings = parameters.read(self)
+        self._paths = parameters.paths_of(self)
+        self.settings: Settings = parameters.read(self, self._paths)
+        self.health = Health()
+        self.fault = ""
         self.newest_frame = NewestFrame()
         self.counters = Counters()
         self.pace = Pace()
@@ -73,19 +88,19 @@ class RetrievalNode(LifecycleNode):
         self.camera: Camera | None = None
         self._instructions: Subscription[Any] | None = None
         self._query_timer: Timer | None = None
+        self._check_timer: Timer | None = None
+        # A node is checked and diagnosed also while simulated time stands still.
+        self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self.add_post_set_parameters_callback(self._on_parameters_set)
         self.match_publisher = self.create_lifecycle_publisher(MatchArray, "~/matches", 10)
         self.sheet_publisher = self.create_lifecycle_publisher(Image, "~/contact_sheet", 1)
         self.marker_publisher = self.create_lifecycle_publisher(MarkerArray, "~/markers", 1)
         self._diagnostics_publisher = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self.create_timer(
-            self.settings.diagnostics_period_sec,
-            self._on_diagnostics,
-            callback_group=self._group,
-            # A node is diagnosed also while simulated time stands still.
-            clock=Clock(clock_type=ClockType.STEADY_TIME),
-        )
+        self._diagnostics_timer = self.create_timer(
+            self.settings.diagnostics_period_sec, self._on_diagnostics,
+            callback_group=self._group, clock=self._steady_clock,
+        )  # fmt: skip
         Services(self)
 
     @property
@@ -93,6 +108,12 @@ class RetrievalNode(LifecycleNode):
         """Resolved name of the image topic."""
         raw = self.settings.image_transport == "raw"
         return self.resolve_topic_name("image" if raw else "image/compressed")
+
+    def image_age_sec(self, header: Header | None, frame: Frame | None) -> float:
+        """Return how old a query image is now; see `freshness.image_age_sec`."""
+        clock = self.get_clock()
+        simulated = bool(clock.ros_time_is_active)  # type: ignore[attr-defined]
+        return image_age_sec(header, frame, clock.now().nanoseconds, simulated=simulated)
 
     def active_session(self) -> Session:
         """Return the session of an active node.
@@ -110,12 +131,21 @@ class RetrievalNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the encoder and open the memory; a clear reason is logged where that fails."""
-        self.settings = parameters.read(self)
         try:
-            self.session = Session(self.settings)
+            self.settings = parameters.read(self, self._paths)
+            self.session = Session(self.settings, self.health)
         except RetrievalError as error:
-            self.get_logger().error(f"cannot configure: {error}")
+            self._fail(f"cannot configure: {error}")
             return TransitionCallbackReturn.FAILURE
+        except Exception as error:  # rclpy would swallow it, and the reason with it
+            _log.exception("cannot configure")
+            self._fail(f"cannot configure: {error!r}. The log says more.")
+            return TransitionCallbackReturn.ERROR
+        self.fault = ""
+        self._check_timer = self.create_timer(
+            _CHECK_MEMORY_SEC, self._on_check,
+            callback_group=self._group, clock=self._steady_clock,
+        )  # fmt: skip
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -131,15 +161,20 @@ class RetrievalNode(LifecycleNode):
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Stop to listen, to publish and to answer; the memory stays open."""
+        """Stop to listen, to publish and to answer; the memory stays open.
+
+        With a fault, the transition ends in error processing: there is no other way there.
+        """
         self._stop_listening()
         # A viewer would go on showing the matches of a node that says nothing any more.
         self.marker_publisher.publish(no_markers())
-        return super().on_deactivate(state)
+        stopped = super().on_deactivate(state)
+        return TransitionCallbackReturn.ERROR if self.fault else stopped
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Close the memory and let the encoder go."""
+        """Close the memory, let the encoder go, and give back what it took of the GPU."""
         self.close()
+        free_device_memory()
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -148,13 +183,19 @@ class RetrievalNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Go back to unconfigured after a defect, with the memory closed."""
-        self.close()
+        """Go back to unconfigured after a failure, with the memory closed."""
+        try:
+            self.on_cleanup(state)
+        except Exception:  # a disk that is gone: then nothing is left to be closed
+            _log.exception("cannot close what was open")
         return TransitionCallbackReturn.SUCCESS
 
     def close(self) -> None:
         """Finish the job in hand and close the memory. May be called twice."""
         self._stop_listening()
+        if self._check_timer is not None:
+            self.destroy_timer(self._check_timer)
+        self._check_timer = None
         session, self.session = self.session, None
         if session is not None:
             session.close()
@@ -181,9 +222,27 @@ class RetrievalNode(LifecycleNode):
             self.destroy_timer(self._query_timer)
         self._query_timer = None
 
+    def _fail(self, reason: str) -> None:
+        self.fault = reason
+        self.health.note_error(reason)
+        self.get_logger().error(reason)
+
+    def _on_check(self) -> None:
+        if self.session is None:
+            return
+        try:
+            self.session.check_memory()
+        except StorageError as error:
+            self._fail(f"the memory is lost: {error} Then configure and activate this node again.")
+            if self.is_active:
+                self.trigger_deactivate()
+            else:
+                self.trigger_cleanup()
+
     def _on_diagnostics(self) -> None:
         frames = self.counters.get("frames_received")
-        warnings = self.camera.warnings(frames) if self.camera is not None else []
+        newest = self.newest_frame.get()
+        warnings = self.camera.warnings(frames, newest) if self.camera is not None else []
         for warning in warnings:
             self.get_logger().warning(warning, throttle_duration_sec=_WARN_AGAIN_SEC)
         diagnostics = make_diagnostics(self, warnings)
@@ -195,22 +254,30 @@ class RetrievalNode(LifecycleNode):
         self._diagnostics_publisher.publish(diagnostics)
 
     def _on_set_parameters(self, changes: list[Parameter[Any]]) -> SetParametersResult:
-        if self.session is None:
-            return SetParametersResult(successful=True)
+        answer = parameters.check_paths(changes, self._paths)
+        if self.session is None or not answer.successful:
+            return answer
         answer = parameters.refuse_unless_live(changes)
         head = next((change for change in changes if change.name == "head"), None)
         if answer.successful and head is not None:
             try:
-                self._next_head = self.session.load_head(parameters.to_head_path(head.value))
+                path = self._paths.resolve("head", head.value)
+                self._next_head = self.session.load_head(Path(path) if path else None)
             except RetrievalError as error:
                 return SetParametersResult(successful=False, reason=str(error))
         return answer
 
     def _on_parameters_set(self, changes: list[Parameter[Any]]) -> None:
-        known = {p.name: p.value for p in changes if p.name in parameters.SPECS}
-        self.settings = dataclasses.replace(self.settings, **known)
-        if self.session is not None and "head" in known:
+        names = {change.name for change in changes}
+        self.settings = parameters.read(self, self._paths)
+        if "diagnostics_period_sec" in names:
+            period_sec = self.settings.diagnostics_period_sec
+            self._diagnostics_timer.timer_period_ns = int(period_sec * _NS_PER_SEC)
+        if "query_rate_hz" in names and self._query_timer is not None:
+            self._query_timer.timer_period_ns = int(_NS_PER_SEC / self.settings.query_rate_hz)
+        if self.session is not None and "head" in names:
             try:
                 self.session.memory.use_head(self._next_head)
             except RetrievalError as error:
+                self.health.note_error(error)
                 self.get_logger().error(f"the head is not changed: {error}")

@@ -21,11 +21,14 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from vla_retrieval.encoders.settings import ENGINES, PRECISIONS
+from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.memory import Eviction
 from vla_retrieval.memory.options import INDEX_CHOICES
+from vla_retrieval.ros.paths import Paths
 from vla_retrieval.types import Similarity, Target
 
 AUTOSTART = "autostart"
+PATHS = ("memory_dir", "head", "checkpoint", "engine_cache_dir", "model")
 BYTES_PER_KB = 1 << 10
 BYTES_PER_MB = 1 << 20
 _MOST_MB = 1 << 24  # 16 TB: in bytes it is far inside the 64 bits that messages and SQLite have
@@ -76,6 +79,9 @@ class Settings:
     remember_interval_sec: float = 1.0
     max_waiting_requests: int = 32
     max_request_kb: int = 1024
+    max_waiting_mb: int = 512
+    worker_stall_sec: float = 60.0
+    remote_paths_dir: str = ""
     diagnostics_period_sec: float = 1.0
 
     @property
@@ -85,13 +91,13 @@ class Settings:
 
     @property
     def memory_path(self) -> Path:
-        """The memory directory, with ``~`` resolved."""
+        """The memory directory."""
         return Path(self.memory_dir).expanduser()
 
     @property
     def head_path(self) -> Path | None:
-        """The head's file, with ``~`` resolved, or None."""
-        return to_head_path(self.head)
+        """The head's file, or None."""
+        return Path(self.head).expanduser() if self.head else None
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,7 @@ class Spec:
         low: Least value of a number.
         high: Greatest value of a number.
         live: Whether it may be changed while the node is configured.
+        fixed: Whether it may not be changed at all after the start.
     """
 
     text: str
@@ -111,6 +118,7 @@ class Spec:
     low: float = 0.0
     high: float = 0.0
     live: bool = False
+    fixed: bool = False
 
 
 _SIMILARITIES = tuple(similarity.value for similarity in Similarity)
@@ -127,7 +135,7 @@ SPECS: dict[str, Spec] = {
         live=True,
     ),
     "index": Spec(
-        "How the memory is searched: exact compares everything, ivf and ivf_sq8 find most of the "
+        "How the memory is searched: exact compares everything, pq and pq_sq8 find most of the "
         "best sooner, the latter in less RAM, hash by binary codes; auto: by the number of "
         "entries.",
         choices=INDEX_CHOICES,
@@ -136,13 +144,13 @@ SPECS: dict[str, Spec] = {
         "RAM for the index under index auto or hash, in MB of 2^20 bytes.", low=1, high=_MOST_MB
     ),
     "recall_target": Spec(
-        "Share of the ten best that ivf, ivf_sq8 and hash are tuned to find, in each direction.",
+        "Share of the ten best that pq, pq_sq8 and hash are tuned to find, in each direction.",
         low=0.5,
         high=1,
     ),
     "search_threads": Spec("CPU threads of one search.", low=1, high=256),
     "build_threads": Spec(
-        "CPU threads that build ivf, ivf_sq8 and hash in the background.", low=1, high=256
+        "CPU threads that build pq, pq_sq8 and hash in the background.", low=1, high=256
     ),
     "max_entries": Spec("Most entries that are kept; 0: no bound.", high=_MOST_ENTRIES),
     "max_memory_mb": Spec(
@@ -204,7 +212,9 @@ SPECS: dict[str, Spec] = {
         choices=("frame", "timer", "never"),
         live=True,
     ),
-    "query_rate_hz": Spec("Rate of the timer in query_mode timer, in Hz.", low=0.01, high=1000),
+    "query_rate_hz": Spec(
+        "Rate of the timer in query_mode timer, in Hz.", low=0.01, high=1000, live=True
+    ),
     "query_target": Spec("What published queries are compared with.", choices=_TARGETS, live=True),
     "scene_weight": Spec(
         "Weight of the scene against the instruction in published queries.", high=1, live=True
@@ -234,7 +244,25 @@ SPECS: dict[str, Spec] = {
     "max_request_kb": Spec(
         "Most that a request may carry beside its image, in kB of 2^10 bytes.", low=1, high=1 << 20
     ),
-    "diagnostics_period_sec": Spec("Period of /diagnostics, in seconds.", low=0.1, high=3600),
+    "max_waiting_mb": Spec(
+        "Most that waiting requests may hold together, images included, in MB of 2^20 bytes.",
+        low=1,
+        high=_MOST_MB,
+    ),
+    "worker_stall_sec": Spec(
+        "Longest time at one request or frame, in seconds; then the inference thread counts as "
+        "stalled and is replaced.",
+        low=0.5,
+        high=3600,
+    ),
+    "remote_paths_dir": Spec(
+        "Directory that holds every file and folder named by a parameter that is set after the "
+        "start; empty: memory_dir as it was at the start.",
+        fixed=True,
+    ),
+    "diagnostics_period_sec": Spec(
+        "Period of /diagnostics, in seconds.", low=0.1, high=3600, live=True
+    ),
 }
 
 
@@ -255,15 +283,33 @@ def declare(node: Node) -> None:
         node.declare_parameter(field.name, field.default, _descriptor(field.name, field.default))
 
 
-def to_head_path(value: str) -> Path | None:
-    """Return the path that a value of the parameter ``head`` names, or None where it is empty."""
-    return Path(value).expanduser() if value else None
+def paths_of(node: Node) -> Paths:
+    """Return what paths mean that are set from now on, by the values that the node has now."""
+    given = {name: str(node.get_parameter(name).value) for name in PATHS}
+    root = str(node.get_parameter("remote_paths_dir").value) or given["memory_dir"]
+    return Paths(Path(root).expanduser().absolute(), given)
 
 
-def read(node: Node) -> Settings:
-    """Return the values of a node's parameters."""
+def read(node: Node, paths: Paths) -> Settings:
+    """Return the values of a node's parameters, with every path as it is to be opened.
+
+    Raises:
+        InvalidInputError: If a path leads where it may not.
+    """
     values = {name: node.get_parameter(name).value for name in SPECS}
+    values |= {name: paths.resolve(name, values[name]) for name in PATHS}
     return Settings(**values)
+
+
+def check_paths(changes: list[Parameter[Any]], paths: Paths) -> SetParametersResult:
+    """Refuse paths that lead where they may not."""
+    for change in changes:
+        if change.name in PATHS:
+            try:
+                paths.resolve(change.name, str(change.value))
+            except InvalidInputError as error:
+                return SetParametersResult(successful=False, reason=str(error))
+    return SetParametersResult(successful=True)
 
 
 def refuse_unless_live(parameters: list[Parameter[Any]]) -> SetParametersResult:
@@ -294,7 +340,7 @@ def _check_choices(parameters: list[Parameter[Any]]) -> SetParametersResult:
 
 def _descriptor(name: str, default: object) -> ParameterDescriptor:
     spec = SPECS[name]
-    descriptor = ParameterDescriptor(description=spec.text)
+    descriptor = ParameterDescriptor(description=spec.text, read_only=spec.fixed)
     if spec.choices:
         descriptor.additional_constraints = "one of " + ", ".join(spec.choices)
     elif isinstance(default, float):

@@ -17,14 +17,21 @@ from vla_retrieval.deadline import Deadline
 from vla_retrieval.errors import DeadlineExceededError, InvalidInputError
 from vla_retrieval.ros import conversions
 from vla_retrieval.ros.frames import Frame, ImageMessage
-from vla_retrieval.ros.freshness import check_stale, image_age_sec
+from vla_retrieval.ros.freshness import check_stale
 from vla_retrieval.ros.images import is_empty, to_rgb
-from vla_retrieval.ros.limits import check_request_size
+from vla_retrieval.ros.jobs import Job
+from vla_retrieval.ros.limits import check_request_size, pictures_bytes
 from vla_retrieval.ros.parameters import BYTES_PER_KB
 from vla_retrieval.ros.replies import NoFrameError, NotActiveError, Reply, fail
 from vla_retrieval.ros.session import COUNTS
-from vla_retrieval.ros.worker import Priority, WorkerBusyError, WorkerClosedError
+from vla_retrieval.ros.worker import (
+    Priority,
+    WorkerBusyError,
+    WorkerClosedError,
+    WorkerStalledError,
+)
 from vla_retrieval.types import Query, RgbImage, StageTimes
+from vla_retrieval_msgs.msg import Status
 from vla_retrieval_msgs.srv import Forget, GetEntry, GetStats, Pin, Remember, Retrieve
 
 if TYPE_CHECKING:
@@ -32,6 +39,10 @@ if TYPE_CHECKING:
     from vla_retrieval.ros.session import Session
 
 _TOO_LATE = (DeadlineExceededError, WorkerBusyError)
+_REFUSALS = (
+    InvalidInputError, NotActiveError, DeadlineExceededError, WorkerBusyError, WorkerClosedError,
+    WorkerStalledError,
+)  # fmt: skip
 _LONGEST_TIMEOUT_SEC = 3600.0
 # ROS 2's default for services keeps ten requests and drops older ones without a word; a planner
 # that asks many things at once waits for those for ever. Too many are refused with BUSY instead.
@@ -74,45 +85,57 @@ class Services:
 
     def _callback(self, kind: Any, answer: Callable[..., None]) -> Callable[..., Any]:
         async def serve(request: Any, response: Any) -> Any:
-            try:
-                deadline = _deadline(getattr(request, "timeout_sec", 0.0))
-                reply = self._submit(kind, answer, request, deadline)
-            except (InvalidInputError, NotActiveError, WorkerBusyError, WorkerClosedError) as error:
-                response = self._failed(kind, request, error)
-                if not response.success:
-                    self._count_failure(kind)
-                return response
-            timer = self._watch(reply, kind, request, deadline)
-            response = await reply
-            if timer is not None:
-                self._node.destroy_timer(timer)
-            if not response.success:
-                self._count_failure(kind)
+            response = await self._serve(kind, answer, request)
+            if not response.success and kind is Retrieve:
+                self._node.counters.add("queries_failed")
             return response
 
         return serve
 
-    def _count_failure(self, kind: Any) -> None:
-        if kind is Retrieve:
-            self._node.counters.add("queries_failed")
+    async def _serve(self, kind: Any, answer: Callable[..., None], request: Any) -> Any:
+        try:
+            deadline = _deadline(getattr(request, "timeout_sec", 0.0))
+            session = self._node.active_session()
+            check_request_size(request, session.settings.max_request_kb * BYTES_PER_KB)
+            _check_deadline(session, request, deadline)
+            reply, job = self._submit(session, kind, answer, request, deadline)
+        except _REFUSALS as error:
+            return self._failed(kind, request, error)
+
+        def expire() -> None:
+            error = DeadlineExceededError(
+                f"timeout_sec: no answer within {deadline.timeout_sec:g} s. "
+                "Allow more time, or ask less often."
+            )
+            # It makes room for others at once.
+            session.worker.withdraw(job)
+            reply.settle(self._failed(kind, request, error))
+
+        timer = self._at(deadline, expire)
+        response = await reply
+        if timer is not None:
+            self._node.destroy_timer(timer)
+        return response
 
     def _submit(
-        self, kind: Any, answer: Callable[..., None], request: Any, deadline: Deadline
-    ) -> Reply:
-        session = self._node.active_session()
-        check_request_size(request, session.settings.max_request_kb * BYTES_PER_KB)
+        self, session: Session, kind: Any, answer: Callable[..., None], request: Any,
+        deadline: Deadline,
+    ) -> tuple[Reply, Job]:  # fmt: skip
         executor = self._node.executor
         reply = Reply(executor.wake if executor is not None else lambda: None)
         received = time.perf_counter()
+        job_kind = _job_kind(request)
 
         def run() -> None:
-            if reply.settled:  # its deadline passed while it waited
+            if reply.settled:  # its deadline passed as its turn came
                 return
             response = kind.Response()
+            start = time.perf_counter()
             try:
                 deadline.check("its turn")
                 answer(session, request, response, received, deadline)
                 response.success = True
+                session.forecast.note(job_kind, time.perf_counter() - start, time.monotonic())
             except Exception as error:  # every failure of a request becomes its answer
                 response = self._failed(kind, request, error)
             reply.settle(response)
@@ -120,9 +143,11 @@ class Services:
         def give_up(error: Exception) -> None:
             reply.settle(self._failed(kind, request, error))
 
-        instruction = getattr(request, "instruction", "")
-        session.worker.submit(run, give_up, Priority.REQUEST, instruction)
-        return reply
+        job = session.worker.submit(
+            run, give_up, Priority.REQUEST, getattr(request, "instruction", ""),
+            kind=job_kind, size_bytes=pictures_bytes(request),
+        )  # fmt: skip
+        return reply, job
 
     def _failed(self, kind: Any, request: Any, error: Exception) -> Any:
         """Return the response to a request that failed: the reason, or an earlier answer."""
@@ -134,26 +159,22 @@ class Services:
                 response.success, response.result = True, earlier
                 return response
         fail(response, error)
+        if response.status.code == Status.INTERNAL:
+            self._node.health.note_error(response.message)
         return response
 
-    def _watch(
-        self, reply: Reply, kind: Any, request: Any, deadline: Deadline
-    ) -> Timer | None:  # fmt: skip
-        """Answer at the deadline, whatever the inference thread is doing then."""
+    def _at(self, deadline: Deadline, expire: Callable[[], None]) -> Timer | None:
+        """Call at the deadline, once, whatever the inference thread is doing then."""
         if math.isinf(deadline.at_sec):
             return None
 
-        def expire() -> None:
+        def once() -> None:
             timer.cancel()
-            error = DeadlineExceededError(
-                f"timeout_sec: no answer within {deadline.timeout_sec:g} s. "
-                "Allow more time, or ask less often."
-            )
-            reply.settle(self._failed(kind, request, error))
+            expire()
 
         # On a steady clock: a deadline is the caller's time, also when simulated time stands still.
         timer = self._node.create_timer(
-            deadline.timeout_sec, expire, callback_group=self._group, clock=self._steady_clock
+            deadline.timeout_sec, once, callback_group=self._group, clock=self._steady_clock
         )
         return timer
 
@@ -190,14 +211,14 @@ class Services:
             query, scene=scene, thumbnails=request.with_thumbnails, deadline=deadline, times=times
         )
         retrieval.times.total_sec = time.perf_counter() - received
-        self._node.pace.note(retrieval.times.total_sec)
         response.result = conversions.to_match_array(
             query, retrieval, header or self._now_header(), session.similarity,
-            session.encoder.fingerprint.model,
-            image_age_sec(header, frame, self._node.get_clock().now().nanoseconds),
+            session.encoder.fingerprint.model, self._node.image_age_sec(header, frame),
         )  # fmt: skip
-        session.last_answers.put(request, response.result)
-        self._node.counters.add("queries_answered")
+        with session.worker.effect("the answer was noted"):
+            self._node.pace.note(retrieval.times.total_sec)
+            session.last_answers.put(request, response.result)
+            self._node.counters.add("queries_answered")
 
     def _remember(
         self, session: Session, request: Remember.Request, response: Remember.Response,
@@ -212,7 +233,7 @@ class Services:
             header = Header(stamp=self._node.get_clock().now().to_msg(), frame_id=header.frame_id)
         entry = conversions.to_new_entry(request, header)
         scene = session.reader.scene(frame) if frame is not None else None
-        remembered = session.retriever.remember(image, entry, scene)
+        remembered = session.remember(image, entry, scene)
         response.entry_id = remembered.entry_id
         response.merged = remembered.merged
         response.evicted_ids = remembered.evicted_ids
@@ -223,7 +244,8 @@ class Services:
         received: float, deadline: Deadline,
     ) -> None:  # fmt: skip
         ids = _ids(request)
-        session.memory.remove(ids)
+        with session.writing("the entries were forgotten"):
+            session.memory.remove(ids)
         response.memory_size = session.memory.stats().entries
         self._node.counters.add("entries_forgotten", len(ids))
 
@@ -231,7 +253,9 @@ class Services:
         self, session: Session, request: Pin.Request, response: Pin.Response,
         received: float, deadline: Deadline,
     ) -> None:  # fmt: skip
-        session.memory.pin(_ids(request), pinned=request.pinned)
+        ids = _ids(request)
+        with session.writing("the entries were pinned"):
+            session.memory.pin(ids, pinned=request.pinned)
 
     def _get_entry(
         self, session: Session, request: GetEntry.Request, response: GetEntry.Response,
@@ -305,6 +329,31 @@ def _ids(request: Forget.Request | Pin.Request) -> list[int]:
     if not ids:
         raise InvalidInputError("entry_ids", "at least one entry id", "none")
     return ids
+
+
+def _job_kind(request: Any) -> str:
+    """Return what a request is called where it is estimated how long such ones take."""
+    pictures = bool(pictures_bytes(request)) or getattr(request, "use_newest_frame", False)
+    return f"{type(request).__name__}{' with an image' if pictures else ''}"
+
+
+def _check_deadline(session: Session, request: Any, deadline: Deadline) -> None:
+    """Refuse a request at once whose deadline cannot be met, by how long the last ones took.
+
+    Raises:
+        DeadlineExceededError: If it cannot.
+    """
+    if math.isinf(deadline.at_sec):
+        return
+    in_front = session.worker.in_front()
+    expected_sec = session.forecast.answer_in_sec(_job_kind(request), in_front, time.monotonic())
+    if expected_sec > deadline.timeout_sec:
+        raise DeadlineExceededError(
+            f"timeout_sec: no answer within {deadline.timeout_sec:g} s can be expected: "
+            f"{len(in_front)} others run before this request, and by the last ones it would be "
+            f"answered after about {expected_sec:.3g} s. Allow more time, ask less often, or "
+            "accept a stale answer."
+        )
 
 
 def _deadline(timeout_sec: float) -> Deadline:

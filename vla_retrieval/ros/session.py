@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, get_args
 
 from vla_retrieval.encoders import Encoder, EncoderSettings, load_encoder
+from vla_retrieval.errors import MemoryFullError, StorageError
 from vla_retrieval.heads import load_head
 from vla_retrieval.memory import Eviction, Memory, MemoryOptions
+from vla_retrieval.memory.database import DATABASE_NAME
 from vla_retrieval.projection import Head, name_of
 from vla_retrieval.retriever import Retriever
 from vla_retrieval.ros.frames import FrameReader
 from vla_retrieval.ros.freshness import LastAnswers
+from vla_retrieval.ros.health import Health
+from vla_retrieval.ros.pace import Forecast
 from vla_retrieval.ros.parameters import BYTES_PER_MB, Settings
-from vla_retrieval.ros.worker import InferenceWorker
-from vla_retrieval.types import Remembered, Similarity
+from vla_retrieval.ros.watchdog import Watchdog
+from vla_retrieval.ros.worker import InferenceWorker, WorkerBusyError
+from vla_retrieval.types import Embeddings, NewEntry, Remembered, RgbImage, Similarity
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +40,9 @@ Count = Literal[
     "entries_forgotten",
 ]
 COUNTS: tuple[Count, ...] = get_args(Count)
+
+_LAST_JOB_SEC = 2.0
+"""How long the end of the node waits for the job in hand: `ros2 launch` sends SIGTERM after 5 s."""
 
 
 class Counters:
@@ -65,8 +76,12 @@ class Counters:
 class Session:
     """The configured node's belongings, opened together and closed together."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, health: Health) -> None:
         """Load the encoder, open the memory, start the worker.
+
+        Args:
+            settings: What the parameters say.
+            health: Is told whether the memory can be written.
 
         Raises:
             InvalidInputError: If a setting is out of its range.
@@ -75,6 +90,7 @@ class Session:
             StorageError: If the memory directory cannot be used, or is another model's.
         """
         self.settings = settings
+        self.health = health
         self.encoder: Encoder = load_encoder(
             EncoderSettings(
                 model=settings.model,
@@ -98,13 +114,19 @@ class Session:
             options=memory_options(settings),
             head=head,
         )
+        found = (settings.memory_path / DATABASE_NAME).stat()
+        self._database = found.st_dev, found.st_ino
         self.retriever = Retriever(self.encoder, self.memory, settings.thumbnail_px)
         self.reader = FrameReader(self.encoder, settings.max_image_pixels)
         self.last_answers = LastAnswers()
+        self.forecast = Forecast()
         # The encoder keeps what it embedded, so the requests find it there.
         self.worker = InferenceWorker(
-            settings.max_waiting_requests, self.encoder.encode_instructions
-        )
+            settings.max_waiting_requests, self.encoder.encode_instructions,
+            settings.max_waiting_mb * BYTES_PER_MB,
+        )  # fmt: skip
+        self.watchdog = Watchdog(self.worker, settings.worker_stall_sec, time.monotonic())
+        self.watchdog.start()
         _log.info(
             "ready: %s on %s (%s, %s), head %s, %d entries in %s",
             self.encoder.fingerprint.model, self.encoder.device, self.encoder.engine,
@@ -120,10 +142,94 @@ class Session:
         """
         return None if path is None else load_head(path, self.encoder.fingerprint)
 
+    @contextmanager
+    def writing(self, what: str) -> Iterator[None]:
+        """Run a block that changes the memory, in the inference thread.
+
+        It is not acknowledged unless the memory is still where it was opened. The diagnostics are
+        told whether it could be written.
+
+        Args:
+            what: Is done in the block, for whoever waits should the disk not come back.
+
+        Raises:
+            StorageError: If the memory is lost.
+            WorkerStalledError: If the thread was replaced; then nothing is changed.
+        """
+        try:
+            with self.worker.effect(what):
+                yield
+                self.check_memory()
+        except MemoryFullError:
+            raise
+        except StorageError as error:
+            self.health.note_write(error)
+            raise
+        self.health.note_write(None)
+
+    def remember(self, image: RgbImage, entry: NewEntry, scene: Embeddings | None) -> Remembered:
+        """Store one pair and say what became of it, in the inference thread.
+
+        Args:
+            image: The scene.
+            entry: Everything else.
+            scene: The image's embedding, shape ``(dim,)``, where it is known already.
+
+        Raises:
+            InvalidInputError: If the image cannot be encoded.
+            WorkerBusyError: If more was added than the memory has a new index for yet.
+            WorkerStalledError: If the thread was replaced; then nothing is stored.
+            StorageError: If the memory cannot be written, or is lost.
+        """
+        overdue = self.memory.overdue()
+        if overdue:
+            raise WorkerBusyError(
+                f"the memory takes no new entries while its index is built anew: {overdue}. Try "
+                "again later, or raise index_memory_mb."
+            )
+        return self.retriever.remember(image, entry, scene, self.writing("the pair was stored"))
+
+    def check_memory(self) -> None:
+        """Check that the memory can be used, and is where it was opened.
+
+        A directory that was moved, removed or unmounted takes writes as before, and they are lost.
+
+        Raises:
+            StorageError: If it is not.
+        """
+        self.memory.head  # noqa: B018  (raises where the index could not follow the database)
+        path = self.settings.memory_path / DATABASE_NAME
+        try:
+            found = path.stat()
+        except OSError as error:
+            got = error.strerror or str(error)
+        else:
+            if (found.st_dev, found.st_ino) == self._database:
+                return
+            got = "another file of that name"
+        raise StorageError(
+            f"{path}: expected the file that was opened, got: {got}. What is not in the directory "
+            "now cannot be kept: bring the disk or the directory back."
+        )
+
     def close(self) -> None:
-        """Finish the job in hand, give up those that wait, close the memory."""
-        self.worker.close()
-        self.memory.close()
+        """Finish the job in hand, give up those that wait, close the memory.
+
+        A job that does not come to an end is left behind. Should it be using the memory, that
+        stays open, and so locked, until the job is done or the process ends.
+        """
+        self.watchdog.stop()
+        if self.worker.close(_LAST_JOB_SEC):
+            self.memory.close()
+        else:
+            closing = threading.Thread(target=self.memory.close, name="closing", daemon=True)
+            closing.start()
+            closing.join(_LAST_JOB_SEC)
+            _log.error(
+                "a job of the inference thread did not end within %g s, and is left behind%s",
+                _LAST_JOB_SEC,
+                "; the memory stays locked until it does" if closing.is_alive() else "",
+            )
 
 
 def memory_options(settings: Settings) -> MemoryOptions:

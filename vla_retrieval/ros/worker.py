@@ -5,53 +5,56 @@ after four requests, so that a flood of requests does not blind the live path. Q
 robot that asks faster than it can be answered is told so, instead of getting older and older
 answers. Instructions of requests that wait together are embedded together, which costs nothing
 while there is only one.
+
+A thread that does not come back from its job can be replaced (`InferenceWorker.replace`), which
+`watchdog.py` does. Python cannot end a thread, so the old one is only shut out: what it does to
+others, it does inside `InferenceWorker.effect`, and that is closed to it from then on.
 """
 
 from __future__ import annotations
 
-import enum
 import logging
 import threading
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from vla_retrieval.ros.jobs import (
+    Job,
+    Jobs,
+    Priority,
+    Turn,
+    WorkerBusyError,
+    WorkerClosedError,
+    WorkerStalledError,
+)
+
+__all__ = [
+    "InferenceWorker",
+    "Priority",
+    "WorkerBusyError",
+    "WorkerClosedError",
+    "WorkerStalledError",
+]
 
 _log = logging.getLogger(__name__)
 
-_MOST_IN_A_ROW = 4
-"""Requests that may run one after the other while a frame waits."""
-
-_MOST_AHEAD = 8
-"""Instructions in one batch: the first request waits for all of them."""
-
-
-class Priority(enum.IntEnum):
-    """Who goes first."""
-
-    REQUEST = 0
-    FRAME = 1
-
-
-class WorkerBusyError(Exception):
-    """Too many jobs are waiting."""
-
-
-class WorkerClosedError(Exception):
-    """The worker was closed before the job ran."""
-
-
-@dataclass(frozen=True)
-class _Job:
-    run: Callable[[], None]
-    give_up: Callable[[Exception], None]
-    instruction: str
+MOST_STUCK = 3
+"""Threads that may be shut out and not have ended: each keeps what it holds."""
 
 
 class InferenceWorker:
-    """Runs jobs one at a time in a thread of its own."""
+    """Runs jobs one at a time in a thread of its own.
+
+    Attributes:
+        replaced: How often the thread was replaced.
+        last_reason: Why it was the last time, or nothing.
+    """
 
     def __init__(
-        self, max_waiting: int, embed_ahead: Callable[[Sequence[str]], object] | None = None
+        self,
+        max_waiting: int,
+        embed_ahead: Callable[[Sequence[str]], object] | None = None,
+        max_waiting_bytes: int = 1 << 62,
     ) -> None:
         """Start the thread.
 
@@ -60,24 +63,58 @@ class InferenceWorker:
             embed_ahead: Called in the thread with the instructions of several waiting requests
                 before the first of them runs; what it returns is not used, so it has to keep
                 the embeddings where the jobs find them.
+            max_waiting_bytes: Most that jobs of one priority may hold while they wait; one may
+                always wait.
         """
-        self._max_waiting = max_waiting
         self._embed_ahead = embed_ahead
-        self._jobs: dict[Priority, deque[_Job]] = {priority: deque() for priority in Priority}
+        self._jobs = Jobs(max_waiting, max_waiting_bytes)
         self._closed = False
-        # Used by the thread alone.
-        self._in_a_row = 0
-        self._embedded: set[str] = set()
-        # Protects the queues and _closed; the thread sleeps on it while there is nothing to do.
+        self._turns = 0
+        self._turn: Turn | None = None  # of the job in hand
+        self._stuck: list[threading.Thread] = []
+        self.replaced = 0
+        self.last_reason = ""
+        # What each thread works on; a thread that was shut out still finds its own turn.
+        self._own = threading.local()
+        # Protects all of the above; the thread sleeps on it while there is nothing to do.
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+        self._start()
 
     @property
     def waiting(self) -> int:
         """How many jobs wait, the one in hand left out."""
         with self._changed:
-            return sum(map(len, self._jobs.values()))
+            return len(self._jobs)
+
+    @property
+    def turn(self) -> int:
+        """Number of the job in hand, from 1 on, or 0 while there is none."""
+        with self._changed:
+            return self._turn.number if self._turn else 0
+
+    @property
+    def stuck(self) -> int:
+        """How many threads were shut out and have not ended."""
+        with self._changed:
+            return self._count_stuck()
+
+    @property
+    def has_died(self) -> bool:
+        """Whether the thread ended without being told to."""
+        with self._changed:
+            return not self._closed and self._thread is not None and not self._thread.is_alive()
+
+    def in_front(self) -> list[tuple[str, float]]:
+        """Return the kinds of the requests that a new one has to wait for.
+
+        Returns:
+            Each with how long it has been running: the one in hand first, then those that wait
+            with 0.
+        """
+        with self._changed:
+            hand = [(self._turn.job.kind, self._turn.age_sec())] if self._turn else []
+            return hand + [(job.kind, 0.0) for job in self._jobs.of(Priority.REQUEST)]
 
     def submit(
         self,
@@ -85,79 +122,192 @@ class InferenceWorker:
         give_up: Callable[[Exception], None],
         priority: Priority = Priority.REQUEST,
         instruction: str = "",
-    ) -> None:
+        *,
+        kind: str = "",
+        size_bytes: int = 0,
+    ) -> Job:
         """Queue a job; returns at once.
 
         Args:
             run: Called in the worker's thread; reports its own result and its own errors.
-            give_up: Called instead, with the reason, when the job will never run.
+            give_up: Called instead, with the reason, when the job will never run, or does not
+                come to an end.
             priority: Who goes first.
             instruction: What the job will have embedded, or nothing.
+            kind: Of the job, for who estimates how long it takes.
+            size_bytes: About how much it holds while it waits.
 
         Raises:
             WorkerBusyError: If too many jobs are waiting.
+            WorkerStalledError: If too many threads are stuck to start another one.
             WorkerClosedError: If the worker has been closed.
         """
         with self._changed:
             if self._closed:
                 raise WorkerClosedError("the inference worker is closed")
-            queue = self._jobs[priority]
-            if len(queue) >= self._max_waiting:
-                raise WorkerBusyError(
-                    f"{len(queue)} requests are waiting already. Ask less often, or raise "
-                    "max_waiting_requests."
-                )
-            queue.append(_Job(run, give_up, instruction))
+            if self._thread is None:
+                raise self._given_up()
+            job = Job(run, give_up, instruction, kind, size_bytes)
+            self._jobs.put(job, priority)
             self._changed.notify()
+            return job
 
-    def close(self) -> None:
-        """Finish the job in hand, give up those that wait, and end the thread."""
+    def withdraw(self, job: Job) -> None:
+        """Take back a job that waits; one that runs or has run is not touched."""
+        with self._changed:
+            self._jobs.discard(job)
+
+    @contextmanager
+    def effect(self, what: str) -> Iterator[None]:
+        """Run a block that changes what others see; for jobs.
+
+        A thread that was replaced meanwhile does not enter, and one that is inside is not taken
+        for one that never was there: whoever waits is told that the outcome is not known.
+
+        Args:
+            what: Is done in the block, for that message.
+
+        Raises:
+            WorkerStalledError: If the thread was replaced.
+        """
+        turn: Turn = self._own.turn
+        turn.enter(what)
+        try:
+            yield
+        finally:
+            turn.leave()
+
+    def replace(self, reason: str) -> None:
+        """Shut the thread out, answer for its job, and let a new one go on with those that wait.
+
+        After `MOST_STUCK` threads that have not ended, there is no new one until one of them
+        has: those that wait are given up, and new ones are refused.
+
+        Args:
+            reason: As a clause for people.
+        """
+        with self._changed:
+            if self._closed or self._thread is None:
+                return
+            self.replaced += 1
+            self.last_reason = reason
+            turn, self._turn = self._turn, None
+            amid = turn.shut_out(reason) if turn else ""
+            self._stuck.append(self._thread)
+            self._thread = None
+            self._changed.notify_all()  # the old one may be waiting for a job
+            waiting: list[Job] = []
+            if self._count_stuck() < MOST_STUCK:
+                self._start()
+            else:
+                waiting = self._jobs.clear()
+            given_up = self._given_up()
+        if turn is not None:
+            turn.job.give_up(WorkerStalledError(_stalled(reason, amid)))
+        for job in waiting:
+            job.give_up(given_up)
+
+    def go_on(self) -> None:
+        """Start a thread if there is none and one of those that were stuck has ended."""
+        with self._changed:
+            if not self._closed and self._thread is None and self._count_stuck() < MOST_STUCK:
+                self._start()
+
+    def close(self, within_sec: float | None = None) -> bool:
+        """Finish the job in hand, give up those that wait, and end the thread.
+
+        Args:
+            within_sec: Longest wait for the job in hand, which is shut out then; None: no limit.
+
+        Returns:
+            Whether no thread is left.
+        """
         with self._changed:
             self._closed = True
-            waiting = [job for queue in self._jobs.values() for job in queue]
-            for queue in self._jobs.values():
-                queue.clear()
-            self._changed.notify()
+            waiting = self._jobs.clear()
+            thread = self._thread
+            self._changed.notify_all()
         for job in waiting:
             job.give_up(WorkerClosedError("the node is shutting down"))
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
+        if thread is not None and threading.current_thread() is not thread:
+            thread.join(within_sec)
+        with self._changed:
+            turn = self._turn
+            ended = not self._count_stuck() and (thread is None or not thread.is_alive())
+            if turn is not None and not ended:
+                turn.shut_out("the node is shutting down")
+        if turn is not None and not ended:
+            turn.job.give_up(WorkerClosedError("the node is shutting down"))
+        return ended
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
+        self._thread.start()
+
+    def _count_stuck(self) -> int:
+        self._stuck = [thread for thread in self._stuck if thread.is_alive()]
+        return len(self._stuck)
+
+    def _given_up(self) -> WorkerStalledError:
+        return WorkerStalledError(
+            f"inference is stuck: {MOST_STUCK} threads in a row did not come back, the last one "
+            f"because {self.last_reason}. Look at the device and the disk; clean up and configure "
+            "the node anew, or start it anew."
+        )
 
     def _work(self) -> None:
-        while (job := self._next()) is not None:
-            self._embed(job)
+        while (turn := self._next()) is not None:
+            self._own.turn = turn
+            self._embed(turn)
+            if turn.reason:
+                return
             try:
-                job.run()
+                turn.job.run()
             except Exception as error:
                 # A job reports its own errors; one that gets here is a defect, and must
                 # neither end the thread nor leave a caller waiting.
                 _log.exception("a job failed in the inference worker")
-                job.give_up(error)
+                turn.job.give_up(error)
 
-    def _next(self) -> _Job | None:
+    def _next(self) -> Turn | None:
+        """Return the next turn, or None where this thread is to end."""
+        me = threading.current_thread()
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or any(self._jobs.values()))
-            requests, frames = self._jobs[Priority.REQUEST], self._jobs[Priority.FRAME]
-            if frames and (not requests or self._in_a_row >= _MOST_IN_A_ROW):
-                self._in_a_row = 0
-                return frames.popleft()
-            if requests:
-                self._in_a_row = self._in_a_row + 1 if frames else 0
-                return requests.popleft()
-            return None
+            if self._thread is me:
+                self._turn = None
+            self._changed.wait_for(
+                lambda: self._closed or self._thread is not me or len(self._jobs) > 0
+            )
+            if self._closed or self._thread is not me:
+                return None
+            self._turns += 1
+            self._turn = Turn(self._jobs.take(), self._turns)
+            return self._turn
 
-    def _embed(self, job: _Job) -> None:
+    def _embed(self, turn: Turn) -> None:
         """Embed the job's instruction together with those that wait, if any do."""
-        if self._embed_ahead is None or not job.instruction or job.instruction in self._embedded:
+        instruction = turn.job.instruction
+        if self._embed_ahead is None or not instruction:
             return
         with self._changed:
-            others = [other.instruction for other in self._jobs[Priority.REQUEST]]
-        together = list(dict.fromkeys([job.instruction, *filter(None, others)]))[:_MOST_AHEAD]
-        self._embedded = set(together)
-        if len(together) == 1:
+            together = self._jobs.to_embed(instruction)
+        if len(together) < 2:
             return
         try:
             self._embed_ahead(together)
         except Exception as error:
             # One of them is malformed, or the model failed: each job finds that out by itself.
             _log.debug("instructions were not embedded together: %s", error)
+
+
+def _stalled(reason: str, amid: str) -> str:
+    """Return what the caller of a job is told whose thread was replaced."""
+    outcome = (
+        f"It stalled while {amid}, and whether that was done is not known."
+        if amid
+        else "Nothing was changed."
+    )
+    return (
+        f"this request was given up because {reason}. {outcome} Ask again; where that repeats, "
+        "look at the device and the disk, or raise worker_stall_sec."
+    )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
 Matrix = NDArray[np.float64]
 
 _ITQ_STEPS = 50
+_LEAST = 1e-12
+_CLEAR = 1e-6  # of the strongest axis: below lies rounding
 
 
 def whitening(centred: Matrix, shrinkage: float) -> Matrix:
@@ -41,6 +45,32 @@ def within(rows: Matrix, labels: NDArray[np.int64]) -> Matrix:
     sums = np.zeros((len(counts), rows.shape[1]))
     np.add.at(sums, labels, rows)
     found: Matrix = rows - (sums / np.maximum(counts, 1)[:, None])[labels]
+    return found
+
+
+def between(modalities: Iterable[Matrix], labels: NDArray[np.int64]) -> Matrix:
+    """Return the axes along which the means of labels differ.
+
+    A label's mean is that of its means in all modalities, each of which counts alike, so that what
+    only one of them varies with is outweighed by what tells the labels apart in all.
+
+    Args:
+        modalities: Of each the centred rows, shape ``(n, dim)``.
+        labels: Of the rows, from 0 on, shape ``(n,)``.
+
+    Returns:
+        Orthonormal rows, shape ``(axes, dim)``: one axis less than labels, or fewer.
+    """
+    counts = np.bincount(labels)
+    together: Matrix = np.zeros((1, 1))
+    for rows in modalities:
+        sums = np.zeros((len(counts), rows.shape[1]))
+        np.add.at(sums, labels, rows)
+        means = sums / np.maximum(counts, 1)[:, None]
+        means -= means.mean(axis=0)
+        together = together + means / max(float(np.linalg.norm(means)), _LEAST)
+    _, strengths, axes = np.linalg.svd(together, full_matrices=False)
+    found: Matrix = axes[strengths > _CLEAR * max(float(strengths.max()), _LEAST)]
     return found
 
 

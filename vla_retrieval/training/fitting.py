@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 from vla_retrieval.heads import HashHead, JointHead, MetricHead, WeightedHead
 from vla_retrieval.training.data import Pairs
-from vla_retrieval.training.hashing import HashLearner, itq_start
+from vla_retrieval.training.hashing import HashLearner
 from vla_retrieval.training.joint import JointLearner, as_joint
 from vla_retrieval.training.learner import Learner, batch_of
 from vla_retrieval.training.libraries import training_device
 from vla_retrieval.training.loop import Curves, Told, fit
 from vla_retrieval.training.measuring import Validation
-from vla_retrieval.training.metric import MetricLearner, starts
+from vla_retrieval.training.metric import MetricLearner
 from vla_retrieval.training.settings import TrainingSettings
+from vla_retrieval.training.starts import hash_start, starts
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,25 +51,20 @@ def fit_method(
     learner: Learner
     before: WeightedHead
     batch = batch_of(pairs, device)
+    start = max(starts(pairs), key=lambda start: validation(start.head))
+    name = start.name
     if settings.method == "hash":
         before = HashHead.initial(pairs.encoder, settings.bits, settings.seed)
-        codes = itq_start(pairs, settings.bits, settings.seed)
-        learner, name = HashLearner(codes, batch, device), "iterative quantization"
+        codes, name = hash_start(pairs, start, settings.bits, settings.seed)
+        learner = HashLearner(codes, batch, device)
     elif settings.method == "metric":
         before = MetricHead.identity(pairs.encoder)
-        start = max(starts(pairs), key=validation)
-        learner, name = MetricLearner(start, device), _name(start)
+        learner = MetricLearner(start.head, device)
     else:
         before = JointHead.identity(pairs.encoder)
-        start = max(starts(pairs), key=lambda head: validation(as_joint(head)))
-        learner, name = JointLearner(as_joint(start), settings, device), _name(start)
+        learner = JointLearner(as_joint(start.head), settings, device)
     head, curves = fit(learner, batch, settings, validation, told)
     # Random hyperplanes are nobody's choice; the encoder's own embeddings are.
     if settings.method != "hash" and not validation.surely_better(head, before):
         return Fitted(before, before, name, curves, untrained=True)
     return Fitted(head, before, name, curves)
-
-
-def _name(start: MetricHead) -> str:
-    identity = start.digest == MetricHead.identity(start.encoder).digest
-    return "the identity" if identity else "whitening within tasks"

@@ -1,6 +1,6 @@
 """Learns binary codes: a relaxation of the bits, what they are to keep, and how they are to be.
 
-The bits begin with ITQ, centred in each modality. Then three things are asked of them:
+The bits begin with iterative quantization (``starts``). Then three things are asked of them:
 
 - *Keep the layout.* The order of a batch by code follows the order by embedding, as distributions
   over the batch (a listwise distillation; Cao et al., "Learning to rank", 2007).
@@ -11,15 +11,12 @@ The bits begin with ITQ, centred in each modality. Then three things are asked o
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax, softmax
 
 from vla_retrieval.heads import HashHead
-from vla_retrieval.training.closed import itq
 from vla_retrieval.training.contrast import attraction, index_pairs
-from vla_retrieval.training.data import Pairs
 from vla_retrieval.training.learner import Batch, to_array, to_tensors
 from vla_retrieval.training.libraries import metric_learning
 from vla_retrieval.types import Modality
@@ -31,21 +28,9 @@ _DIRECTIONS = (
 )
 _LAYOUT_TEMPERATURE = 0.05
 _CODE_TEMPERATURE = 0.1
-_LAYOUT, _TASKS, _QUANTISED, _BALANCED, _DIFFERENT = 1.0, 1.0, 0.05, 0.1, 1.0
+_LAYOUT, _TASKS, _QUANTISED, _BALANCED, _DIFFERENT = 2.0, 1.0, 0.05, 0.1, 1.0
 """Weights of the terms."""
 _LEAST_SPREAD = 1e-6  # where all rows are one
-
-
-def itq_start(pairs: Pairs, bits: int, seed: int) -> HashHead:
-    """Return ITQ with one set of hyperplanes, through the mean of each modality."""
-    rows = {m: pairs.half(m).astype(np.float64) for m in Modality}
-    means = {m: rows[m].mean(axis=0) for m in Modality}
-    planes = itq(np.concatenate([rows[m] - means[m] for m in Modality]), bits, seed)
-    weights = {}
-    for m in Modality:
-        weights[f"{m.value}.weight"] = planes.astype(np.float32)
-        weights[f"{m.value}.threshold"] = (planes @ means[m]).astype(np.float32)
-    return HashHead(pairs.encoder, weights)
 
 
 class HashLearner:

@@ -2,8 +2,8 @@
 
 Radford et al., "Learning transferable visual models from natural language supervision", 2021, with
 the positives of Khosla et al., "Supervised contrastive learning", 2020 (``L_out``). It begins with
-the identity or with whitening within tasks, whichever validates better: with a few hundred episodes
-that is most of what can be learned, and cannot be learned by heart.
+the identity or with a linear discriminant (``starts``), whichever validates better: with a few
+hundred episodes that is most of what can be learned, and cannot be learned by heart.
 """
 
 from __future__ import annotations

@@ -1,48 +1,20 @@
-"""Learns a metric: whitening within tasks to begin with, then multi-similarity with mining.
+"""Learns a metric: the multi-similarity loss with its miner.
 
-The start is the linear discriminant of the labels (Fisher 1936), with its covariance shrunk as
-validation decides; from there, Wang et al., "Multi-similarity loss with general pair weighting for
-deep metric learning", 2019, loss and miner.
+Wang et al., "Multi-similarity loss with general pair weighting for deep metric learning", 2019. It
+begins with a linear discriminant (``starts``).
 """
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from vla_retrieval.heads import MetricHead
-from vla_retrieval.training.closed import whitening, within
 from vla_retrieval.training.contrast import attraction
-from vla_retrieval.training.data import Pairs, codes_of
 from vla_retrieval.training.learner import Batch, to_array, to_tensors
 from vla_retrieval.training.libraries import metric_learning
 from vla_retrieval.types import Modality
-
-SHRINKAGES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.7)
-
-
-def starts(pairs: Pairs) -> list[MetricHead]:
-    """Return the identity and whitenings within tasks, each with another shrinkage.
-
-    Args:
-        pairs: To learn from. How scenes of one label differ is what is whitened; each modality has
-            a centre of its own, which takes away what only tells the modalities apart.
-    """
-    rows = {m: pairs.half(m).astype(np.float64) for m in Modality}
-    centres = {m: rows[m].mean(axis=0) for m in Modality}
-    inner = within(rows[Modality.SCENE], codes_of(pairs.labels))
-    heads = [MetricHead.identity(pairs.encoder)]
-    heads += [
-        MetricHead(
-            pairs.encoder,
-            {"weight": whitening(inner, shrinkage).astype(np.float32)}
-            | {f"{m.value}.centre": centres[m].astype(np.float32) for m in Modality},
-        )
-        for shrinkage in SHRINKAGES
-    ]
-    return heads
 
 
 class MetricLearner:

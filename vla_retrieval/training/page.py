@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from vla_retrieval.evaluation.report.libraries import library
 from vla_retrieval.evaluation.report.page import render
 from vla_retrieval.evaluation.results import Estimate
 from vla_retrieval.publishing import published
-from vla_retrieval.training.measuring import DIRECTIONS
+from vla_retrieval.training.measuring import DIRECTIONS, SHORTLIST
 from vla_retrieval.training.train import Trained
 
 _COLUMNS = (
@@ -36,7 +36,7 @@ def render_page(trained: Trained) -> str:
     markup = library("markupsafe").Markup
     curves = record["curves"]
     drawn = [
-        ("validation NDCG@10 by epoch", plots.epochs("validation", curves["validation"], 0)),
+        ("validation by epoch", plots.epochs("validation", curves["validation"], 0)),
         ("loss by epoch", plots.epochs("loss", curves["loss"], 1)),
     ]
     data = record["data"]
@@ -81,13 +81,28 @@ def _directions(metrics: dict[str, Any]) -> list[tuple[str, Any, list[view.Colum
 def _notes(trained: Trained) -> Sequence[str]:
     judged = "codes alone, by Hamming distance" if trained.head.bits else "projected embeddings"
     before = "random hyperplanes" if trained.head.bits else "the encoder's own embeddings"
-    return (
+    notes = (
         "Held-out episodes were neither learned from nor used to choose anything: they say what to"
         " expect. Where numbers on episodes that were learned from are far better, the head has"
         " learned those by heart.",
         "Each query is a pair of its side, and is to find the other episodes of its side that have"
         " its label. Its own episode is left out.",
         f"What is ranked are {judged}; before training, {before}.",
+    )
+    proposing = trained.record.get("proposing")
+    return notes if proposing is None else (*notes, told_of_proposing(proposing["test"]))
+
+
+def told_of_proposing(held_out: Mapping[str, Mapping[str, float]]) -> str:
+    """Return one sentence about what is kept where codes propose, of ``record["proposing"]``."""
+    each = ", ".join(
+        f"{of['recall']:.3f} and {of['best']:.3f} ({direction})"
+        for direction, of in held_out.items()
+    )
+    return (
+        f"Where the {SHORTLIST} nearest codes (a tenth of fewer than {10 * SHORTLIST}) propose and"
+        " the encoder's embeddings rank, what is kept of the encoder's own Recall@10 and of its"
+        f" ten best, held out: {each}."
     )
 
 
@@ -103,5 +118,6 @@ def _told(record: dict[str, Any]) -> str:
     )
     return (
         f"Began with {record['start']}; {ended}. {kept}"
-        f" Validation is the mean NDCG@10 of: {validated}. {record['seconds']:.1f} s."
+        f" Validation is the {record['validated']['metric']}, of: {validated}."
+        f" {record['seconds']:.1f} s."
     )

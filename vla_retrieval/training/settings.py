@@ -10,7 +10,7 @@ from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.heads import METHODS
 from vla_retrieval.heads.hashing import check_bits
 
-LEARNING_RATES = {"joint": 2e-4, "metric": 1e-3, "hash": 3e-3}
+LEARNING_RATES = {"joint": 2e-4, "metric": 1e-3, "hash": 3e-4}
 """Method to the learning rate that validated best on rendered scenes."""
 
 

@@ -20,7 +20,7 @@ from tools.benchmarks.truth import DIRECTIONS, Truth
 from vla_retrieval.memory import Memory
 from vla_retrieval.types import Modality
 
-_CODES = {"ivf": "SQfp16", "ivf_sq8": "SQ8"}
+_CODES = {"pq": "SQfp16", "pq_sq8": "SQ8"}
 _MOST_PROBES = 4096
 
 

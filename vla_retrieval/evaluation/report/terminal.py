@@ -19,7 +19,13 @@ from vla_retrieval.evaluation.report.naming import (
 )
 from vla_retrieval.evaluation.report.texts import readable
 from vla_retrieval.evaluation.report.view import columns_of, kinds_in
-from vla_retrieval.evaluation.results import Estimate, Evaluation, KnownResult, LiveResult
+from vla_retrieval.evaluation.results import (
+    Agreement,
+    Estimate,
+    Evaluation,
+    KnownResult,
+    LiveResult,
+)
 
 
 def summary_table(evaluation: Evaluation, average: str = "micro") -> Table:
@@ -80,6 +86,20 @@ def live_table(live: LiveResult) -> Table:
     return table
 
 
+def agreement_table(agreement: Mapping[str, Agreement]) -> Table:
+    """Return how many rankings of a running node are the same as offline, by direction."""
+    table = _table("rankings of the node beside the offline evaluation of the same bags")
+    table.add_column("direction")
+    for head in (
+        "answered live", "offline", "by both", "same ranking", "largest difference of scores",
+    ):  # fmt: skip
+        table.add_column(head, justify="right")
+    for name, one in agreement.items():
+        counts = map(spell_count, (one.live, one.offline, one.both, one.same))
+        table.add_row(Text(readable(name)), *counts, f"{one.largest_difference:.1e}")
+    return table
+
+
 def wall_line(wall_sec: Mapping[str, float]) -> str:
     """Return the wall time and the share of each part that took a hundredth of it or more."""
     total = sum(wall_sec.values())
@@ -127,6 +147,8 @@ def print_evaluation(evaluation: Evaluation, console: Console | None = None) -> 
         console.print(known_table(evaluation.known))
     if evaluation.live:
         console.print(live_table(evaluation.live))
+        if evaluation.live.agreement:
+            console.print(agreement_table(evaluation.live.agreement))
     if evaluation.wall_sec:
         console.print(Text(wall_line(evaluation.wall_sec), style="dim"))
     for note in evaluation.notes:
