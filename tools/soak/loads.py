@@ -29,6 +29,7 @@ from vla_retrieval_msgs.msg import Filter, MatchArray
 CAMERA_HZ: Final = 30.0
 _AT_ONCE: Final = 16
 _SCENES: Final = 64
+_WINDOW_SEC: Final = 5.0  # that the contact sheet is shown, and hidden
 _LOOP_SEC: Final = 20.0  # of the bag that the clock and the camera follow
 _BAG_BEGIN_NS: Final = 1_000_000_000_000_000_000
 _NS_PER_SEC: Final = 1_000_000_000
@@ -100,6 +101,7 @@ class Loads:
             MarkerArray, "retrieval/markers", lambda _: tally.count("markers received"), 10
         )
         self._sheets: Any = None
+        self._window: Any = None
         self._pictures = [_picture(seed) for seed in range(_SCENES)]
         self._free = threading.Semaphore(_AT_ONCE)
         self._stop = threading.Event()
@@ -111,7 +113,6 @@ class Loads:
         loads: tuple[tuple[Callable[[int, np.random.Generator], None], float], ...] = (
             (self._film, CAMERA_HZ), (self._ask, 10.0), (self._remember, 5.0), (self._read, 2.0),
             (self._forget, 0.5), (self._set_parameter, 0.5), (self._instruct, 0.2),
-            (self._look, 0.1),
         )  # fmt: skip
         for seed, (do, rate_hz) in enumerate(loads):
             thread = threading.Thread(
@@ -119,10 +120,14 @@ class Loads:
             )
             self._threads.append(thread)
             thread.start()
+        # In the client's own thread: a subscription must not go while another thread waits for it.
+        self._window = self._client.node.create_timer(_WINDOW_SEC, self._look)
 
     def stop(self, within_sec: float) -> None:
         """End all of it, and wait for the answers that are on their way."""
         self._stop.set()
+        if self._window is not None:
+            self._window.cancel()
         for thread in self._threads:
             thread.join(within_sec)
         end = time.monotonic() + within_sec
@@ -248,7 +253,7 @@ class Loads:
     def _instruct(self, number: int, random: np.random.Generator) -> None:
         self._instructions.publish(String(data=_TEXTS[number % len(_TEXTS)]))
 
-    def _look(self, number: int, random: np.random.Generator) -> None:
+    def _look(self) -> None:
         """Open and close a window that shows the contact sheet."""
         if self._sheets is None:
             self._sheets = self._client.node.create_subscription(

@@ -69,6 +69,8 @@ class Result:
             its first and last tenth.
         growth: Of the resident memory; None with fewer than 16 samples.
         anonymous_growth: Of its anonymous part, without files and shared memory.
+        memory: Rows of (seconds, resident bytes, anonymous bytes), one a second, of the measured
+            load.
     """
 
     seconds: float
@@ -85,6 +87,7 @@ class Result:
     resident_mb: tuple[float, float]
     growth: Slope | None
     anonymous_growth: Slope | None
+    memory: list[list[float]]
 
 
 def soak(settings: Settings) -> Result:
@@ -157,6 +160,7 @@ def _result(
         resident_mb=(float(np.median(ends[0])) / _MB, float(np.median(ends[1])) / _MB),
         growth=slopes[0],
         anonymous_growth=slopes[1],
+        memory=np.column_stack([times, sizes]).tolist(),
     )
 
 

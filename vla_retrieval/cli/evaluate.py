@@ -30,6 +30,16 @@ from vla_retrieval.types import Similarity
 _EXIT_CODES = "exit codes: 0 done, 1 failed or a gate did, 2 wrong usage, 130 interrupted"
 
 
+_MODEL = {
+    "model": "open_clip model, e.g. ViT-B-32/laion2b_s34b_b79k",
+    "pretrained": "its pretrained tag, where the model does not name it",
+    "checkpoint": "weights file instead of a pretrained tag",
+    "device": "auto, cpu, cuda or cuda:N",
+    "engine": "auto, torch, openvino or onnxruntime",
+    "precision": "auto, fp32, fp16, bf16 or int8",
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
@@ -113,12 +123,13 @@ def _parser() -> argparse.ArgumentParser:
         prog="evaluate",
         description="Evaluate retrieval on rosbags: some episodes make the memory, others ask it."
         " `evaluate compare A B` compares two results.",
-        epilog=_EXIT_CODES,
+        epilog="example: evaluate demo/bag --relevance labels:demo/tasks.yaml --out report"
+        f" --- {_EXIT_CODES}",
     )
     parser.add_argument("bags", nargs="+", type=Path, help="rosbag2 folders or files")
     parser.add_argument("--out", type=Path, required=True, help="new folder for the report")
     parser.add_argument("--work", type=Path, help="folder that lets a broken run go on (OUT.work)")
-    parser.add_argument("--title", default="Retrieval evaluation")
+    parser.add_argument("--title", default="Retrieval evaluation", help="of the page")
     parser.add_argument("--json", action="store_true", help="the result on stdout, as JSON")
     model = parser.add_argument_group("model")
     add_model(model)
@@ -145,9 +156,12 @@ def add_scoring(group: argparse._ArgumentGroup) -> None:
         help="what is relevant: the same instruction (default), the rest of the same episode, the"
         " same task by labels:FILE (YAML or JSON), or what a TREC file says, qrels:FILE",
     )  # fmt: skip
-    group.add_argument("--k", type=int, nargs="+", default=[1, 5, 10])
+    group.add_argument("--k", type=int, nargs="+", default=[1, 5, 10], help="of metrics (1 5 10)")
     group.add_argument("--depth", type=int, default=100, help="entries retrieved (100)")
-    group.add_argument("--similarity", choices=[s.value for s in Similarity], default="cosine")
+    group.add_argument(
+        "--similarity", choices=[s.value for s in Similarity], default="cosine",
+        help="how embeddings are compared (default: cosine)",
+    )  # fmt: skip
     group.add_argument("--scene-weight", type=float, default=0.5, help="in the pair (0.5)")
     group.add_argument(
         "--alpha", type=float, default=0.05, help="share of answerable queries called unknown"
@@ -157,8 +171,10 @@ def add_scoring(group: argparse._ArgumentGroup) -> None:
 def add_model(group: argparse._ArgumentGroup) -> None:
     """Declare which encoder makes the embeddings."""
     defaults = EncoderSettings()
-    for name in ("model", "pretrained", "checkpoint", "device", "engine", "precision"):
-        group.add_argument(f"--{name}", default=getattr(defaults, name))
+    for name, text in _MODEL.items():
+        default = getattr(defaults, name)
+        shown = f"{text} (default: {default})" if default else text
+        group.add_argument(f"--{name}", default=default, help=shown)
 
 
 def add_head(group: argparse._ArgumentGroup) -> None:
@@ -177,26 +193,59 @@ def head_of(args: argparse.Namespace, encoder: Encoder) -> Head | None:
 
 def add_reading(group: argparse._ArgumentGroup) -> None:
     """Declare how bags are read."""
-    group.add_argument("--image-topic", action="append", default=[], help="for each camera")
-    group.add_argument("--instruction-topic", default="")
-    group.add_argument("--episode-topic", default="", help="whose messages begin episodes")
-    group.add_argument("--episodes-by-marker-only", action="store_true")
-    group.add_argument("--gap-sec", type=float, default=0.0, help="that ends an episode; 0: none")
-    group.add_argument("--stamps", choices=STAMP_SOURCES, default="header")
+    group.add_argument(
+        "--image-topic", action="append", default=[], metavar="TOPIC",
+        help="of a camera in the bag; several times for several cameras (default: found by type)",
+    )  # fmt: skip
+    group.add_argument(
+        "--instruction-topic", default="", metavar="TOPIC",
+        help="of the instructions in the bag (default: found by type and name)",
+    )  # fmt: skip
+    group.add_argument(
+        "--episode-topic", default="", metavar="TOPIC",
+        help="each of its messages begins an episode (default: none)",
+    )  # fmt: skip
+    group.add_argument(
+        "--episodes-by-marker-only", action="store_true",
+        help="another instruction begins no episode, only markers and gaps do",
+    )  # fmt: skip
+    group.add_argument(
+        "--gap-sec", type=float, default=0.0, metavar="SEC",
+        help="so many seconds without a frame end an episode; 0: never (default: 0)",
+    )  # fmt: skip
+    group.add_argument(
+        "--stamps", choices=STAMP_SOURCES, default="header",
+        help="when a message was: by its header, or when it was recorded (default: header)",
+    )  # fmt: skip
 
 
 def add_split(group: argparse._ArgumentGroup) -> None:
     """Declare which frames make the memory and which ask."""
-    group.add_argument("--query-fraction", type=float, default=0.5, help="of episodes that ask")
+    group.add_argument(
+        "--query-fraction", type=float, default=0.5, metavar="SHARE",
+        help="of the episodes, which ask; the others make the memory (default: 0.5)",
+    )  # fmt: skip
     group.add_argument(
         "--absent-fraction", type=float, default=0.0,
         help="of episodes whose instruction no other has, asked as absent",
     )  # fmt: skip
-    group.add_argument("--gallery-bag", action="append", default=[], help="that makes the memory")
-    group.add_argument("--query-bag", action="append", default=[], help="that asks")
-    group.add_argument("--every-sec", type=float, default=0.0, help="one frame per")
-    group.add_argument("--exclude-within-sec", type=float, default=0.0)
-    group.add_argument("--seed", type=int, default=0)
+    group.add_argument(
+        "--gallery-bag", action="append", default=[], metavar="NAME",
+        help="bag whose episodes all make the memory; may be given several times",
+    )  # fmt: skip
+    group.add_argument(
+        "--query-bag", action="append", default=[], metavar="NAME",
+        help="bag whose episodes all ask; may be given several times",
+    )  # fmt: skip
+    group.add_argument(
+        "--every-sec", type=float, default=0.0, metavar="SEC",
+        help="at most one frame of a camera in so many seconds; 0: all (default: 0)",
+    )  # fmt: skip
+    group.add_argument(
+        "--exclude-within-sec", type=float, default=0.0, metavar="SEC",
+        help="leave out frames that ask so soon before or after one in the memory (default: 0)",
+    )  # fmt: skip
+    group.add_argument("--seed", type=int, default=0, help="of the split (default: 0)")
 
 
 def _compare_parser() -> argparse.ArgumentParser:

@@ -157,7 +157,11 @@ def _interval(of: dict[str, float]) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="train", description="Learn a head from a robot's own pairs.", epilog=_EXIT_CODES
+        prog="train",
+        description="Learn a head from a robot's own pairs: a common space for both modalities"
+        " (joint), a metric, or binary codes (hash).",
+        epilog="example: train --method metric --bag demo/bag --labels demo/tasks.yaml --output"
+        f" head.safetensors --- {_EXIT_CODES}",
     )
     parser.add_argument("--method", choices=list(METHODS), required=True)
     source = parser.add_mutually_exclusive_group(required=True)
@@ -176,7 +180,10 @@ def _parser() -> argparse.ArgumentParser:
     add_model(parser.add_argument_group("model (of --bag) and device"))
     reading = parser.add_argument_group("reading (of --bag)")
     add_reading(reading)
-    reading.add_argument("--every-sec", type=float, default=0.0, help="one frame per")
+    reading.add_argument(
+        "--every-sec", type=float, default=0.0, metavar="SEC",
+        help="at most one frame of a camera in so many seconds; 0: all (default: 0)",
+    )  # fmt: skip
     reading.add_argument("--work", type=Path, help="folder of what was embedded (OUTPUT.work)")
     return parser
 

@@ -1,0 +1,50 @@
+"""A node under the load of a working day: nothing fails, nothing is lost, nothing grows."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tools.soak.__main__ import report
+from tools.soak.soak import Result, Settings, soak
+
+_SECONDS = float(os.environ.get("VLA_SOAK_SEC", "900"))
+_WARM_UP_SEC = min(600.0, _SECONDS)
+# In percent per hour. Caches and pools fill for a while, which a short soak cannot tell from a
+# leak. Over an hour this is 1.25; 100 bytes a frame would be 4.9 of the double's 220 MB.
+_MOST_GROWTH = max(1.0, 5.0 * 900.0 / _SECONDS)
+
+
+def check(result: Result) -> None:
+    """Compare with what has to be so after any soak."""
+    assert not result.failures, result.failures[:10]
+    assert not result.lost, result.lost[:10]
+    assert not result.check
+    assert result.exit_code == 0
+    assert result.acknowledged > result.forgotten > 0
+    assert result.stored > 0
+    done = {"frames answered", "entries remembered", "parameters set", "parameters refused"}
+    assert all(result.counts[what] for what in done), result.counts
+    called = {"retrieve", "remember", "forget", "get_entry", "get_stats"}
+    assert called <= set(result.latency_ms)
+
+
+@pytest.mark.usefixtures("domain")
+def test_a_short_soak_fails_in_nothing_and_loses_nothing(tmp_path: Path) -> None:
+    """Every kind of load in a few seconds."""
+    check(soak(Settings(tmp_path, seconds=14.0, warm_up_sec=0.0, entries=100)))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(4 * 3600)
+@pytest.mark.usefixtures("domain")
+def test_a_long_soak_does_not_grow_either(tmp_path: Path) -> None:
+    """VLA_SOAK_SEC says how long."""
+    result = soak(Settings(tmp_path, seconds=_SECONDS, warm_up_sec=_WARM_UP_SEC))
+    check(result)
+    assert result.growth is not None
+    report(result, Console())
+    assert result.growth.low < _MOST_GROWTH, str(result.growth)

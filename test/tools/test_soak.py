@@ -1,0 +1,97 @@
+"""The soak's own instruments: a leak is seen, noise is not, and a lost entry is named."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+
+from tools.soak.book import Book, Page
+from tools.soak.growth import ProcessMemory, percent_per_hour
+from vla_retrieval.encoders import EncoderSettings, load_encoder
+from vla_retrieval.memory import Memory
+from vla_retrieval.types import NewEntry
+
+SECONDS = np.arange(900.0)
+MB = 1 << 20
+
+
+def resident(percent: float, seed: int) -> np.ndarray:
+    """Return what 200 MB look like over 15 minutes: growth, rebuilds of an index, and noise."""
+    random = np.random.default_rng(seed)
+    rebuilds = 4 * MB * (SECONDS % 45 > 40)
+    wander = np.cumsum(random.normal(0, 2000, len(SECONDS)))
+    return 200 * MB * (1 + percent / 100 * SECONDS / 3600) + rebuilds + wander
+
+
+@pytest.mark.parametrize("percent", [0.0, 20.0, -10.0])
+def test_the_slope_is_found_through_rebuilds_and_noise(percent: float) -> None:
+    found = percent_per_hour(SECONDS, resident(percent, 1))
+    assert found.low <= found.estimate <= found.high
+    assert found.estimate == pytest.approx(percent, abs=1.0)
+
+
+def test_a_leak_of_a_hundred_bytes_a_frame_is_told_from_noise() -> None:
+    """30 Hz over 200 MB: 5 % an hour."""
+    leak = 100 * 30 * 3600 / (200 * MB) * 100
+    for seed in range(5):
+        assert percent_per_hour(SECONDS, resident(leak, seed)).low > 1.0
+        assert percent_per_hour(SECONDS, resident(0.0, seed)).low < 1.0
+
+
+def test_a_process_that_takes_memory_is_seen_to() -> None:
+    with ProcessMemory(os.getpid(), period_sec=0.01) as memory:
+        while not memory.samples:
+            pass
+        before = len(memory.samples)
+        kept = np.ones(64 * MB, np.uint8)
+        while len(memory.samples) < before + 3:
+            pass
+    times, sizes = memory.since(0.0)
+    assert (np.diff(times) > 0).all()
+    assert sizes[-1, 0] - sizes[0, 0] >= 0.9 * kept.nbytes
+    assert (sizes[:, 1] <= sizes[:, 0]).all()
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> tuple[Path, Book]:
+    """Return a memory of nine entries, and a book that agrees with it."""
+    encoder, book = load_encoder(EncoderSettings(model="double")), Book()
+    with Memory.open(tmp_path / "memory", encoder.fingerprint) as memory:
+        for number in range(1, 11):
+            entry = NewEntry(instruction=f"task {number}", stamp_ns=number)
+            row = encoder.encode_instructions([entry.instruction])
+            book.note(memory.add([entry], row, row)[0], Page(entry.instruction, number), [])
+        memory.remove([1])
+    return tmp_path / "memory", book
+
+
+def test_an_entry_that_went_as_the_oldest_is_no_loss(written: tuple[Path, Book]) -> None:
+    folder, book = written
+    assert book.compare(folder) == (9, [])
+
+
+def test_an_entry_that_is_gone_without_a_reason_or_altered_is_named(
+    written: tuple[Path, Book],
+) -> None:
+    folder, book = written
+    book.note(99, Page("task 99", 99), [])
+    book.note(5, Page("another", 5), [])
+    stored, wrong = book.compare(folder)
+    assert stored == 9
+    assert wrong == ["entry 5 is task 5, not another", "entry 99 (task 99) is lost"]
+
+
+def test_what_was_forgotten_or_named_as_evicted_is_not_missed(
+    written: tuple[Path, Book],
+) -> None:
+    folder, book = written
+    book.note(50, Page("task 50", 50), [])
+    book.note(51, Page("task 51", 51), [50])
+    assert set(book.take(np.random.default_rng(0), 100)) >= {51}
+    assert book.evicted == 1
+    assert book.compare(folder) == (9, [])
