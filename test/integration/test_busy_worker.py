@@ -6,10 +6,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from vla_retrieval_msgs.msg import Status
+from vla_retrieval_msgs.msg import MatchArray, Status
 
 from .harness import START_SEC, WAIT_SEC, Robot, image_message, picture, wait_until
 from .local_node import LocalNode
@@ -134,13 +135,18 @@ def test_who_accepts_a_stale_answer_gets_the_last_one_at_the_deadline(
         assert refused.status.code == Status.DEADLINE_EXCEEDED
 
 
+def answered_before(planner: Robot) -> tuple[dict[str, Any], MatchArray]:
+    """Return a question that accepts stale answers, and the answer that it had."""
+    planner.call("remember", image=image_message(picture(1), 1), instruction="cup")
+    question = {"instruction": "cup", "accept_stale": True}
+    return question, planner.call("retrieve", **question).result
+
+
 def test_who_accepts_a_stale_answer_gets_the_last_one_when_too_many_wait(
     gated: GatedNode, planner: Robot
 ) -> None:
     """Instead of BUSY."""
-    planner.call("remember", image=image_message(picture(1), 1), instruction="cup")
-    question = {"instruction": "cup", "accept_stale": True}
-    fresh = planner.call("retrieve", **question).result
+    question, fresh = answered_before(planner)
     gated.hold()
     waiting = [planner.client.call_async("retrieve", instruction=f"{n}") for n in range(3)]
     wait_until(
@@ -179,9 +185,7 @@ def test_a_deadline_that_cannot_be_met_is_answered_at_once(
 def test_who_accepts_a_stale_answer_gets_it_at_once_where_the_deadline_cannot_be_met(
     gated: GatedNode, planner: Robot
 ) -> None:
-    planner.call("remember", image=image_message(picture(1), 1), instruction="cup")
-    question = {"instruction": "cup", "accept_stale": True}
-    fresh = planner.call("retrieve", **question).result
+    question, fresh = answered_before(planner)
     gated.hold()
     for _ in range(32):  # as many as it goes by
         gated.node.active_session().forecast.note(
