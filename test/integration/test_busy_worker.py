@@ -215,3 +215,17 @@ def test_a_request_whose_deadline_passed_leaves_its_place_to_another(
         late = planner.call("retrieve", instruction=f"{n}", timeout_sec=0.05)
         assert late.status.code == Status.DEADLINE_EXCEEDED
     assert gated.node.active_session().worker.waiting == 0
+
+
+def test_a_pair_is_refused_and_not_waited_for_while_the_index_is_overdue(
+    gated: GatedNode, planner: Robot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Building it may take minutes, in which the inference thread has others to answer."""
+    memory = gated.node.active_session().memory
+    monkeypatch.setattr(memory, "overdue", lambda: "70000 entries are for ivf, not exact")
+    refused = planner.call("remember", image=image_message(picture(1), 1), instruction="cup")
+    assert refused.status.code == Status.BUSY
+    assert "70000 entries are for ivf" in refused.message
+    assert planner.call("retrieve", instruction="cup").success
+    monkeypatch.undo()
+    assert planner.call("remember", image=image_message(picture(1), 1), instruction="cup").success
