@@ -233,15 +233,27 @@ def test_embedding_that_is_not_finite_is_an_error_and_not_a_vector(load, monkeyp
     assert len(encoder._cache) == 0
 
 
-def test_device_that_runs_out_of_memory_says_what_to_lower(load, monkeypatch, scene):
-    encoder = load()
+def test_device_that_runs_out_of_memory_gets_smaller_batches_and_then_says_what_to_lower(
+    load, monkeypatch, scene
+):
+    encoder, room = load(), 2
+    images = [scene(8, 8 + n) for n in range(5)]
+    expected = encoder.encode_images(images)
+    embed = encoder._engine.embed_pixels
 
-    def fail(prepared):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+    def crowded(prepared):
+        if len(prepared) > room:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return embed(prepared)
 
-    monkeypatch.setattr(encoder._engine, "embed_pixels", fail)
-    with pytest.raises(EncoderError, match=r"out of memory.*batch_size lower"):
-        encoder.encode_images([scene(8, 8)])
+    monkeypatch.setattr(encoder._engine, "embed_pixels", crowded)
+    assert encoder.warning == ""
+    np.testing.assert_allclose(encoder.encode_images(images), expected, atol=1e-5)
+    assert "at most 2 inputs" in encoder.warning
+    room = 0
+    with pytest.raises(EncoderError, match=r"cpu ran out of memory.*a batch of 1.*smaller"):
+        encoder.encode_images(images)
+    assert encoder.encode_instructions(["cup"]).shape == (1, encoder.dim)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

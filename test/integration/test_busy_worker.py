@@ -6,10 +6,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from vla_retrieval_msgs.msg import Status
+from vla_retrieval_msgs.msg import MatchArray, Status
 
 from .harness import START_SEC, WAIT_SEC, Robot, image_message, picture, wait_until
 from .local_node import LocalNode
@@ -134,13 +135,18 @@ def test_who_accepts_a_stale_answer_gets_the_last_one_at_the_deadline(
         assert refused.status.code == Status.DEADLINE_EXCEEDED
 
 
+def answered_before(planner: Robot) -> tuple[dict[str, Any], MatchArray]:
+    """Return a question that accepts stale answers, and the answer that it had."""
+    planner.call("remember", image=image_message(picture(1), 1), instruction="cup")
+    question = {"instruction": "cup", "accept_stale": True}
+    return question, planner.call("retrieve", **question).result
+
+
 def test_who_accepts_a_stale_answer_gets_the_last_one_when_too_many_wait(
     gated: GatedNode, planner: Robot
 ) -> None:
     """Instead of BUSY."""
-    planner.call("remember", image=image_message(picture(1), 1), instruction="cup")
-    question = {"instruction": "cup", "accept_stale": True}
-    fresh = planner.call("retrieve", **question).result
+    question, fresh = answered_before(planner)
     gated.hold()
     waiting = [planner.client.call_async("retrieve", instruction=f"{n}") for n in range(3)]
     wait_until(
@@ -179,9 +185,7 @@ def test_a_deadline_that_cannot_be_met_is_answered_at_once(
 def test_who_accepts_a_stale_answer_gets_it_at_once_where_the_deadline_cannot_be_met(
     gated: GatedNode, planner: Robot
 ) -> None:
-    planner.call("remember", image=image_message(picture(1), 1), instruction="cup")
-    question = {"instruction": "cup", "accept_stale": True}
-    fresh = planner.call("retrieve", **question).result
+    question, fresh = answered_before(planner)
     gated.hold()
     for _ in range(32):  # as many as it goes by
         gated.node.active_session().forecast.note(
@@ -211,3 +215,17 @@ def test_a_request_whose_deadline_passed_leaves_its_place_to_another(
         late = planner.call("retrieve", instruction=f"{n}", timeout_sec=0.05)
         assert late.status.code == Status.DEADLINE_EXCEEDED
     assert gated.node.active_session().worker.waiting == 0
+
+
+def test_a_pair_is_refused_and_not_waited_for_while_the_index_is_overdue(
+    gated: GatedNode, planner: Robot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Building it may take minutes, in which the inference thread has others to answer."""
+    memory = gated.node.active_session().memory
+    monkeypatch.setattr(memory, "overdue", lambda: "70000 entries are for ivf, not exact")
+    refused = planner.call("remember", image=image_message(picture(1), 1), instruction="cup")
+    assert refused.status.code == Status.BUSY
+    assert "70000 entries are for ivf" in refused.message
+    assert planner.call("retrieve", instruction="cup").success
+    monkeypatch.undo()
+    assert planner.call("remember", image=image_message(picture(1), 1), instruction="cup").success

@@ -91,18 +91,7 @@ class Session:
         """
         self.settings = settings
         self.health = health
-        self.encoder: Encoder = load_encoder(
-            EncoderSettings(
-                model=settings.model,
-                pretrained=settings.pretrained,
-                checkpoint=settings.checkpoint,
-                device=settings.device,
-                engine=settings.engine,
-                engine_cache_dir=settings.engine_cache_dir,
-                precision=settings.precision,
-                threads=settings.threads,
-            )
-        )
+        self.encoder: Encoder = load_encoder(encoder_settings(settings))
         self.encoder.warm_up()
         self.similarity = Similarity(settings.similarity)
         head = self.load_head(settings.head_path)
@@ -230,6 +219,24 @@ class Session:
                 _LAST_JOB_SEC,
                 "; the memory stays locked until it does" if closing.is_alive() else "",
             )
+
+
+def encoder_settings(settings: Settings) -> EncoderSettings:
+    """Return which model the parameters want, and how it is to run.
+
+    Raises:
+        InvalidInputError: If a value is out of its range.
+    """
+    return EncoderSettings(
+        model=settings.model,
+        pretrained=settings.pretrained,
+        checkpoint=settings.checkpoint,
+        device=settings.device,
+        engine=settings.engine,
+        engine_cache_dir=settings.engine_cache_dir,
+        precision=settings.precision,
+        threads=settings.threads,
+    )
 
 
 def memory_options(settings: Settings) -> MemoryOptions:
