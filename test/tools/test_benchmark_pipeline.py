@@ -13,6 +13,7 @@ pytest.importorskip("torch")
 pytest.importorskip("open_clip")
 
 from tools.benchmarks.pipeline import report
+from tools.benchmarks.pipeline.bars import bars_of
 from tools.benchmarks.pipeline.stages import RATIOS
 
 ROOT = Path(__file__).parents[2]
@@ -55,13 +56,12 @@ def load_of(latency: float, query: float, lost: int = 0) -> dict:
 
 
 def test_a_load_is_held_against_its_bars_and_shown_with_its_units(capsys):
-    load = pytest.importorskip("tools.benchmarks.pipeline.load", reason="needs ROS")
     found = {
         "quiet": load_of(40.0, 29.0),
         "hogged": load_of(120.0, 31.0, lost=2),
         "delivery": {"share delivered, least": 0.995},
     }
-    found["bars"] = load.bars_of(found)
+    found["bars"] = bars_of(found)
     met = {line["text"]: line["met"] for line in found["bars"]}
     assert [text for text, is_met in met.items() if not is_met] == [
         "alone: stamp to match p50, hogged / quiet",

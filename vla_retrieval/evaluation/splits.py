@@ -85,7 +85,8 @@ class Split:
 
     Attributes:
         gallery: Make the memory.
-        queries: Ask for what the memory holds: each one's instruction is in the gallery.
+        queries: Ask for what the memory holds: each one's instruction is in the gallery, or its
+            episode where they were split within episodes.
         absent: Ask for what the memory does not hold: none's instruction is in the gallery.
         counts: Frames, episodes and instructions of each, and what was left out: name to number.
         notes: Sentences about each choice.

@@ -8,9 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -18,20 +17,14 @@ from typing import Any, Final
 import numpy as np
 from domain_coordinator import domain_id
 from numpy.typing import NDArray
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.task import Future
-from sensor_msgs.msg import Image
-from std_msgs.msg import Header
 
 from tools.benchmarks import transports
-from tools.benchmarks.pipeline.bench import SIZES, Settings, filled_memory, memory_folder
+from tools.benchmarks.pipeline.bars import bars_of
+from tools.benchmarks.pipeline.bench import Settings, filled_memory, memory_folder
+from tools.benchmarks.pipeline.traffic import ANSWER_SEC, Camera, Watcher
 from vla_retrieval.encoders import load_encoder
-from vla_retrieval.encoders.verification import draw_scene
 from vla_retrieval.ros.client import RetrievalClient
-from vla_retrieval.ros.conversions import to_ns, to_stamp
-from vla_retrieval.ros.images import to_image_message
 from vla_retrieval.transport import large_image_environment
-from vla_retrieval_msgs.msg import MatchArray
 
 _CAMERA_HZ: Final = 30.0
 _CALLS_HZ: Final = 10.0
@@ -44,7 +37,6 @@ _RESEND_SEC: Final = 2.0
 _DELIVERIES: Final = 4
 _DELIVERED: Final = 150
 _START_SEC: Final = 300.0
-_ANSWER_SEC: Final = 60.0
 _HOG: Final = "while True: pass"
 _SHARE: Final = Path(__file__).parents[3]
 
@@ -75,87 +67,6 @@ def measure(settings: Settings) -> dict[str, Any]:
     found["delivery"] = _delivery()
     found["bars"] = bars_of(found)
     return found
-
-
-class Watcher:
-    """Notes when matches and answers come.
-
-    Attributes:
-        latency_ms: From a frame's stamp to its matches.
-        age_ms: Of the frame when the node began to work on it.
-        encode_ms: What the node took to embed the frame and the instruction.
-        failures: Messages of calls that failed.
-    """
-
-    def __init__(self, client: RetrievalClient) -> None:
-        self.latency_ms: list[float] = []
-        self.age_ms: list[float] = []
-        self.encode_ms: list[float] = []
-        self.failures: list[str] = []
-        # Protects latency_ms and wakes whoever waits for the next match.
-        self._heard = threading.Condition()
-        self.subscription = client.node.create_subscription(
-            MatchArray, "retrieval/matches", self._on_matches, 100
-        )
-
-    def _on_matches(self, message: MatchArray) -> None:
-        latency = (time.time_ns() - to_ns(message.header.stamp)) / 1e6
-        times = message.times
-        self.age_ms.append((message.image_age_sec - times.total_sec) * 1e3)
-        self.encode_ms.append((times.encode_image_sec + times.encode_instruction_sec) * 1e3)
-        with self._heard:
-            self.latency_ms.append(latency)
-            self._heard.notify_all()
-
-    def forget(self) -> None:
-        """Begin anew, once nothing is under way."""
-        for values in (self.latency_ms, self.age_ms, self.encode_ms):
-            values.clear()
-
-    def wait_for(self, count: int, within_sec: float) -> bool:
-        """Return whether so many matches came in time."""
-        with self._heard:
-            return self._heard.wait_for(lambda: len(self.latency_ms) >= count, within_sec)
-
-    def call(self, client: RetrievalClient, kind: str, into: list[float], **fields: Any) -> None:
-        """Call a service; note how long the answer takes, or why there is none."""
-        begun = time.perf_counter()
-
-        def done(future: Future[Any]) -> None:
-            into.append((time.perf_counter() - begun) * 1e3)
-            if not future.result().success:
-                self.failures.append(future.result().message)
-
-        client.call_async(kind, _ANSWER_SEC, **fields).add_done_callback(done)
-
-
-class Camera:
-    """Publishes pictures of VGA size, each under the time at which it is sent."""
-
-    def __init__(self, client: RetrievalClient) -> None:
-        quality = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-        self._publisher = client.node.create_publisher(Image, "image", quality)
-        self._frames = [
-            to_image_message(draw_scene(SIZES["VGA"], seed), Image()) for seed in range(8)
-        ]
-        self.published = 0
-
-    def publish(self) -> None:
-        """Send the next frame."""
-        message = self._frames[self.published % len(self._frames)]
-        message.header = Header(stamp=to_stamp(time.time_ns()), frame_id="camera")
-        self._publisher.publish(message)
-        self.published += 1
-
-    def wait_for_node(self, watcher: Watcher) -> None:
-        """Return once the node hears the camera and the watcher hears the node."""
-        end = time.monotonic() + _ANSWER_SEC
-        while not (
-            self._publisher.get_subscription_count() and watcher.subscription.get_publisher_count()
-        ):
-            if time.monotonic() > end:
-                raise RuntimeError("the node does not listen to the camera")
-            time.sleep(0.02)
 
 
 def _one_load(
@@ -207,7 +118,7 @@ def _loaded(
     published = camera.published
     asked = _drive(client, camera, watcher, seconds, (queries, inserts))
     published = camera.published - published
-    end = time.monotonic() + _ANSWER_SEC
+    end = time.monotonic() + ANSWER_SEC
     while len(queries) + len(inserts) < asked and time.monotonic() < end:
         time.sleep(0.05)
     after = client.call("get_stats")
@@ -274,38 +185,6 @@ def _delivery() -> dict[str, Any]:
         "share delivered, least": min(shares, default=0.0),
         "share delivered, mean": float(np.mean(shares)) if shares else 0.0,
     }
-
-
-def bars_of(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what the loads are to stay below, or above, each with its text, value and bar."""
-    quiet, hogged = found["quiet"], found["hogged"]
-    alone = quiet["alone: stamp to match [ms]"]
-    lines: list[tuple[str, float, float, bool]] = [
-        ("alone: stamp to match less encoding, p50 [ms]",
-         quiet["alone: stamp to match, less encoding [ms]"]["p50"], 4.0, True),
-        ("alone: stamp to match, p90 / p50", alone["p90"] / alone["p50"], 1.3, True),
-        ("alone: stamp to match p50, hogged / quiet",
-         hogged["alone: stamp to match [ms]"]["p50"] / alone["p50"], 2.5, True),
-        ("under load: stamp to match p50, hogged / quiet",
-         hogged["stamp to match [ms]"]["p50"] / quiet["stamp to match [ms]"]["p50"], 2.5, True),
-        ("720p at 15 Hz, least share delivered",
-         found["delivery"]["share delivered, least"], 0.99, False),
-    ]  # fmt: skip
-    for name in ("quiet", "hogged"):
-        load = found[name]
-        lines += [
-            (f"{name}: text query, p99 under load / p50 idle",
-             load["text query [ms]"]["p99"] / load["text query, idle [ms]"]["p50"], 3.0, True),
-            (f"{name}: frames older than two periods when work began",
-             load["frames older than two periods when work began"], 0.0, True),
-            (f"{name}: calls failed or unanswered",
-             load["calls failed"] + load["calls unanswered"], 0.0, True),
-        ]  # fmt: skip
-    return [
-        {"text": text, "value": float(value), "bar": bar, "below": below,
-         "met": bool(value <= bar if below else value >= bar)}
-        for text, value, bar, below in lines
-    ]  # fmt: skip
 
 
 def _tail(values: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
