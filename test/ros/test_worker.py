@@ -118,6 +118,40 @@ def test_a_flood_of_requests_does_not_starve_the_frame() -> None:
     assert ran[:5] == [0, 1, 2, 3, "frame"]
 
 
+def test_what_is_to_be_remembered_waits_for_questions_and_for_the_frame() -> None:
+    """However early it came."""
+    worker = InferenceWorker(max_waiting=32)
+    gate, ran, done = Gate(worker), [], threading.Event()
+    worker.submit(lambda: (ran.append("pair"), done.set()), ignore, Priority.INGEST)
+    worker.submit(lambda: ran.append("frame"), ignore, Priority.FRAME)
+    worker.submit(lambda: ran.append("question"), ignore)
+    gate.open()
+    assert done.wait(WAIT_SEC)
+    worker.close()
+    assert ran == ["question", "frame", "pair"]
+
+
+def test_neither_questions_nor_frames_keep_a_pair_waiting_for_ever() -> None:
+    """It has its turn after four others, and the frame has not lost its own."""
+    worker = InferenceWorker(max_waiting=32)
+    gate, ran, done = Gate(worker), [], threading.Event()
+
+    def look() -> None:
+        ran.append("frame")
+        if not done.is_set():
+            worker.submit(look, ignore, Priority.FRAME)
+
+    worker.submit(look, ignore, Priority.FRAME)
+    worker.submit(lambda: (ran.append("pair"), done.set()), ignore, Priority.INGEST)
+    for _ in range(12):
+        worker.submit(lambda: ran.append("question"), ignore)
+    gate.open()
+    assert done.wait(WAIT_SEC)
+    worker.close()
+    # The frame and the pair have waited equally long: the frame is first.
+    assert ran[:6] == ["question"] * 4 + ["frame", "pair"]
+
+
 def test_requests_are_not_held_up_by_frames_that_come_again_and_again() -> None:
     """Between two frames four requests run, and no request waits for a second frame in a row."""
     worker = InferenceWorker(max_waiting=32)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from vla_retrieval.errors import RetrievalError
 
 _MOST_IN_A_ROW = 4
-"""Requests that may run one after the other while a frame waits."""
+"""Jobs of higher priorities that may run while one waits."""
 
 _MOST_AHEAD = 8
 """Instructions in one batch: the first request waits for all of them."""
@@ -22,10 +22,11 @@ _BYTES_PER_MB = 1 << 20
 
 
 class Priority(enum.IntEnum):
-    """Who goes first."""
+    """Who goes first: a planner that waits, then the live path, then what is to be remembered."""
 
     REQUEST = 0
     FRAME = 1
+    INGEST = 2
 
 
 class WorkerBusyError(Exception):
@@ -109,7 +110,7 @@ class Jobs:
         self._most = most
         self._most_bytes = most_bytes
         self._queues: dict[Priority, deque[Job]] = {priority: deque() for priority in Priority}
-        self._in_a_row = 0
+        self._passed_over = dict.fromkeys(Priority, 0)
         self._embedded: set[str] = set()
 
     def __len__(self) -> int:
@@ -157,12 +158,15 @@ class Jobs:
 
     def take(self) -> Job:
         """Return the next one, which does not wait any more; there has to be one."""
-        requests, frames = self._queues[Priority.REQUEST], self._queues[Priority.FRAME]
-        if frames and (not requests or self._in_a_row >= _MOST_IN_A_ROW):
-            self._in_a_row = 0
-            return frames.popleft()
-        self._in_a_row = self._in_a_row + 1 if frames else 0
-        return requests.popleft()
+        waiting = [priority for priority in Priority if self._queues[priority]]
+        long = [p for p in waiting if self._passed_over[p] >= _MOST_IN_A_ROW]
+        chosen = (long or waiting)[0]
+        for priority in Priority:
+            if priority is chosen or priority not in waiting:
+                self._passed_over[priority] = 0
+            elif priority > chosen:
+                self._passed_over[priority] += 1
+        return self._queues[chosen].popleft()
 
     def to_embed(self, instruction: str) -> list[str]:
         """Return the instructions to embed together, before the job of this one runs.
@@ -171,7 +175,11 @@ class Jobs:
         """
         if instruction in self._embedded:
             return []
-        others = (job.instruction for job in self._queues[Priority.REQUEST])
+        others = (
+            job.instruction
+            for priority in (Priority.REQUEST, Priority.INGEST)
+            for job in self._queues[priority]
+        )
         together = list(dict.fromkeys([instruction, *filter(None, others)]))[:_MOST_AHEAD]
         self._embedded = set(together)
         return together

@@ -144,7 +144,8 @@ class Services:
             reply.settle(self._failed(kind, request, error))
 
         job = session.worker.submit(
-            run, give_up, Priority.REQUEST, getattr(request, "instruction", ""),
+            run, give_up, Priority.INGEST if kind is Remember else Priority.REQUEST,
+            getattr(request, "instruction", ""),
             kind=job_kind, size_bytes=pictures_bytes(request),
         )  # fmt: skip
         return reply, job
