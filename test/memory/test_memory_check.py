@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from vla_retrieval.errors import MemoryLockedError, RetrievalError, StorageError
-from vla_retrieval.memory import Memory, MemoryOptions
+from vla_retrieval.memory import Memory, MemoryOptions, snapshot
 from vla_retrieval.memory.checking import check
 from vla_retrieval.memory.contents import open_contents
 from vla_retrieval.memory.dropping import drop_damaged
@@ -222,6 +222,18 @@ class TestTheSnapshot:
         report = look(sound)
         assert report.wrong == []
         assert "2 commits behind" in str(report.notes)
+
+    def test_one_of_another_version_is_a_note(
+        self, open_memory: OpenMemory, directory: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        now = snapshot.FORMAT
+        with monkeypatch.context() as patch:
+            patch.setattr(snapshot, "FORMAT", now - 1)
+            fill(open_memory()).close()
+        report = look(directory)
+        assert report.wrong == []
+        assert f"of format {now - 1}, and this version writes {now}" in str(report.notes)
+        assert open_memory().stats().index.opened_from.startswith("the database")
 
     def test_one_of_another_history_is_a_note(self, sound: Path) -> None:
         change(sound, "UPDATE counters SET value = value + 1 WHERE name LIKE 'snapshot%'")

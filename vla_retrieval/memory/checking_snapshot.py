@@ -43,6 +43,13 @@ class SnapshotCheck:
             self._note("there is none; the next open builds the index from the database")
             return
         try:
+            written = snapshot.format_of(directory)
+            if written != snapshot.FORMAT:
+                self._note(
+                    f"it is of format {written}, and this version writes {snapshot.FORMAT}:"
+                    " the next open builds the index from the database"
+                )
+                return
             similarity = snapshot.similarity_of(directory)
             compared = _compared(contents.fingerprint, snapshot.fingerprint_of(directory))
             restored = snapshot.read_compared(directory, compared, similarity)

@@ -221,6 +221,16 @@ def similarity_of(directory: Path) -> Similarity:
         return Similarity(reader.header["similarity"])
 
 
+def format_of(directory: Path) -> int:
+    """Return the format in which the snapshot of a memory was written.
+
+    Raises:
+        SnapshotError: If there is none, or its table of contents is damaged.
+    """
+    with _reading(directory) as reader:
+        return int(reader.header["format"])
+
+
 def fingerprint_of(directory: Path) -> Fingerprint:
     """Return the fingerprint of the vectors in the snapshot of a memory.
 
