@@ -301,7 +301,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="splits by episode")
     parser.add_argument("--bits", type=int, default=256)
     parser.add_argument("--only", default="", help="systems whose name has one of these words")
-    parser.add_argument("--times", action="store_true", help="search times instead of quality")
+    parser.add_argument("--times", action="store_true", help="times instead of quality")
     parser.add_argument("--processes", type=int, default=2, help="that render, and that train")
     parser.add_argument("--json", type=Path, help="also write all numbers here")
     options = parser.parse_args()
