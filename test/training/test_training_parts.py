@@ -10,14 +10,22 @@ from hypothesis import strategies as st
 
 from test.training import made_up
 from vla_retrieval.errors import InvalidInputError
-from vla_retrieval.heads import MetricHead
+from vla_retrieval.heads import HashHead, MetricHead
 from vla_retrieval.training import LabelRule, Pairs
-from vla_retrieval.training.closed import itq, whitening, within
+from vla_retrieval.training.closed import between, itq, whitening, within
 from vla_retrieval.training.contrast import attraction, index_pairs
 from vla_retrieval.training.joint import as_joint
-from vla_retrieval.training.measuring import DIRECTIONS, by_projection, per_query
+from vla_retrieval.training.measuring import (
+    DIRECTIONS,
+    by_codes,
+    by_cosine,
+    by_projection,
+    kept,
+    per_query,
+    reranked,
+)
 from vla_retrieval.training.splitting import SIDES, split_episodes
-from vla_retrieval.training.starts import starts
+from vla_retrieval.training.starts import hash_start, starts
 from vla_retrieval.types import Modality
 
 NUMBERS = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 6)), min_size=1, max_size=30)
@@ -128,6 +136,16 @@ def test_within_takes_the_mean_of_each_label_away() -> None:
     )
 
 
+def test_axes_between_labels_are_those_along_which_their_means_differ() -> None:
+    labels = np.repeat(np.arange(3), 4)
+    points = np.array([[3.0, 0.0], [0.0, 2.0], [-3.0, -2.0]])
+    inside = np.tile([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]], (3, 1))
+    rows = np.concatenate([points[labels], 9 * inside], axis=1)
+    axes = between([rows, rows[:, [0, 1, 3, 2]]], labels)
+
+    np.testing.assert_allclose(axes.T @ axes, np.diag([1, 1, 0, 0]), atol=1e-9)
+
+
 def test_itq_planes_are_orthogonal_and_lie_nearer_to_the_corners_than_the_principal_axes() -> None:
     rng = np.random.default_rng(0)
     rows = rng.standard_normal((500, 16)) @ np.diag(np.linspace(3, 0.1, 16))
@@ -156,6 +174,41 @@ def test_a_start_means_the_same_as_a_joint_head_and_as_a_metric() -> None:
             np.testing.assert_allclose(
                 as_joint(head).project(pairs.half(m), m), head.project(pairs.half(m), m), atol=1e-5
             )
+
+
+def test_half_of_the_bits_are_of_the_embeddings_whatever_space_was_learned() -> None:
+    pairs = made_up.with_nuisance()
+    alone, one, *_, other = starts(pairs)
+    first, second = (hash_start(pairs, space, 64, 0)[0] for space in (one, other))
+    planes, others = (head.weights["scene.weight"] for head in (first, second))
+
+    np.testing.assert_array_equal(planes[:32], others[:32])
+    assert not np.isclose(planes[32:], others[32:]).all(axis=1).any()
+    np.testing.assert_allclose(np.linalg.norm(planes, axis=1), 1, atol=1e-6)
+    assert hash_start(pairs, alone, 64, 0)[1] == "iterative quantization"
+
+
+@pytest.mark.parametrize("direction", list(DIRECTIONS))
+def test_proposals_are_those_of_a_count_by_hand(direction: str) -> None:
+    pairs = made_up.rotated()
+    asks, found = DIRECTIONS[direction]
+    head = HashHead.initial(pairs.encoder, 64)
+    signs = {m: np.unpackbits(head.codes(pairs.half(m), m), axis=1) for m in Modality}
+    cosines = pairs.half(asks).astype(float) @ pairs.half(found).astype(float).T
+    ranked = reranked(by_codes(head))(pairs, asks, found, np.arange(len(pairs)))
+    shares = []
+    for row, (text, episode) in enumerate(zip(pairs.texts, pairs.episodes, strict=True)):
+        others = [i for i, of in enumerate(pairs.episodes) if of != episode]
+        distances = {i: int((signs[asks][row] != signs[found][i]).sum()) for i in others}
+        near = sorted(others, key=lambda i: (distances[i], i))[:13]  # a tenth of 128, rounded up
+        best = sorted(others, key=lambda i: (-cosines[row, i], i))[:10]
+        assert np.flatnonzero(ranked[row] > -1.5).tolist() == sorted(near)
+        asked_before = (text, episode) in list(zip(pairs.texts, pairs.episodes, strict=True))[:row]
+        if asks is Modality.SCENE or not asked_before:
+            shares.append(len(set(near) & set(best)) / 10)
+
+    assert kept(pairs, direction, by_codes(head)).tolist() == shares
+    assert kept(pairs, direction, by_cosine).tolist() == [1.0] * len(shares)
 
 
 @pytest.mark.parametrize("direction", list(DIRECTIONS))

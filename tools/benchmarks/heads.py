@@ -155,11 +155,12 @@ def systems(learned: Pairs, pairs: Pairs, seed: int, bits: int) -> dict[str, Mak
 def _trained(
     pairs: Pairs, method: str, seed: int, bits: int
 ) -> tuple[WeightedHead, dict[str, Any]]:
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     trained = train(pairs, TrainingSettings(method, bits=bits, seed=seed, device="cpu"))
     return trained.head, {
         "fit_sec": trained.record["seconds"],
-        "total_sec": time.perf_counter() - started,
+        "total_sec": round(time.perf_counter() - started, 3),
+        "total_cpu_sec": round(time.process_time() - used, 3),
         "start": trained.record["start"],
         "epoch": trained.record["curves"]["best_epoch"],
     }
@@ -228,16 +229,42 @@ def print_table(splits: list[Split]) -> None:
             print(f"{name:30}" + "".join(f"{c:>20}" for c in cells) + f"{learned:>18.3f}")
 
 
+def print_proposals(splits: list[Split]) -> None:
+    """Print what of the encoder's finds is kept where codes propose, of held-out episodes."""
+    ranked = [name for name in splits[0] if "rerank" in name]
+    codes = [name for name in splits[0] if "kept" in splits[0][name]]
+    for direction in DIRECTIONS:
+        for name in ranked:
+            shares = [s[name]["test"][direction]["recall@10"]
+                      / s["zero-shot"]["test"][direction]["recall@10"] for s in splits]  # fmt: skip
+            each = ", ".join(f"{share:.3f}" for share in shares)
+            print(f"{direction}, {name}, share of the encoder's recall@10: {_cell(shares)}; {each}")
+        for name in codes:
+            shares = [s[name]["kept"][direction] for s in splits]
+            print(f"{direction}, {name}, of its ten best among {SHORTLIST}: {_cell(shares)}")
+
+
 def _cell(values: list[float]) -> str:
     mean, half = interval(values)
     return f"{mean:.3f} ±{half:.3f}"
 
 
 def print_times(pairs: Pairs, bits: int, seed: int) -> None:
-    """Print bytes per entry and query times over all pairs, one thread, interleaved."""
+    """Print what training takes with one thread, and searching with what it leaves."""
+    torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
-    head, _ = _trained(pairs, "hash", seed, bits)
-    scenes = pairs.scenes
+    print("\ntraining, one thread, seconds: fitting; with all measuring; of the CPU with that")
+    heads = {}
+    for method in METHODS:
+        heads[method], notes = _trained(pairs, method, seed, bits)
+        print(f"{method:24}{notes['fit_sec']:8.1f}{notes['total_sec']:8.1f}"
+              f"{notes['total_cpu_sec']:8.1f}", flush=True)  # fmt: skip
+    print_searches(pairs, heads["hash"], seed)
+
+
+def print_searches(pairs: Pairs, head: WeightedHead, seed: int) -> None:
+    """Print bytes per entry and query times over all pairs, one thread, interleaved."""
+    scenes, bits = pairs.scenes, head.bits
     flat = faiss.IndexFlatIP(pairs.encoder.dim)
     flat.add(scenes)
     binary = faiss.IndexBinaryFlat(bits)
@@ -274,7 +301,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="splits by episode")
     parser.add_argument("--bits", type=int, default=256)
     parser.add_argument("--only", default="", help="systems whose name has one of these words")
-    parser.add_argument("--times", action="store_true", help="search times instead of quality")
+    parser.add_argument("--times", action="store_true", help="times instead of quality")
     parser.add_argument("--processes", type=int, default=2, help="that render, and that train")
     parser.add_argument("--json", type=Path, help="also write all numbers here")
     options = parser.parse_args()
@@ -292,6 +319,7 @@ def main() -> None:
             if options.json:
                 options.json.write_text(json.dumps(splits, indent=1) + "\n", encoding="utf-8")
     print_table(splits)
+    print_proposals(splits)
 
 
 if __name__ == "__main__":
