@@ -222,10 +222,10 @@ def test_a_pair_is_refused_and_not_waited_for_while_the_index_is_overdue(
 ) -> None:
     """Building it may take minutes, in which the inference thread has others to answer."""
     memory = gated.node.active_session().memory
-    monkeypatch.setattr(memory, "overdue", lambda: "70000 entries are for ivf, not exact")
+    monkeypatch.setattr(memory, "overdue", lambda: "70000 entries are for pq, not exact")
     refused = planner.call("remember", image=image_message(picture(1), 1), instruction="cup")
     assert refused.status.code == Status.BUSY
-    assert "70000 entries are for ivf" in refused.message
+    assert "70000 entries are for pq" in refused.message
     assert planner.call("retrieve", instruction="cup").success
     monkeypatch.undo()
     assert planner.call("remember", image=image_message(picture(1), 1), instruction="cup").success

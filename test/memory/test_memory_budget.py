@@ -47,7 +47,7 @@ def test_who_adds_faster_than_a_smaller_index_is_built_is_held_back(
     adder.start()
     assert held_back.wait(60)
     assert memory.stats().index.ram_bytes < 2 * BUDGET_BYTES
-    assert "entries are for ivf_sq8" in memory.overdue()
+    assert "entries are for pq_sq8" in memory.overdue()
     go_on.set()
     adder.join(60)
     assert memory.wait_until_idle(60)
