@@ -92,11 +92,13 @@ class Killer:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order) + "\n")
         self._process.stdin.flush()
-        pidfd = os.pidfd_open(self._read("started")[0])  # no other process can be meant by it
+        pid = self._read("started")[0]
+        # No other process can be meant by it. One that kills itself may be gone already.
+        pidfd = None if kill_after_lines is None else os.pidfd_open(pid)
         lived = Lived()
         lines = 0
         while True:
-            if lines == kill_after_lines:
+            if pidfd is not None and lines == kill_after_lines:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             what, *rest = self._read()
             lines += 1
@@ -109,7 +111,8 @@ class Killer:
                 lived.points = rest[0]
             elif what == "ended":
                 lived.status = rest[0]
-                os.close(pidfd)
+                if pidfd is not None:
+                    os.close(pidfd)
                 return lived
             else:
                 raise AssertionError(rest[0])
