@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="the worker belongs to the node")
 
+from vla_retrieval.ros import jobs
 from vla_retrieval.ros.worker import (
     MOST_STUCK,
     InferenceWorker,
@@ -105,6 +106,29 @@ def test_a_failing_job_is_reported_and_the_next_one_runs(worker: InferenceWorker
     assert [type(reason) for reason in reasons] == [ZeroDivisionError]
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing stand back for longer than four others take."""
+    monkeypatch.setattr(jobs, "PATIENCE_SEC", dict.fromkeys(Priority, 0.0))
+
+
+def test_questions_go_first_while_the_frame_has_not_waited_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However many they are."""
+    monkeypatch.setattr(jobs, "PATIENCE_SEC", dict.fromkeys(Priority, 1e9))
+    worker = InferenceWorker(max_waiting=32)
+    gate, ran, done = Gate(worker), [], threading.Event()
+    worker.submit(lambda: (ran.append("frame"), done.set()), ignore, Priority.FRAME)
+    for number in range(32):
+        worker.submit(lambda number=number: ran.append(number), ignore)
+    gate.open()
+    assert done.wait(WAIT_SEC)
+    worker.close()
+    assert ran == [*range(32), "frame"]
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_flood_of_requests_does_not_starve_the_frame() -> None:
     """Whoever waits behind a full queue of requests has its turn after four of them."""
     worker = InferenceWorker(max_waiting=32)
@@ -131,6 +155,7 @@ def test_what_is_to_be_remembered_waits_for_questions_and_for_the_frame() -> Non
     assert ran == ["question", "frame", "pair"]
 
 
+@pytest.mark.usefixtures("impatient")
 def test_neither_questions_nor_frames_keep_a_pair_waiting_for_ever() -> None:
     """It has its turn after four others, and the frame has not lost its own."""
     worker = InferenceWorker(max_waiting=32)
@@ -152,6 +177,7 @@ def test_neither_questions_nor_frames_keep_a_pair_waiting_for_ever() -> None:
     assert ran[:6] == ["question"] * 4 + ["frame", "pair"]
 
 
+@pytest.mark.usefixtures("impatient")
 def test_requests_are_not_held_up_by_frames_that_come_again_and_again() -> None:
     """Between two frames four requests run, and no request waits for a second frame in a row."""
     worker = InferenceWorker(max_waiting=32)

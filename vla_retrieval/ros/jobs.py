@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from vla_retrieval.errors import RetrievalError
 
 _MOST_IN_A_ROW = 4
-"""Jobs of higher priorities that may run while one waits."""
+"""Jobs of higher priorities that may run while one waits longer than it should."""
 
 _MOST_AHEAD = 8
 """Instructions in one batch: the first request waits for all of them."""
@@ -27,6 +27,12 @@ class Priority(enum.IntEnum):
     REQUEST = 0
     FRAME = 1
     INGEST = 2
+
+
+PATIENCE_SEC = {Priority.REQUEST: 0.0, Priority.FRAME: 1.0, Priority.INGEST: 2.0}
+"""How long a job stands back behind those of higher priorities. An image takes ten times as long
+as a short question: where it had a turn after every few of these, more questions would come
+meanwhile than went, and all would wait for seconds."""
 
 
 class WorkerBusyError(Exception):
@@ -110,6 +116,7 @@ class Jobs:
         self._most = most
         self._most_bytes = most_bytes
         self._queues: dict[Priority, deque[Job]] = {priority: deque() for priority in Priority}
+        self._since_sec: dict[Job, float] = {}
         self._passed_over = dict.fromkeys(Priority, 0)
         self._embedded: set[str] = set()
 
@@ -142,31 +149,41 @@ class Jobs:
                 "images, or raise max_waiting_mb."
             )
         queue.append(job)
+        self._since_sec[job] = time.monotonic()
 
     def discard(self, job: Job) -> None:
         """Take one back, if it waits."""
         for queue in self._queues.values():
             with contextlib.suppress(ValueError):
                 queue.remove(job)
+                del self._since_sec[job]
 
     def clear(self) -> list[Job]:
         """Take all of them back, and return them."""
         waiting = [job for queue in self._queues.values() for job in queue]
         for queue in self._queues.values():
             queue.clear()
+        self._since_sec.clear()
         return waiting
 
     def take(self) -> Job:
         """Return the next one, which does not wait any more; there has to be one."""
         waiting = [priority for priority in Priority if self._queues[priority]]
-        long = [p for p in waiting if self._passed_over[p] >= _MOST_IN_A_ROW]
-        chosen = (long or waiting)[0]
+        chosen = next(filter(self._is_overdue, waiting), waiting[0])
         for priority in Priority:
             if priority is chosen or priority not in waiting:
                 self._passed_over[priority] = 0
             elif priority > chosen:
                 self._passed_over[priority] += 1
-        return self._queues[chosen].popleft()
+        job = self._queues[chosen].popleft()
+        del self._since_sec[job]
+        return job
+
+    def _is_overdue(self, priority: Priority) -> bool:
+        """Return whether the first of a priority has stood back for long enough."""
+        waited_sec = time.monotonic() - self._since_sec[self._queues[priority][0]]
+        enough = self._passed_over[priority] >= _MOST_IN_A_ROW
+        return enough and waited_sec >= PATIENCE_SEC[priority]
 
     def to_embed(self, instruction: str) -> list[str]:
         """Return the instructions to embed together, before the job of this one runs.

@@ -1,8 +1,9 @@
 """One thread that runs inference, so that no ROS callback ever waits for it.
 
 Requests run before frames, frames before pairs that are to be remembered, and equal ones in the
-order they came. One that waits has its turn after four that went before it, so that a flood of
-requests does not blind the live path, and nothing waits for ever. Queues are bounded: a
+order they came. One that waits stands back for a second or two and has its turn then, after four
+that went before it, so that a flood of requests does not blind the live path, and nothing waits for
+ever. Queues are bounded: a
 robot that asks faster than it can be answered is told so, instead of getting older and older
 answers. Instructions of requests that wait together are embedded together, which costs nothing
 while there is only one.
