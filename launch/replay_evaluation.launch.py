@@ -33,7 +33,7 @@ MODEL = {
     "precision": "auto, fp32, fp16 or bf16",
 }
 PARAMETERS = {
-    "index": "auto, exact, pq or pq_sq8",
+    "index": "auto, exact, pq, pq_sq8 or hash",
 }
 NAMESPACE = "replay_evaluation"  # away from a robot's own topics
 

@@ -155,6 +155,19 @@ def test_what_is_to_be_remembered_waits_for_questions_and_for_the_frame() -> Non
     assert ran == ["question", "frame", "pair"]
 
 
+def test_pairs_and_questions_share_the_room_for_what_they_hold() -> None:
+    """And not the number that may wait: a flood of pairs refuses no question."""
+    worker = InferenceWorker(max_waiting=2, max_waiting_bytes=3 << 20)
+    gate = Gate(worker)
+    for _ in range(2):
+        worker.submit(lambda: None, ignore, Priority.INGEST, size_bytes=1 << 20)
+    with pytest.raises(WorkerBusyError, match="2 waiting requests hold 2 MB"):
+        worker.submit(lambda: None, ignore, size_bytes=2 << 20)
+    worker.submit(lambda: None, ignore, size_bytes=1 << 20)
+    gate.open()
+    worker.close()
+
+
 @pytest.mark.usefixtures("impatient")
 def test_neither_questions_nor_frames_keep_a_pair_waiting_for_ever() -> None:
     """It has its turn after four others, and the frame has not lost its own."""

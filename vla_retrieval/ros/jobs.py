@@ -109,7 +109,7 @@ class Jobs:
 
     Args:
         most: Jobs of one priority.
-        most_bytes: Of the jobs of one priority.
+        most_bytes: Of frames, and of all others together.
     """
 
     def __init__(self, most: int, most_bytes: int) -> None:
@@ -140,11 +140,12 @@ class Jobs:
                 f"{len(queue)} requests are waiting already. Ask less often, or raise "
                 "max_waiting_requests."
             )
-        waiting_bytes = sum(other.size_bytes for other in queue)
-        if queue and waiting_bytes + job.size_bytes > self._most_bytes:
+        together = self._queues[Priority.FRAME] if priority is Priority.FRAME else self._requests()
+        waiting_bytes = sum(other.size_bytes for other in together)
+        if together and waiting_bytes + job.size_bytes > self._most_bytes:
             raise WorkerBusyError(
-                f"{len(queue)} waiting requests hold {waiting_bytes / _BYTES_PER_MB:.0f} MB, and "
-                f"this one has {job.size_bytes / _BYTES_PER_MB:.0f} MB: expected at most "
+                f"{len(together)} waiting requests hold {waiting_bytes / _BYTES_PER_MB:.0f} MB, "
+                f"and this one has {job.size_bytes / _BYTES_PER_MB:.0f} MB: expected at most "
                 f"{self._most_bytes // _BYTES_PER_MB} MB together. Ask less often, send smaller "
                 "images, or raise max_waiting_mb."
             )
@@ -179,6 +180,10 @@ class Jobs:
         del self._since_sec[job]
         return job
 
+    def _requests(self) -> list[Job]:
+        """Return what came by services, in the order of its priority."""
+        return [*self._queues[Priority.REQUEST], *self._queues[Priority.INGEST]]
+
     def _is_overdue(self, priority: Priority) -> bool:
         """Return whether the first of a priority has stood back for long enough."""
         waited_sec = time.monotonic() - self._since_sec[self._queues[priority][0]]
@@ -192,11 +197,7 @@ class Jobs:
         """
         if instruction in self._embedded:
             return []
-        others = (
-            job.instruction
-            for priority in (Priority.REQUEST, Priority.INGEST)
-            for job in self._queues[priority]
-        )
+        others = (job.instruction for job in self._requests())
         together = list(dict.fromkeys([instruction, *filter(None, others)]))[:_MOST_AHEAD]
         self._embedded = set(together)
         return together

@@ -239,7 +239,9 @@ SPECS: dict[str, Spec] = {
         live=True,
     ),
     "max_waiting_requests": Spec(
-        "Requests that may wait before new ones are refused.", low=1, high=10_000
+        "Requests that may wait before new ones are refused; as many pairs to remember.",
+        low=1,
+        high=10_000,
     ),
     "max_request_kb": Spec(
         "Most that a request may carry beside its image, in kB of 2^10 bytes.", low=1, high=1 << 20

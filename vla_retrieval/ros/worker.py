@@ -65,8 +65,8 @@ class InferenceWorker:
             embed_ahead: Called in the thread with the instructions of several waiting requests
                 before the first of them runs; what it returns is not used, so it has to keep
                 the embeddings where the jobs find them.
-            max_waiting_bytes: Most that jobs of one priority may hold while they wait; one may
-                always wait.
+            max_waiting_bytes: Most that frames, and that all other jobs together, may hold while
+                they wait; one may always wait.
         """
         self._embed_ahead = embed_ahead
         self._jobs = Jobs(max_waiting, max_waiting_bytes)
