@@ -1,4 +1,4 @@
-"""What callers get while the inference thread is held up: the node in this process, gated."""
+"""What callers get while the inference threads are held up: the node in this process, gated."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from vla_retrieval.ros.worker import InferenceWorker
 from vla_retrieval_msgs.msg import MatchArray, Status
 
 from .harness import START_SEC, WAIT_SEC, Robot, image_message, picture, wait_until
@@ -20,26 +21,31 @@ HOURS_SEC = 3000.0
 
 
 class GatedNode(LocalNode):
-    """An active node whose inference thread stands still until it is released."""
+    """An active node whose inference threads stand still until they are released."""
 
     def __init__(self, memory_dir: Path) -> None:
         super().__init__(memory_dir, max_waiting_requests=3)
         self._gate = threading.Event()
 
     def hold(self) -> None:
-        """Return once the inference thread stands still."""
+        """Return once both inference threads stand still."""
+        lanes = self.node.active_session().lanes
+        self.hold_one(lanes.pictures)
+        self.hold_one(lanes.words)
+
+    def hold_one(self, worker: InferenceWorker) -> None:
+        """Return once that thread stands still."""
         entered = threading.Event()
-        session = self.node.active_session()
 
         def stand_still() -> None:
             entered.set()
             self._gate.wait(WAIT_SEC)
 
-        session.worker.submit(stand_still, lambda _: None)
+        worker.submit(stand_still, lambda _: None)
         assert entered.wait(WAIT_SEC)
 
     def release(self) -> None:
-        """Let the inference thread go on."""
+        """Let them go on."""
         self._gate.set()
 
     def close(self) -> None:
@@ -60,7 +66,7 @@ def planner(gated: GatedNode, robot: Robot) -> Robot:
     return robot
 
 
-def test_a_deadline_is_kept_while_the_inference_thread_stands_still(
+def test_a_deadline_is_kept_while_the_inference_threads_stand_still(
     gated: GatedNode, planner: Robot
 ) -> None:
     gated.hold()
@@ -69,6 +75,31 @@ def test_a_deadline_is_kept_while_the_inference_thread_stands_still(
     assert "no answer within 0.1 s" in response.message
     gated.release()
     assert planner.call("retrieve", instruction="x", timeout_sec=30.0).success
+
+
+def test_a_question_does_not_wait_for_a_picture(gated: GatedNode, planner: Robot) -> None:
+    """Nor does a call that needs no model."""
+    stored = planner.call("remember", image=image_message(picture(1), 1), instruction="cup")
+    gated.hold_one(gated.node.active_session().lanes.pictures)
+    waits = planner.client.call_async("retrieve", image=image_message(picture(1), 1))
+    wait_until(lambda: gated.node.active_session().lanes.waiting == 1, "a waiting request")
+    assert planner.call("retrieve", instruction="cup", k=1).result.matches
+    assert planner.call("get_entry", entry_id=stored.entry_id).success
+    assert planner.call("get_stats").memory_size == 1
+    assert planner.call("pin", entry_ids=[stored.entry_id], pinned=False).success
+    assert planner.call("forget", entry_ids=[stored.entry_id]).success
+    assert not waits.done()
+    gated.release()
+    wait_until(waits.done, "the answer to the picture")
+    assert waits.result().success
+
+
+def test_a_picture_does_not_wait_for_a_question(gated: GatedNode, planner: Robot) -> None:
+    gated.hold_one(gated.node.active_session().lanes.words)
+    stored = planner.call("remember", image=image_message(picture(1), 1), instruction="cup")
+    assert stored.success, stored.message
+    found = planner.call("retrieve", image=image_message(picture(1), 1), k=1).result
+    assert found.matches[0].entry_id == stored.entry_id
 
 
 def test_requests_beyond_the_limit_are_refused_and_the_others_are_answered(
@@ -85,7 +116,7 @@ def test_requests_beyond_the_limit_are_refused_and_the_others_are_answered(
     assert sum(future.result().success for future in futures) == 3
 
 
-def test_callbacks_go_on_while_the_inference_thread_stands_still(
+def test_callbacks_go_on_while_the_inference_threads_stand_still(
     gated: GatedNode, planner: Robot
 ) -> None:
     gated.hold()
@@ -102,7 +133,7 @@ def test_callbacks_go_on_while_the_inference_thread_stands_still(
 def test_deactivating_answers_those_that_wait(gated: GatedNode, planner: Robot) -> None:
     gated.hold()
     waiting = planner.client.call_async("retrieve", instruction="x")
-    wait_until(lambda: gated.node.active_session().worker.waiting > 0, "a waiting request")
+    wait_until(lambda: gated.node.active_session().lanes.waiting > 0, "a waiting request")
     gated.release()
     gated.node.trigger_deactivate()
     wait_until(waiting.done, "an answer")
@@ -170,13 +201,13 @@ def test_a_deadline_that_cannot_be_met_is_answered_at_once(
     forecast = gated.node.active_session().forecast
     gated.hold()
     waiting = planner.client.call_async("retrieve", instruction="first")
-    wait_until(lambda: gated.node.active_session().worker.waiting == 1, "a waiting request")
+    wait_until(lambda: gated.node.active_session().lanes.waiting == 1, "a waiting request")
     forecast.note("Retrieve_Request", HOURS_SEC, time.monotonic())
     refused = planner.call("retrieve", instruction="second", timeout_sec=HOURS_SEC)
     assert refused.status.code == Status.DEADLINE_EXCEEDED
     for words in ("timeout_sec", "2 others run before", f"after about {2 * HOURS_SEC:.3g} s"):
         assert words in refused.message
-    assert gated.node.active_session().worker.waiting == 1, "it was not queued"
+    assert gated.node.active_session().lanes.waiting == 1, "it was not queued"
     gated.release()
     wait_until(waiting.done, "the first answer")
     assert waiting.result().success
@@ -214,13 +245,13 @@ def test_a_request_whose_deadline_passed_leaves_its_place_to_another(
     for n in range(6):  # twice as many as may wait
         late = planner.call("retrieve", instruction=f"{n}", timeout_sec=0.05)
         assert late.status.code == Status.DEADLINE_EXCEEDED
-    assert gated.node.active_session().worker.waiting == 0
+    assert gated.node.active_session().lanes.waiting == 0
 
 
 def test_a_pair_is_refused_and_not_waited_for_while_the_index_is_overdue(
     gated: GatedNode, planner: Robot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Building it may take minutes, in which the inference thread has others to answer."""
+    """Building it may take minutes, in which the inference threads have others to answer."""
     memory = gated.node.active_session().memory
     monkeypatch.setattr(memory, "overdue", lambda: "70000 entries are for pq, not exact")
     refused = planner.call("remember", image=image_message(picture(1), 1), instruction="cup")

@@ -91,8 +91,8 @@ def facts_of(status: DiagnosticStatus) -> dict[str, str]:
 
 def threads_that_came_back(here: LocalNode) -> None:
     """Return when no thread is stuck any more."""
-    worker = here.node.active_session().worker
-    wait_until(lambda: worker.stuck == 0, "the stuck thread to end")
+    lanes = here.node.active_session().lanes
+    wait_until(lambda: lanes.stuck == 0, "the stuck thread to end")
 
 
 def test_a_request_that_hangs_is_answered_and_the_others_go_on(
@@ -154,8 +154,8 @@ def test_a_frame_that_hung_is_not_published_when_it_comes_back(
         return encoder.hanging.is_set()
 
     wait_until(hangs, "a frame that hangs", period_sec=0.1)
-    worker = here.node.active_session().worker
-    wait_until(lambda: worker.replaced > 0, "the watchdog")
+    lanes = here.node.active_session().lanes
+    wait_until(lambda: lanes.replaced > 0, "the watchdog")
     encoder.heal()
 
     def answered() -> bool:

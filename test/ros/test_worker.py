@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="the worker belongs to the node")
 
-from vla_retrieval.ros import jobs
+from vla_retrieval.ros.jobs import Job, Jobs
 from vla_retrieval.ros.worker import (
     MOST_STUCK,
     InferenceWorker,
@@ -17,6 +17,7 @@ from vla_retrieval.ros.worker import (
     WorkerBusyError,
     WorkerClosedError,
     WorkerStalledError,
+    effect,
 )
 
 WAIT_SEC = 20.0
@@ -106,31 +107,8 @@ def test_a_failing_job_is_reported_and_the_next_one_runs(worker: InferenceWorker
     assert [type(reason) for reason in reasons] == [ZeroDivisionError]
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nothing stand back for longer than four others take."""
-    monkeypatch.setattr(jobs, "PATIENCE_SEC", dict.fromkeys(Priority, 0.0))
-
-
-def test_questions_go_first_while_the_frame_has_not_waited_long(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """However many they are."""
-    monkeypatch.setattr(jobs, "PATIENCE_SEC", dict.fromkeys(Priority, 1e9))
-    worker = InferenceWorker(max_waiting=32)
-    gate, ran, done = Gate(worker), [], threading.Event()
-    worker.submit(lambda: (ran.append("frame"), done.set()), ignore, Priority.FRAME)
-    for number in range(32):
-        worker.submit(lambda number=number: ran.append(number), ignore)
-    gate.open()
-    assert done.wait(WAIT_SEC)
-    worker.close()
-    assert ran == [*range(32), "frame"]
-
-
-@pytest.mark.usefixtures("impatient")
 def test_a_flood_of_requests_does_not_starve_the_frame() -> None:
-    """Whoever waits behind a full queue of requests has its turn after four of them."""
+    """What waits behind a full queue of requests has its turn after four of them."""
     worker = InferenceWorker(max_waiting=32)
     gate, ran, done = Gate(worker), [], threading.Event()
     for number in range(32):
@@ -142,8 +120,8 @@ def test_a_flood_of_requests_does_not_starve_the_frame() -> None:
     assert ran[:5] == [0, 1, 2, 3, "frame"]
 
 
-def test_what_is_to_be_remembered_waits_for_questions_and_for_the_frame() -> None:
-    """However early it came."""
+def test_what_is_to_be_remembered_waits_for_questions_and_for_a_frame() -> None:
+    """Though it came first."""
     worker = InferenceWorker(max_waiting=32)
     gate, ran, done = Gate(worker), [], threading.Event()
     worker.submit(lambda: (ran.append("pair"), done.set()), ignore, Priority.INGEST)
@@ -168,9 +146,8 @@ def test_pairs_and_questions_share_the_room_for_what_they_hold() -> None:
     worker.close()
 
 
-@pytest.mark.usefixtures("impatient")
 def test_neither_questions_nor_frames_keep_a_pair_waiting_for_ever() -> None:
-    """It has its turn after four others, and the frame has not lost its own."""
+    """It shares the turns that questions leave with the frames."""
     worker = InferenceWorker(max_waiting=32)
     gate, ran, done = Gate(worker), [], threading.Event()
 
@@ -186,11 +163,58 @@ def test_neither_questions_nor_frames_keep_a_pair_waiting_for_ever() -> None:
     gate.open()
     assert done.wait(WAIT_SEC)
     worker.close()
-    # The frame and the pair have waited equally long: the frame is first.
-    assert ran[:6] == ["question"] * 4 + ["frame", "pair"]
+    assert ran[:10] == [*["question"] * 4, "frame", *["question"] * 4, "pair"]
 
 
-@pytest.mark.usefixtures("impatient")
+def shared_turns(sec: dict[Priority, float]) -> list[str]:
+    """Return who had each turn, where frames and pairs that never end take so long each."""
+    jobs = Jobs(most=32, most_bytes=1)
+
+    def put(priority: Priority) -> None:
+        jobs.put(Job(lambda: None, ignore, "", priority.name, 0, priority))
+
+    for priority in sec:
+        put(priority)
+    turns = []
+    for _ in range(40):
+        job = jobs.take()
+        turns.append(job.kind)
+        jobs.note(job, sec[job.priority])
+        put(job.priority)
+    return turns
+
+
+def test_pairs_that_take_next_to_nothing_do_not_wait_for_a_frame_each() -> None:
+    """A frame is looked at, and those that wait with it are stored before the next one is."""
+    turns = shared_turns({Priority.FRAME: 10.0, Priority.INGEST: 1.0})
+    assert turns[:12] == ["FRAME"] + ["INGEST"] * 10 + ["FRAME"]
+
+
+def test_pairs_that_take_long_do_not_take_more_time_than_the_frames() -> None:
+    """Whoever had less has the next turn."""
+    turns = shared_turns({Priority.FRAME: 1.0, Priority.INGEST: 4.0})
+    assert turns[:10] == ["FRAME", "INGEST", *["FRAME"] * 3, "FRAME", "INGEST", *["FRAME"] * 3]
+
+
+def test_what_pairs_took_while_no_frame_waited_is_not_held_against_them() -> None:
+    """Else a camera that was off for an hour would have the next hour for itself."""
+    jobs = Jobs(most=32, most_bytes=1)
+
+    def put(priority: Priority) -> None:
+        jobs.put(Job(lambda: None, ignore, "", priority.name, 0, priority))
+
+    put(Priority.INGEST)
+    jobs.note(jobs.take(), 3600.0)
+    for priority in (Priority.FRAME, Priority.INGEST, Priority.FRAME):
+        put(priority)
+    turns = []
+    for _ in range(2):
+        job = jobs.take()
+        turns.append(job.kind)
+        jobs.note(job, 1.0)
+    assert turns == ["FRAME", "INGEST"]
+
+
 def test_requests_are_not_held_up_by_frames_that_come_again_and_again() -> None:
     """Between two frames four requests run, and no request waits for a second frame in a row."""
     worker = InferenceWorker(max_waiting=32)
@@ -329,7 +353,7 @@ def test_a_replaced_thread_changes_nothing_when_it_comes_back(worker: InferenceW
     changed: list[str] = []
 
     def change() -> None:
-        with worker.effect("it was changed"):
+        with effect("it was changed"):
             changed.append("changed")
 
     gate = Gate(worker, change)
@@ -350,7 +374,7 @@ def test_a_thread_that_is_replaced_amid_a_change_leaves_the_outcome_open(
     reasons: list[Exception] = []
 
     def change() -> None:
-        with worker.effect("the pair was stored"):
+        with effect("the pair was stored"):
             inside.set()
             assert go_on.wait(WAIT_SEC)
         ended.set()
@@ -409,7 +433,7 @@ def test_closing_does_not_wait_longer_than_it_is_told_for_the_job_in_hand() -> N
     worker, refused = InferenceWorker(max_waiting=3), threading.Event()
 
     def change() -> None:
-        with pytest.raises(WorkerStalledError), worker.effect("it was changed"):
+        with pytest.raises(WorkerStalledError), effect("it was changed"):
             raise AssertionError("it was changed")
         refused.set()
 

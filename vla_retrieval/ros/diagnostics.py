@@ -120,7 +120,7 @@ def _retrieval_status(node: RetrievalNode, warnings: list[str]) -> DiagnosticSta
     session = node.session
     errors = [node.fault] if node.fault else []
     if session is not None:
-        errors += filter(None, [session.watchdog.judge(time.monotonic())])
+        errors += session.lanes.judge(time.monotonic())
         warnings = [*warnings, *_judge_encoder(session)]
     if session is None:
         status.message = "not configured"
@@ -140,10 +140,10 @@ def _retrieval_status(node: RetrievalNode, warnings: list[str]) -> DiagnosticSta
             "engine": session.encoder.engine,
             "engine_reason": session.encoder.engine_reason,
             "precision": session.encoder.precision,
-            "requests_waiting": session.worker.waiting,
-            "worker_replaced": session.worker.replaced,
-            "worker_replaced_because": session.worker.last_reason,
-            "worker_threads_stuck": session.worker.stuck,
+            "requests_waiting": session.lanes.waiting,
+            "worker_replaced": session.lanes.replaced,
+            "worker_replaced_because": session.lanes.reasons,
+            "worker_threads_stuck": session.lanes.stuck,
         }
     status.values = _key_values(facts | node.health.facts() | _camera_facts(node))
     return status

@@ -43,7 +43,7 @@ class NewestFrame:
 
     def __init__(self) -> None:
         """Start without a frame."""
-        # Protects the slot: the ROS thread puts, the inference thread takes.
+        # Protects the slot: the ROS thread puts, an inference thread takes.
         self._lock = threading.Lock()
         self._frame: Frame | None = None
 
@@ -72,7 +72,7 @@ class Instruction:
 class _Seen:
     """What is known of one frame."""
 
-    number: int
+    frame: Frame
     image: RgbImage
     scene: Embeddings | None = None
 
@@ -89,6 +89,21 @@ class FrameReader:
         self._encoder = encoder
         self._max_pixels = max_pixels
         self._seen: _Seen | None = None
+
+    def newest(self, newest: Frame, since_sec: float) -> Frame:
+        """Return the frame that a request for the newest one is about.
+
+        Where one came after the request did and is embedded already, that is it: a camera never
+        stops, and the work for requests that wait together would be done for each of them anew.
+
+        Args:
+            newest: The newest frame received.
+            since_sec: When the request came, on the steady clock.
+        """
+        seen = self._seen
+        if seen is not None and seen.scene is not None and seen.frame.received_sec >= since_sec:
+            return seen.frame
+        return newest
 
     def image(self, frame: Frame) -> RgbImage:
         """Return the frame's picture.
@@ -107,13 +122,13 @@ class FrameReader:
         seen = self._see(frame)
         if seen.scene is None:
             scene = self._encoder.encode_images([seen.image])[0]
-            self._seen = _Seen(seen.number, seen.image, scene)
+            self._seen = _Seen(frame, seen.image, scene)
             return scene
         return seen.scene
 
     def _see(self, frame: Frame) -> _Seen:
         seen = self._seen
-        if seen is None or seen.number != frame.number:
-            seen = _Seen(frame.number, to_rgb(frame.message, "image", self._max_pixels))
+        if seen is None or seen.frame.number != frame.number:
+            seen = _Seen(frame, to_rgb(frame.message, "image", self._max_pixels))
             self._seen = seen
         return seen

@@ -80,7 +80,7 @@ class LastAnswers:
 
     def __init__(self) -> None:
         """Start without an answer."""
-        # The inference thread puts, the executor's thread gets.
+        # An inference thread puts, the executor's thread gets.
         self._lock = threading.Lock()
         self._answers: OrderedDict[str, tuple[MatchArray, float]] = OrderedDict()
 

@@ -12,9 +12,6 @@ from dataclasses import dataclass
 
 from vla_retrieval.errors import RetrievalError
 
-_MOST_IN_A_ROW = 4
-"""Jobs of higher priorities that may run while one waits longer than it should."""
-
 _MOST_AHEAD = 8
 """Instructions in one batch: the first request waits for all of them."""
 
@@ -29,10 +26,8 @@ class Priority(enum.IntEnum):
     INGEST = 2
 
 
-PATIENCE_SEC = {Priority.REQUEST: 0.0, Priority.FRAME: 1.0, Priority.INGEST: 2.0}
-"""How long a job stands back behind those of higher priorities. An image takes ten times as long
-as a short question: where it had a turn after every few of these, more questions would come
-meanwhile than went, and all would wait for seconds."""
+_REQUESTS_IN_A_ROW = 4
+"""Requests that may run while others wait."""
 
 
 class WorkerBusyError(Exception):
@@ -49,13 +44,14 @@ class WorkerStalledError(RetrievalError):
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Something to be done in the inference thread; see `InferenceWorker.submit`."""
+    """Something to be done in an inference thread; see `InferenceWorker.submit`."""
 
     run: Callable[[], None]
     give_up: Callable[[Exception], None]
     instruction: str
     kind: str
     size_bytes: int
+    priority: Priority
 
 
 class Turn:
@@ -116,8 +112,10 @@ class Jobs:
         self._most = most
         self._most_bytes = most_bytes
         self._queues: dict[Priority, deque[Job]] = {priority: deque() for priority in Priority}
-        self._since_sec: dict[Job, float] = {}
-        self._passed_over = dict.fromkeys(Priority, 0)
+        self._requests_in_a_row = 0
+        # What frames and pairs have had since both wait, and whether they did at the last turn.
+        self._both_wait = False
+        self._had_sec = dict.fromkeys((Priority.FRAME, Priority.INGEST), 0.0)
         self._embedded: set[str] = set()
 
     def __len__(self) -> int:
@@ -128,19 +126,19 @@ class Jobs:
         """Return those of a priority, the next one first."""
         return list(self._queues[priority])
 
-    def put(self, job: Job, priority: Priority) -> None:
+    def put(self, job: Job) -> None:
         """Let one wait.
 
         Raises:
             WorkerBusyError: If too many do already.
         """
-        queue = self._queues[priority]
+        queue = self._queues[job.priority]
         if len(queue) >= self._most:
             raise WorkerBusyError(
                 f"{len(queue)} requests are waiting already. Ask less often, or raise "
                 "max_waiting_requests."
             )
-        together = self._queues[Priority.FRAME] if priority is Priority.FRAME else self._requests()
+        together = queue if job.priority is Priority.FRAME else self._requests()
         waiting_bytes = sum(other.size_bytes for other in together)
         if together and waiting_bytes + job.size_bytes > self._most_bytes:
             raise WorkerBusyError(
@@ -150,45 +148,43 @@ class Jobs:
                 "images, or raise max_waiting_mb."
             )
         queue.append(job)
-        self._since_sec[job] = time.monotonic()
 
     def discard(self, job: Job) -> None:
         """Take one back, if it waits."""
         for queue in self._queues.values():
             with contextlib.suppress(ValueError):
                 queue.remove(job)
-                del self._since_sec[job]
 
     def clear(self) -> list[Job]:
         """Take all of them back, and return them."""
         waiting = [job for queue in self._queues.values() for job in queue]
         for queue in self._queues.values():
             queue.clear()
-        self._since_sec.clear()
         return waiting
 
     def take(self) -> Job:
         """Return the next one, which does not wait any more; there has to be one."""
-        waiting = [priority for priority in Priority if self._queues[priority]]
-        chosen = next(filter(self._is_overdue, waiting), waiting[0])
-        for priority in Priority:
-            if priority is chosen or priority not in waiting:
-                self._passed_over[priority] = 0
-            elif priority > chosen:
-                self._passed_over[priority] += 1
-        job = self._queues[chosen].popleft()
-        del self._since_sec[job]
-        return job
+        requests, frames, pairs = (self._queues[priority] for priority in Priority)
+        self._both_wait = bool(frames and pairs)
+        if not self._both_wait:
+            self._had_sec = dict.fromkeys(self._had_sec, 0.0)
+        others = frames or pairs
+        if requests and not (others and self._requests_in_a_row >= _REQUESTS_IN_A_ROW):
+            self._requests_in_a_row = self._requests_in_a_row + 1 if others else 0
+            return requests.popleft()
+        self._requests_in_a_row = 0
+        if pairs and self._had_sec[Priority.INGEST] < self._had_sec[Priority.FRAME]:
+            return pairs.popleft()
+        return others.popleft()
+
+    def note(self, job: Job, seconds: float) -> None:
+        """Note how long a job took, for who has the next turn."""
+        if self._both_wait and job.priority in self._had_sec:
+            self._had_sec[job.priority] += seconds
 
     def _requests(self) -> list[Job]:
         """Return what came by services, in the order of its priority."""
         return [*self._queues[Priority.REQUEST], *self._queues[Priority.INGEST]]
-
-    def _is_overdue(self, priority: Priority) -> bool:
-        """Return whether the first of a priority has stood back for long enough."""
-        waited_sec = time.monotonic() - self._since_sec[self._queues[priority][0]]
-        enough = self._passed_over[priority] >= _MOST_IN_A_ROW
-        return enough and waited_sec >= PATIENCE_SEC[priority]
 
     def to_embed(self, instruction: str) -> list[str]:
         """Return the instructions to embed together, before the job of this one runs.

@@ -26,6 +26,7 @@ from vla_retrieval.ros.worker import (
     WorkerBusyError,
     WorkerClosedError,
     WorkerStalledError,
+    effect,
 )
 from vla_retrieval.types import (
     NewEntry,
@@ -54,13 +55,13 @@ class LivePath:
         self._node = node
         self._session = session
         self._start = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")
-        # Protects the four fields below: both the ROS thread and the inference thread use them.
+        # Protects the four fields below: both the ROS thread and an inference thread use them.
         self._lock = threading.Lock()
         self._instruction: Instruction | None = None
         self._instructions = 0
         self._look_waits = False
         self._ask_wanted = False
-        # Used by the inference thread alone.
+        # Used by the inference thread for pictures alone.
         newest = node.newest_frame.get()
         self._asked_about = (newest.number if newest else 0, 0)
         self._looked_at = newest.number if newest else 0
@@ -110,11 +111,11 @@ class LivePath:
                 self._node.counters.add("queries_failed")
 
         try:
-            self._session.worker.submit(self._look, given_up, Priority.FRAME, kind=_KIND)
+            self._session.lanes.pictures.submit(self._look, given_up, Priority.FRAME, kind=_KIND)
         except (WorkerBusyError, WorkerClosedError, WorkerStalledError) as error:
             given_up(error)  # requests go first; the next frame tries again
 
-    # What follows runs in the inference thread.
+    # What follows runs in the inference thread for pictures.
 
     def _look(self) -> None:
         with self._lock:
@@ -175,7 +176,7 @@ class LivePath:
         if not settings.with_thumbnails:
             for match in answer.matches:
                 match.thumbnail.data = b""
-        with session.worker.effect("the matches were published"):
+        with effect("the matches were published"):
             self._node.match_publisher.publish(answer)
             self._node.pace.note(retrieval.times.total_sec)
             self._node.counters.add("queries_answered")
@@ -188,7 +189,7 @@ class LivePath:
         sheet = draw_contact_sheet(query.image, query.instruction, retrieval.matches)
         message = Image(header=frame.header)
         to_image_message(np.asarray(sheet), message)
-        with self._session.worker.effect("the contact sheet was published"):
+        with effect("the contact sheet was published"):
             self._node.sheet_publisher.publish(message)
 
     def _remember(self, frame: Frame, instruction: Instruction | None) -> None:

@@ -64,7 +64,7 @@ class Forecast:
         self._taken: dict[str, deque[tuple[float, float]]] = {}
 
     def note(self, kind: str, seconds: float, now_sec: float) -> None:
-        """Note how long one took in the inference thread.
+        """Note how long one took in its inference thread.
 
         Args:
             kind: Of job.

@@ -239,7 +239,8 @@ SPECS: dict[str, Spec] = {
         live=True,
     ),
     "max_waiting_requests": Spec(
-        "Requests that may wait before new ones are refused; as many pairs to remember.",
+        "Requests with a picture that may wait before new ones are refused; as many "
+        "without one, and as many pairs to remember.",
         low=1,
         high=10_000,
     ),
@@ -252,7 +253,7 @@ SPECS: dict[str, Spec] = {
         high=_MOST_MB,
     ),
     "worker_stall_sec": Spec(
-        "Longest time at one request or frame, in seconds; then the inference thread counts as "
+        "Longest time at one request or frame, in seconds; then its inference thread counts as "
         "stalled and is replaced.",
         low=0.5,
         high=3600,

@@ -65,7 +65,7 @@ def fail(response: Response, error: Exception) -> None:
 class Reply:
     """A response that is on its way; the first to settle it wins.
 
-    The service callback awaits it, the inference thread or the deadline's timer settles it.
+    The service callback awaits it, an inference thread or the deadline's timer settles it.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:

@@ -29,6 +29,7 @@ from vla_retrieval.ros.worker import (
     WorkerBusyError,
     WorkerClosedError,
     WorkerStalledError,
+    effect,
 )
 from vla_retrieval.types import Query, RgbImage, StageTimes
 from vla_retrieval_msgs.msg import Status
@@ -60,7 +61,7 @@ class ImageRequest(Protocol):
 class Services:
     """Offers the services on a node.
 
-    Each request is answered in the inference thread, and its callback awaits the answer: the
+    Each request is answered in an inference thread, and its callback awaits the answer: the
     executor goes on meanwhile. The callback group is reentrant so that a second request is
     taken while the first waits.
     """
@@ -108,7 +109,7 @@ class Services:
                 "Allow more time, or ask less often."
             )
             # It makes room for others at once.
-            session.worker.withdraw(job)
+            session.lanes.withdraw(job)
             reply.settle(self._failed(kind, request, error))
 
         timer = self._at(deadline, expire)
@@ -123,19 +124,19 @@ class Services:
     ) -> tuple[Reply, Job]:  # fmt: skip
         executor = self._node.executor
         reply = Reply(executor.wake if executor is not None else lambda: None)
-        received = time.perf_counter()
+        received = time.monotonic()
         job_kind = _job_kind(request)
 
         def run() -> None:
             if reply.settled:  # its deadline passed as its turn came
                 return
             response = kind.Response()
-            start = time.perf_counter()
+            start = time.monotonic()
             try:
                 deadline.check("its turn")
                 answer(session, request, response, received, deadline)
                 response.success = True
-                session.forecast.note(job_kind, time.perf_counter() - start, time.monotonic())
+                session.forecast.note(job_kind, time.monotonic() - start, time.monotonic())
             except Exception as error:  # every failure of a request becomes its answer
                 response = self._failed(kind, request, error)
             reply.settle(response)
@@ -143,7 +144,7 @@ class Services:
         def give_up(error: Exception) -> None:
             reply.settle(self._failed(kind, request, error))
 
-        job = session.worker.submit(
+        job = session.lanes.of(has_picture=_has_picture(request)).submit(
             run, give_up, Priority.INGEST if kind is Remember else Priority.REQUEST,
             getattr(request, "instruction", ""),
             kind=job_kind, size_bytes=pictures_bytes(request),
@@ -165,7 +166,7 @@ class Services:
         return response
 
     def _at(self, deadline: Deadline, expire: Callable[[], None]) -> Timer | None:
-        """Call at the deadline, once, whatever the inference thread is doing then."""
+        """Call at the deadline, once, whatever the inference threads are doing then."""
         if math.isinf(deadline.at_sec):
             return None
 
@@ -179,25 +180,25 @@ class Services:
         )
         return timer
 
-    # Each of the following runs in the inference thread.
+    # Each of the following runs in an inference thread.
 
     def _retrieve(
         self, session: Session, request: Retrieve.Request, response: Retrieve.Response,
         received: float, deadline: Deadline,
     ) -> None:  # fmt: skip
         check_stale(request)
-        times = StageTimes(queue_sec=time.perf_counter() - received)
+        times = StageTimes(queue_sec=time.monotonic() - received)
         query_filter = conversions.to_filter(request.filter)
         target = conversions.to_target(request.target)
-        start = time.perf_counter()
-        image, frame, header = self._picture(session, request)
-        decoded = time.perf_counter()
+        start = time.monotonic()
+        image, frame, header = self._picture(session, request, received)
+        decoded = time.monotonic()
         times.decode_sec = decoded - start
         scene = None
         if frame is not None:
             deadline.check("encoding the image")
             scene = session.reader.scene(frame)
-            times.encode_image_sec = time.perf_counter() - decoded
+            times.encode_image_sec = time.monotonic() - decoded
         query = Query(
             image=image,
             instruction=request.instruction or None,
@@ -211,12 +212,12 @@ class Services:
         retrieval = session.retriever.retrieve(
             query, scene=scene, thumbnails=request.with_thumbnails, deadline=deadline, times=times
         )
-        retrieval.times.total_sec = time.perf_counter() - received
+        retrieval.times.total_sec = time.monotonic() - received
         response.result = conversions.to_match_array(
             query, retrieval, header or self._now_header(), session.similarity,
             session.encoder.fingerprint.model, self._node.image_age_sec(header, frame),
         )  # fmt: skip
-        with session.worker.effect("the answer was noted"):
+        with effect("the answer was noted"):
             self._node.pace.note(retrieval.times.total_sec)
             session.last_answers.put(request, response.result)
             self._node.counters.add("queries_answered")
@@ -225,7 +226,7 @@ class Services:
         self, session: Session, request: Remember.Request, response: Remember.Response,
         received: float, deadline: Deadline,
     ) -> None:  # fmt: skip
-        image, frame, header = self._picture(session, request)
+        image, frame, header = self._picture(session, request, received)
         if image is None or header is None:
             raise InvalidInputError(
                 "image", "exactly one of image, compressed_image and use_newest_frame", "none"
@@ -284,7 +285,7 @@ class Services:
             setattr(response, name, self._node.counters.get(name))
 
     def _picture(
-        self, session: Session, request: ImageRequest
+        self, session: Session, request: ImageRequest, received: float
     ) -> tuple[RgbImage | None, Frame | None, Header | None]:
         """Return the request's image, the frame if it is the newest one, and its header."""
         given: list[tuple[str, ImageMessage]] = [
@@ -299,7 +300,7 @@ class Services:
                 " and ".join(names),
             )  # fmt: skip
         if request.use_newest_frame:
-            frame = self._newest()
+            frame = session.reader.newest(self._newest(), received)
             return session.reader.image(frame), frame, frame.header
         if not given:
             return None, None, None
@@ -334,8 +335,12 @@ def _ids(request: Forget.Request | Pin.Request) -> list[int]:
 
 def _job_kind(request: Any) -> str:
     """Return what a request is called where it is estimated how long such ones take."""
-    pictures = bool(pictures_bytes(request)) or getattr(request, "use_newest_frame", False)
-    return f"{type(request).__name__}{' with an image' if pictures else ''}"
+    return f"{type(request).__name__}{' with an image' if _has_picture(request) else ''}"
+
+
+def _has_picture(request: Any) -> bool:
+    """Return whether a request has a picture embedded, its own or the newest frame."""
+    return bool(pictures_bytes(request)) or getattr(request, "use_newest_frame", False)
 
 
 def _check_deadline(session: Session, request: Any, deadline: Deadline) -> None:
@@ -346,7 +351,7 @@ def _check_deadline(session: Session, request: Any, deadline: Deadline) -> None:
     """
     if math.isinf(deadline.at_sec):
         return
-    in_front = session.worker.in_front()
+    in_front = session.lanes.of(has_picture=_has_picture(request)).in_front()
     expected_sec = session.forecast.answer_in_sec(_job_kind(request), in_front, time.monotonic())
     if expected_sec > deadline.timeout_sec:
         raise DeadlineExceededError(

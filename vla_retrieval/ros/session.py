@@ -1,10 +1,9 @@
-"""What exists while the node is configured: encoder, memory, worker, and the counters."""
+"""What the configured node has: encoder, memory, inference threads, and the counters."""
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,10 +20,10 @@ from vla_retrieval.retriever import Retriever
 from vla_retrieval.ros.frames import FrameReader
 from vla_retrieval.ros.freshness import LastAnswers
 from vla_retrieval.ros.health import Health
+from vla_retrieval.ros.lanes import Lanes
 from vla_retrieval.ros.pace import Forecast
 from vla_retrieval.ros.parameters import BYTES_PER_MB, Settings
-from vla_retrieval.ros.watchdog import Watchdog
-from vla_retrieval.ros.worker import InferenceWorker, WorkerBusyError
+from vla_retrieval.ros.worker import WorkerBusyError, effect
 from vla_retrieval.types import Embeddings, NewEntry, Remembered, RgbImage, Similarity
 
 _log = logging.getLogger(__name__)
@@ -42,7 +41,7 @@ Count = Literal[
 COUNTS: tuple[Count, ...] = get_args(Count)
 
 _LAST_JOB_SEC = 2.0
-"""How long the end of the node waits for the job in hand: `ros2 launch` sends SIGTERM after 5 s."""
+"""How long the node's end waits for the jobs in hand: `ros2 launch` sends SIGTERM after 5 s."""
 
 
 class Counters:
@@ -77,7 +76,7 @@ class Session:
     """The configured node's belongings, opened together and closed together."""
 
     def __init__(self, settings: Settings, health: Health) -> None:
-        """Load the encoder, open the memory, start the worker.
+        """Load the encoder, open the memory, start the inference threads.
 
         Args:
             settings: What the parameters say.
@@ -110,12 +109,10 @@ class Session:
         self.last_answers = LastAnswers()
         self.forecast = Forecast()
         # The encoder keeps what it embedded, so the requests find it there.
-        self.worker = InferenceWorker(
-            settings.max_waiting_requests, self.encoder.encode_instructions,
-            settings.max_waiting_mb * BYTES_PER_MB,
+        self.lanes = Lanes(
+            settings.max_waiting_requests, settings.max_waiting_mb * BYTES_PER_MB,
+            settings.worker_stall_sec, self.encoder.encode_instructions,
         )  # fmt: skip
-        self.watchdog = Watchdog(self.worker, settings.worker_stall_sec, time.monotonic())
-        self.watchdog.start()
         _log.info(
             "ready: %s on %s (%s, %s), head %s, %d entries in %s",
             self.encoder.fingerprint.model, self.encoder.device, self.encoder.engine,
@@ -133,7 +130,7 @@ class Session:
 
     @contextmanager
     def writing(self, what: str) -> Iterator[None]:
-        """Run a block that changes the memory, in the inference thread.
+        """Run a block that changes the memory, in an inference thread.
 
         It is not acknowledged unless the memory is still where it was opened. The diagnostics are
         told whether it could be written.
@@ -146,7 +143,7 @@ class Session:
             WorkerStalledError: If the thread was replaced; then nothing is changed.
         """
         try:
-            with self.worker.effect(what):
+            with effect(what):
                 yield
                 self.check_memory()
         except MemoryFullError:
@@ -157,7 +154,7 @@ class Session:
         self.health.note_write(None)
 
     def remember(self, image: RgbImage, entry: NewEntry, scene: Embeddings | None) -> Remembered:
-        """Store one pair and say what became of it, in the inference thread.
+        """Store one pair and say what became of it, in an inference thread.
 
         Args:
             image: The scene.
@@ -202,20 +199,19 @@ class Session:
         )
 
     def close(self) -> None:
-        """Finish the job in hand, give up those that wait, close the memory.
+        """Finish the jobs in hand, give up those that wait, close the memory.
 
         A job that does not come to an end is left behind. Should it be using the memory, that
         stays open, and so locked, until the job is done or the process ends.
         """
-        self.watchdog.stop()
-        if self.worker.close(_LAST_JOB_SEC):
+        if self.lanes.close(_LAST_JOB_SEC):
             self.memory.close()
         else:
             closing = threading.Thread(target=self.memory.close, name="closing", daemon=True)
             closing.start()
             closing.join(_LAST_JOB_SEC)
             _log.error(
-                "a job of the inference thread did not end within %g s, and is left behind%s",
+                "a job of an inference thread did not end within %g s, and is left behind%s",
                 _LAST_JOB_SEC,
                 "; the memory stays locked until it does" if closing.is_alive() else "",
             )

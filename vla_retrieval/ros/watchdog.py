@@ -31,6 +31,9 @@ class Watchdog:
 
     def __init__(self, worker: InferenceWorker, limit_sec: float, now_sec: float) -> None:
         self._worker = worker
+        self._of = (
+            f"the inference thread for {worker.name}" if worker.name else "the inference thread"
+        )
         self._limit_sec = limit_sec
         self._ticked_sec = now_sec
         self._turn = 0
@@ -74,7 +77,7 @@ class Watchdog:
             else ("the old threads have come back")
         )
         return (
-            f"the inference thread was replaced {worker.replaced} times, the last time because "
+            f"{self._of} was replaced {worker.replaced} times, the last time because "
             f"{worker.last_reason}; {state}. Look at the log, the device and the disk."
         )
 
@@ -83,7 +86,7 @@ class Watchdog:
             self.tick(time.monotonic())
 
     def _replace(self, reason: str, now_sec: float) -> None:
-        _log.error("the inference thread is replaced because %s", reason)
+        _log.error("%s is replaced because %s", self._of, reason)
         self._replaced_sec = now_sec
         self._turn, self._seen_sec = 0, 0.0
         self._worker.replace(reason)

@@ -1,21 +1,23 @@
 """One thread that runs inference, so that no ROS callback ever waits for it.
 
-Requests run before frames, frames before pairs that are to be remembered, and equal ones in the
-order they came. One that waits stands back for a second or two and has its turn then, after four
-that went before it, so that a flood of requests does not blind the live path, and nothing waits for
-ever. Queues are bounded: a
-robot that asks faster than it can be answered is told so, instead of getting older and older
-answers. Instructions of requests that wait together are embedded together, which costs nothing
-while there is only one.
+Requests run before frames and before pairs that are to be remembered, but for every fifth turn
+where one of these waits, so that a flood of requests does not blind the live path. Frames and pairs
+share the time that is left, whatever each of them takes: a camera never stops, and pairs of the
+frame that was just embedded take next to none. Equal ones run in the order they came. Queues are
+bounded: a robot that asks faster than it can be answered is told so, instead of getting older and
+older answers. Instructions of requests that wait together are embedded together, which costs
+nothing while there is only one.
 
 A thread that does not come back from its job can be replaced (`InferenceWorker.replace`), which
 `watchdog.py` does. Python cannot end a thread, so the old one is only shut out: what it does to
-others, it does inside `InferenceWorker.effect`, and that is closed to it from then on.
+others, it does inside `effect`, and that is closed to it from then on.
 """
 
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +38,7 @@ __all__ = [
     "WorkerBusyError",
     "WorkerClosedError",
     "WorkerStalledError",
+    "effect",
 ]
 
 _log = logging.getLogger(__name__)
@@ -44,10 +47,36 @@ MOST_STUCK = 3
 """Threads that may be shut out and not have ended: each keeps what it holds."""
 
 
+# What each thread works on; a thread that was shut out still finds its own turn.
+_own = threading.local()
+
+
+@contextmanager
+def effect(what: str) -> Iterator[None]:
+    """Run a block that changes what others see; for jobs, in the thread that runs them.
+
+    A thread that was replaced meanwhile does not enter, and one that is inside is not taken
+    for one that never was there: whoever waits is told that the outcome is not known.
+
+    Args:
+        what: Is done in the block, for that message.
+
+    Raises:
+        WorkerStalledError: If the thread was replaced.
+    """
+    turn: Turn = _own.turn
+    turn.enter(what)
+    try:
+        yield
+    finally:
+        turn.leave()
+
+
 class InferenceWorker:
     """Runs jobs one at a time in a thread of its own.
 
     Attributes:
+        name: What its jobs are about, for messages.
         replaced: How often the thread was replaced.
         last_reason: Why it was the last time, or nothing.
     """
@@ -57,6 +86,9 @@ class InferenceWorker:
         max_waiting: int,
         embed_ahead: Callable[[Sequence[str]], object] | None = None,
         max_waiting_bytes: int = 1 << 62,
+        *,
+        name: str = "",
+        niceness: int = 0,
     ) -> None:
         """Start the thread.
 
@@ -67,7 +99,12 @@ class InferenceWorker:
                 the embeddings where the jobs find them.
             max_waiting_bytes: Most that frames, and that all other jobs together, may hold while
                 they wait; one may always wait.
+            name: What its jobs are about, for messages.
+            niceness: How far its threads, and those that they start, stand back behind the rest
+                of the process where the cores are few, in steps of `nice`; on Linux only.
         """
+        self.name = name
+        self._niceness = niceness
         self._embed_ahead = embed_ahead
         self._jobs = Jobs(max_waiting, max_waiting_bytes)
         self._closed = False
@@ -76,8 +113,6 @@ class InferenceWorker:
         self._stuck: list[threading.Thread] = []
         self.replaced = 0
         self.last_reason = ""
-        # What each thread works on; a thread that was shut out still finds its own turn.
-        self._own = threading.local()
         # Protects all of the above; the thread sleeps on it while there is nothing to do.
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -149,8 +184,8 @@ class InferenceWorker:
                 raise WorkerClosedError("the inference worker is closed")
             if self._thread is None:
                 raise self._given_up()
-            job = Job(run, give_up, instruction, kind, size_bytes)
-            self._jobs.put(job, priority)
+            job = Job(run, give_up, instruction, kind, size_bytes, priority)
+            self._jobs.put(job)
             self._changed.notify()
             return job
 
@@ -158,26 +193,6 @@ class InferenceWorker:
         """Take back a job that waits; one that runs or has run is not touched."""
         with self._changed:
             self._jobs.discard(job)
-
-    @contextmanager
-    def effect(self, what: str) -> Iterator[None]:
-        """Run a block that changes what others see; for jobs.
-
-        A thread that was replaced meanwhile does not enter, and one that is inside is not taken
-        for one that never was there: whoever waits is told that the outcome is not known.
-
-        Args:
-            what: Is done in the block, for that message.
-
-        Raises:
-            WorkerStalledError: If the thread was replaced.
-        """
-        turn: Turn = self._own.turn
-        turn.enter(what)
-        try:
-            yield
-        finally:
-            turn.leave()
 
     def replace(self, reason: str) -> None:
         """Shut the thread out, answer for its job, and let a new one go on with those that wait.
@@ -243,7 +258,8 @@ class InferenceWorker:
         return ended
 
     def _start(self) -> None:
-        self._thread = threading.Thread(target=self._work, name="inference", daemon=True)
+        name = f"inference {self.name}".strip()
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
     def _count_stuck(self) -> int:
@@ -258,8 +274,10 @@ class InferenceWorker:
         )
 
     def _work(self) -> None:
+        if self._niceness:
+            _stand_back(self._niceness)
         while (turn := self._next()) is not None:
-            self._own.turn = turn
+            _own.turn = turn
             self._embed(turn)
             if turn.reason:
                 return
@@ -275,7 +293,8 @@ class InferenceWorker:
         """Return the next turn, or None where this thread is to end."""
         me = threading.current_thread()
         with self._changed:
-            if self._thread is me:
+            if self._thread is me and self._turn is not None:
+                self._jobs.note(self._turn.job, self._turn.age_sec())
                 self._turn = None
             self._changed.wait_for(
                 lambda: self._closed or self._thread is not me or len(self._jobs) > 0
@@ -300,6 +319,17 @@ class InferenceWorker:
         except Exception as error:
             # One of them is malformed, or the model failed: each job finds that out by itself.
             _log.debug("instructions were not embedded together: %s", error)
+
+
+def _stand_back(niceness: int) -> None:
+    """Give this thread, and those that it starts from now on, a lower priority."""
+    # Elsewhere the number of a thread is not that of a process, as setpriority(2) has it for Linux.
+    if sys.platform == "linux":
+        os.setpriority(
+            os.PRIO_PROCESS,
+            threading.get_native_id(),
+            os.getpriority(os.PRIO_PROCESS, 0) + niceness,
+        )
 
 
 def _stalled(reason: str, amid: str) -> str:

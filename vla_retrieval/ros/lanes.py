@@ -1,0 +1,107 @@
+"""Two inference threads side by side: one for pictures, one for everything else.
+
+To embed a picture takes several times as long as to embed a question and to search for it, and
+cannot be broken off. In one thread a planner's question waits for the frame in hand, at every frame
+of a camera that never stops; in two they share the processor or the GPU, and the question takes a
+little longer than alone. The picture's thread stands back where both want one core. Calls that need
+no model at all, such as ``~/get_stats``, are with the questions.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from vla_retrieval.ros.jobs import Job
+from vla_retrieval.ros.watchdog import Watchdog
+from vla_retrieval.ros.worker import InferenceWorker
+
+_PICTURES_NICENESS = 2
+"""How far the thread for pictures stands back, in steps of `nice`. Where it stands back further,
+another process that keeps a core busy takes too much of what is left to it."""
+
+
+class Lanes:
+    """Runs jobs in two threads, and replaces one that does not come back.
+
+    Attributes:
+        pictures: Embeds the pictures of frames and of requests, and does what follows from them.
+        words: Does what needs no picture.
+    """
+
+    def __init__(
+        self,
+        max_waiting: int,
+        max_waiting_bytes: int,
+        stall_sec: float,
+        embed_ahead: Callable[[Sequence[str]], object],
+    ) -> None:
+        """Start the threads, and those that watch them.
+
+        Args:
+            max_waiting: As for `InferenceWorker`, in each of the two.
+            max_waiting_bytes: The same.
+            stall_sec: Longest time at one job.
+            embed_ahead: As for `InferenceWorker`.
+        """
+        self.pictures = InferenceWorker(
+            max_waiting, embed_ahead, max_waiting_bytes,
+            name="pictures", niceness=_PICTURES_NICENESS,
+        )  # fmt: skip
+        self.words = InferenceWorker(max_waiting, embed_ahead, max_waiting_bytes, name="words")
+        self._workers = (self.pictures, self.words)
+        now_sec = time.monotonic()
+        self._watchdogs = [Watchdog(worker, stall_sec, now_sec) for worker in self._workers]
+        for watchdog in self._watchdogs:
+            watchdog.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait, those in hand left out."""
+        return sum(worker.waiting for worker in self._workers)
+
+    @property
+    def replaced(self) -> int:
+        """How often a thread was replaced."""
+        return sum(worker.replaced for worker in self._workers)
+
+    @property
+    def stuck(self) -> int:
+        """How many threads were shut out and have not ended."""
+        return sum(worker.stuck for worker in self._workers)
+
+    @property
+    def reasons(self) -> str:
+        """Why a thread was replaced the last time, for each of the two; mostly nothing."""
+        return "; ".join(
+            f"{worker.name}: {worker.last_reason}" for worker in self._workers if worker.last_reason
+        )
+
+    def judge(self, now_sec: float) -> list[str]:
+        """Return what is wrong with the threads, with the next step; mostly nothing."""
+        return list(filter(None, (watchdog.judge(now_sec) for watchdog in self._watchdogs)))
+
+    def of(self, *, has_picture: bool) -> InferenceWorker:
+        """Return who does a job."""
+        return self.pictures if has_picture else self.words
+
+    def withdraw(self, job: Job) -> None:
+        """Take back a job that waits; one that runs or has run is not touched."""
+        for worker in self._workers:
+            worker.withdraw(job)
+
+    def close(self, within_sec: float) -> bool:
+        """Finish the jobs in hand, give up those that wait, and end the threads.
+
+        Args:
+            within_sec: Longest wait for the jobs in hand, which are shut out then.
+
+        Returns:
+            Whether no thread is left.
+        """
+        for watchdog in self._watchdogs:
+            watchdog.stop()
+        end_sec = time.monotonic() + within_sec
+        # No short cut: both have to be closed.
+        ended = [worker.close(max(0.0, end_sec - time.monotonic())) for worker in self._workers]
+        return all(ended)
