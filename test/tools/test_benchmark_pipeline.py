@@ -77,6 +77,16 @@ def test_a_load_is_held_against_its_bars_and_shown_with_its_units(capsys):
     assert ">= 0.99" in shown
 
 
+def test_starts_are_shown_of_an_encoder_and_where_there_is_ros_of_a_node(capsys):
+    encoder = {"first": {"load": 31.25, "first answer": 32.5}}
+    report.show({"starts": {"encoder": encoder}})
+    assert "a node" not in capsys.readouterr().out
+    report.show({"starts": {"encoder": encoder, "node": {"first": 45.67, "second": 21.0}}})
+    shown = capsys.readouterr().out
+    for words in ("first answer", "31.2", "32.5", "a node", "45.7", "21.0"):
+        assert words in shown
+
+
 def test_plot_is_a_picture(tmp_path):
     pytest.importorskip("matplotlib")
     report.plot(made_up(), tmp_path / "ratios.png")

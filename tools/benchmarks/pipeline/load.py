@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
-from domain_coordinator import domain_id
 from numpy.typing import NDArray
 
 from tools.benchmarks import transports
 from tools.benchmarks.pipeline.bars import bars_of
-from tools.benchmarks.pipeline.bench import Settings, filled_memory, memory_folder
+from tools.benchmarks.pipeline.bench import Settings, filled_memory
+from tools.benchmarks.pipeline.running import (
+    copied_memory,
+    hogged_core,
+    own_domain,
+    running_node,
+)
 from tools.benchmarks.pipeline.traffic import ANSWER_SEC, Camera, Watcher
 from vla_retrieval.encoders import load_encoder
 from vla_retrieval.ros.client import RetrievalClient
-from vla_retrieval.transport import large_image_environment
 
 _CAMERA_HZ: Final = 30.0
 _CALLS_HZ: Final = 10.0
@@ -37,8 +33,6 @@ _RESEND_SEC: Final = 2.0
 _DELIVERIES: Final = 4
 _DELIVERED: Final = 150
 _START_SEC: Final = 300.0
-_HOG: Final = "while True: pass"
-_SHARE: Final = Path(__file__).parents[3]
 
 
 def measure(settings: Settings) -> dict[str, Any]:
@@ -51,19 +45,14 @@ def measure(settings: Settings) -> dict[str, Any]:
     """
     encoder = load_encoder(settings.encoder)
     filled_memory(settings, encoder).close()
-    source = memory_folder(settings, encoder)
-    del encoder
     found: dict[str, Any] = {}
     for name, is_hogged in (("quiet", False), ("hogged", True)):
-        copy = settings.work / "memory-under-load"
-        shutil.rmtree(copy, ignore_errors=True)
-        subprocess.run(["cp", "-r", "--reflink=auto", str(source), str(copy)], check=True)
         with (
-            _domain(), _node(settings, copy) as is_alive, RetrievalClient() as client,
-            _hog(is_hogged),
+            copied_memory(settings, encoder) as memory_dir, own_domain(),
+            running_node(settings.encoder, memory_dir, settings.index) as is_alive,
+            RetrievalClient() as client, hogged_core(is_hogged),
         ):  # fmt: skip
             found[name] = _one_load(client, is_alive, settings.load_sec)
-        shutil.rmtree(copy, ignore_errors=True)
     found["delivery"] = _delivery()
     found["bars"] = bars_of(found)
     return found
@@ -192,53 +181,3 @@ def _tail(values: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
         return dict.fromkeys(("p50", "p90", "p95", "p99", "max"), float("nan"))
     p50, p90, p95, p99, top = np.quantile(values, [0.5, 0.9, 0.95, 0.99, 1.0]).tolist()
     return {"p50": p50, "p90": p90, "p95": p95, "p99": p99, "max": top}
-
-
-@contextmanager
-def _domain() -> Iterator[None]:
-    """Give node and client a ROS domain of their own, and the shipped transport."""
-    before = dict(os.environ)
-    with domain_id() as number:
-        os.environ["ROS_DOMAIN_ID"] = str(number)
-        os.environ.update(large_image_environment(str(_SHARE)))
-        try:
-            yield
-        finally:
-            os.environ.clear()
-            os.environ.update(before)
-
-
-@contextmanager
-def _node(settings: Settings, memory_dir: Path) -> Iterator[Callable[[], bool]]:
-    """Start a node; lend what tells whether it still runs."""
-    encoder = settings.encoder
-    values = {
-        "model": encoder.model, "checkpoint": encoder.checkpoint, "device": encoder.device,
-        "engine": encoder.engine, "engine_cache_dir": encoder.engine_cache_dir,
-        "precision": encoder.precision, "threads": encoder.threads,
-        "memory_dir": memory_dir.resolve(), "index": settings.index,
-    }  # fmt: skip
-    command = [sys.executable, "-m", "vla_retrieval.ros.main", "--ros-args", "--log-level", "warn"]
-    for name, value in values.items():
-        if value != "":
-            command += ["-p", f"{name}:={value}"]
-    process = subprocess.Popen(command, start_new_session=True)
-    try:
-        yield lambda: process.poll() is None
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGINT)
-        process.wait(timeout=60)
-
-
-@contextmanager
-def _hog(is_wanted: bool) -> Iterator[None]:
-    if not is_wanted:
-        yield
-        return
-    process = subprocess.Popen([sys.executable, "-c", _HOG])
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()

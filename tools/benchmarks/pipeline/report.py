@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ def show(found: dict[str, Any]) -> None:
     """Print everything."""
     console = Console(width=110)
     if "starts" in found:
-        console.print(_starts(found["starts"]))
+        for table in _starts(found["starts"]):
+            console.print(table)
     if "stages" in found:
         for table in _stages(found["stages"]):
             console.print(table)
@@ -68,12 +70,18 @@ def _stages(stages: dict[str, Any]) -> list[Table]:
     return [ratios, times, cosines]
 
 
-def _starts(starts: dict[str, Any]) -> Table:
-    names = list(next(iter(starts.values())))
-    table = Table("start of a process \\[s]", *names)
-    for start, seconds in starts.items():
+def _starts(starts: dict[str, Any]) -> Iterator[Table]:
+    encoder = starts["encoder"]
+    names = list(next(iter(encoder.values())))
+    table = Table("start of an encoder \\[s]", *names)
+    for start, seconds in encoder.items():
         table.add_row(start, *(f"{seconds[name]:.1f}" for name in names))
-    return table
+    yield table
+    if "node" in starts:
+        table = Table("start of a node, to its first answer \\[s]", "")
+        for start, seconds in starts["node"].items():
+            table.add_row(start, f"{seconds:.1f}")
+        yield table
 
 
 def _load(name: str, load: dict[str, Any]) -> Table:
