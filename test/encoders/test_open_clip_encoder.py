@@ -263,8 +263,10 @@ def test_cuda_gives_what_the_cpu_gives(load, scene):
     assert gpu.device == "cuda:0"
     assert gpu.precision == "fp16"
     assert gpu.fingerprint == cpu.fingerprint
+    assert gpu._engine._embed_pixels.shapes, "single images are replayed"
     for mine, theirs in (
         (cpu.encode_images(images), gpu.encode_images(images)),
+        (cpu.encode_images(images[:1]), gpu.encode_images(images[:1])),
         (cpu.encode_instructions(TEXTS), gpu.encode_instructions(TEXTS)),
     ):
         assert ((mine * theirs).sum(axis=1) > 0.9995).all()

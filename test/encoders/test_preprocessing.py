@@ -16,12 +16,15 @@ pytest.importorskip("open_clip")
 
 from open_clip.transform import PreprocessCfg, image_transform_v2  # noqa: E402
 from PIL import Image  # noqa: E402
+from torchvision.transforms import InterpolationMode  # noqa: E402
+from torchvision.transforms.v2 import functional  # noqa: E402
 
 from vla_retrieval.encoders.preprocessing import (  # noqa: E402
     PilPreprocessor,
     PreprocessSpec,
     UInt8Preprocessor,
     make_preprocessor,
+    resize_in_floats,
     resized_size,
 )
 
@@ -116,6 +119,31 @@ def test_camera_images_equal_those_of_the_pillow_that_is_installed(scene, size, 
     # at the few hard edges.
     assert apart.mean() < 0.2
     assert (apart > 2.01).mean() < 0.001
+
+
+@pytest.mark.parametrize("mode", [InterpolationMode.BICUBIC, InterpolationMode.BILINEAR])
+@pytest.mark.parametrize("size", [(480, 640), (720, 1280), (60, 50), (1280, 720)])
+def test_what_a_gpu_resizes_equals_what_a_cpu_does(scene, size, mode):
+    """Up to roundings: both round between the passes."""
+    pixels = torch.from_numpy(scene(*size)).permute(2, 0, 1)
+    mine = resize_in_floats(pixels, 224, 298, mode)
+    theirs = functional.resize(pixels, [224, 298], interpolation=mode, antialias=True)
+    assert mine.dtype == theirs.dtype == torch.uint8
+    apart = (mine.int() - theirs.int()).abs()
+    assert apart.max() <= 2
+    assert apart.float().mean() < 0.02
+
+
+def test_one_pass_in_floats_is_further_from_the_cpu_than_two(scene):
+    pixels = torch.from_numpy(scene(720, 1280)).permute(2, 0, 1)
+    mode = InterpolationMode.BICUBIC
+    theirs = functional.resize(pixels, [224, 398], interpolation=mode, antialias=True).int()
+    once = torch.nn.functional.interpolate(
+        pixels[None].float(), (224, 398), mode="bicubic", antialias=True, align_corners=False
+    )
+    once = once[0].round().clamp(0, 255).int()
+    twice = resize_in_floats(pixels, 224, 398, mode).int()
+    assert (twice != theirs).float().mean() < (once != theirs).float().mean() / 4
 
 
 def test_image_that_would_grow_without_bound_is_cut_before_it_grows():

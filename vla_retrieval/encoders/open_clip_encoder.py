@@ -193,7 +193,7 @@ def load_open_clip_encoder(settings: EncoderSettings) -> OpenClipEncoder:
     load_weights(model, state, str(source.checkpoint), may_resize=source.is_published)
     weights = hash_weights(model)
     spec = PreprocessSpec.from_open_clip(open_clip.get_model_preprocess_cfg(model))
-    preprocessor = make_preprocessor(spec)
+    preprocessor = make_preprocessor(spec, device)
     tokenizer = _make_tokenizer(source, model)
     probe = make_probe(preprocessor, tokenizer)
     expected = _reference(model, preprocessor, probe, device, source)

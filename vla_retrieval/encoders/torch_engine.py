@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import torch
 
+from vla_retrieval.encoders.cuda_graphs import RecordedTower, Tower
 from vla_retrieval.encoders.devices import DTYPES
 from vla_retrieval.encoders.preprocessing import Preprocessor
 from vla_retrieval.encoders.towers import TextTower
@@ -48,10 +49,10 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """Eager torch, the whole model in one precision.
+    """Torch, the whole model in one precision: eager on the CPU, on a GPU single inputs as graphs.
 
     A forward pass in inference mode changes nothing in the model, and CUDA runs what several
-    threads ask of one stream in order, so calls need no lock.
+    threads ask of one stream in order, so calls need no lock here.
 
     Args:
         model: open_clip's model with its weights, in fp32; it is moved and cast in place.
@@ -76,6 +77,10 @@ class TorchEngine:
         self._preprocessor = preprocessor
         self._device = device
         self._precision = precision
+        self._embed_pixels: Tower = self._run_images
+        self._embed_tokens: Tower = self._text
+        if device.type == "cuda":
+            self._record()
 
     @property
     def name(self) -> str:
@@ -100,13 +105,27 @@ class TorchEngine:
     def embed_pixels(self, prepared: torch.Tensor) -> torch.Tensor:
         """Embed what the preprocessor prepared, shape ``(n, 3, height, width)``."""
         with torch.inference_mode():
-            moved = prepared.to(self._device, non_blocking=True)
-            pixels = self._preprocessor.normalize(moved).to(self._dtype)
-            embedded: torch.Tensor = self._model.encode_image(pixels)
+            embedded = self._embed_pixels(prepared.to(self._device, non_blocking=True))
             return embedded.to("cpu", torch.float32)
 
     def embed_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
         """Embed token ids, int64, shape ``(n, context_length)``."""
         with torch.inference_mode():
-            embedded: torch.Tensor = self._text(self._text.cut.cut(tokens).to(self._device))
+            embedded = self._embed_tokens(self._text.cut.cut(tokens).to(self._device))
             return embedded.to("cpu", torch.float32)
+
+    def _run_images(self, prepared: torch.Tensor) -> torch.Tensor:
+        pixels = self._preprocessor.normalize(prepared).to(self._dtype)
+        embedded: torch.Tensor = self._model.encode_image(pixels)
+        return embedded
+
+    def _record(self) -> None:
+        """Record one image, and one instruction of each length: what a robot asks for."""
+        with torch.inference_mode():
+            image = self._preprocessor.example(self._device)
+            tokens = [
+                torch.ones((1, length), dtype=torch.int64, device=self._device)
+                for length in self.text_lengths
+            ]
+            self._embed_pixels = RecordedTower(self._run_images, [image])
+            self._embed_tokens = RecordedTower(self._text, tokens)

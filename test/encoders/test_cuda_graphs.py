@@ -1,0 +1,117 @@
+"""Towers that are replayed: by a double of a GPU's graph, and by a GPU where there is one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from vla_retrieval.encoders.cuda_graphs import (  # noqa: E402
+    RecordedTower,
+    Recording,
+    record_on_gpu,
+)
+
+
+class Doubling:
+    """A tower that counts its passes."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        self.passes += 1
+        return batch * 2
+
+
+class Graph:
+    """Does with memory what a CUDA graph does: reads and writes where it was recorded."""
+
+    def __init__(self) -> None:
+        self.replays = 0
+        self.inside = 0
+        self.crowded = False
+
+    def record(self, tower: Callable, example: torch.Tensor) -> Recording:
+        source = example.clone()
+        result = tower(source)
+
+        def replay() -> None:
+            self.inside += 1
+            self.crowded |= self.inside > 1
+            self.replays += 1
+            torch.mul(source, 2, out=result)
+            self.inside -= 1
+
+        return Recording(source, result, replay)
+
+
+def row(value: float, count: int = 1) -> torch.Tensor:
+    return torch.full((count, 4), value)
+
+
+def test_common_shapes_are_replayed_and_others_are_run() -> None:
+    tower, graph = Doubling(), Graph()
+    recorded = RecordedTower(tower, [row(0.0)], graph.record)
+    assert recorded.shapes == {(1, 4)}
+    assert torch.equal(recorded(row(3.0)), row(6.0))
+    assert (tower.passes, graph.replays) == (1, 1)
+    assert torch.equal(recorded(row(3.0, count=2)), row(6.0, count=2))
+    assert (tower.passes, graph.replays) == (2, 1)
+
+
+def test_a_result_is_not_overwritten_by_the_next_one() -> None:
+    recorded = RecordedTower(Doubling(), [row(0.0)], Graph().record)
+    first = recorded(row(1.0))
+    recorded(row(5.0))
+    assert torch.equal(first, row(2.0))
+
+
+def test_a_tower_that_cannot_be_recorded_is_run_and_a_warning_says_so(caplog) -> None:
+    def refuse(tower: Callable, example: torch.Tensor) -> Recording:
+        if len(example) == 1:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        return Graph().record(tower, example)
+
+    recorded = RecordedTower(Doubling(), [row(0.0), row(0.0, count=2)], refuse)
+    assert recorded.shapes == {(2, 4)}
+    assert "shape (1, 4)" in caplog.text
+    assert "not permitted when stream is capturing" in caplog.text
+    assert torch.equal(recorded(row(4.0)), row(8.0))
+
+
+def test_threads_do_not_use_one_recording_at_once() -> None:
+    """Each gets what belongs to its own input."""
+    graph = Graph()
+    recorded = RecordedTower(Doubling(), [row(0.0)], graph.record)
+    wrong: list[float] = []
+
+    def ask(value: float) -> None:
+        for _ in range(200):
+            if not torch.equal(recorded(row(value)), row(2 * value)):
+                wrong.append(value)
+
+    threads = [threading.Thread(target=ask, args=(float(n),)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert not graph.crowded
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_replays_what_it_would_compute() -> None:
+    with torch.inference_mode():
+        layer = torch.nn.Linear(64, 32).cuda().half()
+        recorded = RecordedTower(
+            layer, [torch.zeros((1, 64), device="cuda", dtype=torch.half)], record_on_gpu
+        )
+        assert recorded.shapes == {(1, 64)}
+        for seed in range(3):
+            torch.manual_seed(seed)
+            batch = torch.randn((1, 64), device="cuda", dtype=torch.half)
+            torch.testing.assert_close(recorded(batch), layer(batch))
