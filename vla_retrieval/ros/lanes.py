@@ -42,12 +42,12 @@ class Lanes:
             max_waiting: As for `InferenceWorker`, in each of the two.
             max_waiting_bytes: The same.
             stall_sec: Longest time at one job.
-            embed_ahead: As for `InferenceWorker`.
+            embed_ahead: As for `InferenceWorker`, with the instructions of those without pictures.
         """
+        # Without embedding ahead: a question would wait for the batch, as a tower does one at a time.
         self.pictures = InferenceWorker(
-            max_waiting, embed_ahead, max_waiting_bytes,
-            name="pictures", niceness=_PICTURES_NICENESS,
-        )  # fmt: skip
+            max_waiting, None, max_waiting_bytes, name="pictures", niceness=_PICTURES_NICENESS
+        )
         self.words = InferenceWorker(max_waiting, embed_ahead, max_waiting_bytes, name="words")
         self._workers = (self.pictures, self.words)
         now_sec = time.monotonic()
