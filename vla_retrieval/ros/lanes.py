@@ -44,7 +44,7 @@ class Lanes:
             stall_sec: Longest time at one job.
             embed_ahead: As for `InferenceWorker`, with the instructions of those without pictures.
         """
-        # Without embedding ahead: a question would wait for the batch, as a tower does one at a time.
+        # Without embedding ahead: a question would wait for the whole batch to leave the tower.
         self.pictures = InferenceWorker(
             max_waiting, None, max_waiting_bytes, name="pictures", niceness=_PICTURES_NICENESS
         )
