@@ -52,7 +52,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_instructions_equal_those_of_open_clip(folder):
-    encoder = load_encoder(EncoderSettings(model=f"local-dir:{folder}", device="cpu"))
+    encoder = load_encoder(
+        EncoderSettings(model=f"local-dir:{folder}", device="cpu", precision="fp32")
+    )
     model, _, _ = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     with torch.no_grad():
         tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(TEXTS)
