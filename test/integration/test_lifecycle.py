@@ -82,7 +82,7 @@ def test_a_memory_that_is_removed_ends_in_the_error_state_and_can_be_had_again(
     directory.rename(elsewhere)
     lost = remember(robot, 2)
     assert not lost.success
-    assert lost.status.code in (Status.INTERNAL, Status.NOT_ACTIVE)
+    assert lost.status.code in (Status.STORAGE, Status.NOT_ACTIVE)
     manager = Manager(robot)
     wait_until(lambda: manager.state() == "unconfigured", "the error state, and the way back")
     reports = robot.collect(DiagnosticArray, "/diagnostics")

@@ -108,7 +108,7 @@ def test_a_request_that_hangs_is_answered_and_the_others_go_on(
     waits = planner.client.call_async("get_entry", entry_id=kept.entry_id)
     wait_until(hangs.done, "an answer")
     answer = hangs.result()
-    assert answer.status.code == Status.INTERNAL
+    assert answer.status.code == Status.STALLED
     assert "longer than 0.5 s (worker_stall_sec)" in answer.message
     assert "Nothing was changed" in answer.message
     wait_until(waits.done, "the answer to the one that waited")
@@ -116,6 +116,9 @@ def test_a_request_that_hangs_is_answered_and_the_others_go_on(
     encoder.heal()
     found = planner.call("retrieve", instruction="task 1", k=1)
     assert found.result.matches[0].entry_id == kept.entry_id
+    stats = planner.call("get_stats")
+    assert (stats.worker_replaced, stats.worker_threads_stuck) == (1, 1)
+    assert "worker_stall_sec" in stats.worker_replaced_because
     report = reports.wait_for(
         lambda m: facts_of(m.status[0]).get("worker_threads_stuck") == "1"
     ).status[0]

@@ -57,7 +57,9 @@ def test_the_oldest_goes_first_as_in_a_plain_model(open_memory: OpenMemory) -> N
         if number % 20 == 19:
             memory = open_memory(options=bounded(entries=12))
         assert memory.entry_ids() == sorted(model)
-    assert memory.stats().evicted == evictions > 50
+    stats = memory.stats()
+    assert stats.evicted == stats.evicted_over_entries == evictions > 50
+    assert stats.evicted_over_bytes == 0
 
 
 def test_the_least_used_goes_first_and_uses_survive_a_restart(open_memory: OpenMemory) -> None:
@@ -197,15 +199,48 @@ def test_an_entry_larger_than_all_bytes_is_refused_and_nothing_goes(
     assert memory.entry_ids() == [1, 2]
 
 
-def test_who_went_and_why_is_logged(
+def test_who_went_and_why_is_logged_one_by_one_at_debug(
     open_memory: OpenMemory, caplog: pytest.LogCaptureFixture
 ) -> None:
     memory = open_memory(options=bounded(Eviction.LEAST_USED, 2))
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG):
         add(memory, seen(0), seen(1))
         assert "evicted" not in caplog.text
-        add(memory, seen(2))
-    assert "evicted 1 entries (1): max_entries 2 was passed; least used first" in caplog.text
+        for stamp in (2, 3, 4):
+            add(memory, seen(stamp))
+    each = [r.getMessage() for r in caplog.records if r.levelno == logging.DEBUG]
+    assert [text for text in each if text.startswith("evicted")] == [
+        f"evicted entry {i}: max_entries 2 was passed; least used first" for i in (1, 2, 3)
+    ]
+
+
+def test_a_full_memory_does_not_flood_the_log(
+    open_memory: OpenMemory, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first eviction is told at once, those of the rest of the minute when it is closed."""
+    memory = open_memory(options=bounded(entries=2))
+    with caplog.at_level(logging.INFO):
+        for stamp in range(32):
+            add(memory, seen(stamp), seed=stamp)
+        memory.close()
+    told = [text for text in caplog.messages if text.startswith("evicted")]
+    assert len(told) == 2
+    assert "1 because max_entries 2 was passed; oldest first, the last entry 1." in told[0]
+    assert "29 because max_entries 2 was passed; oldest first, the last entry 30." in told[1]
+
+
+def test_an_eviction_that_was_not_committed_is_not_logged(
+    open_memory: OpenMemory, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vla_retrieval.memory import counters
+
+    memory = open_memory(options=bounded(entries=1))
+    add(memory, seen(0))
+    with monkeypatch.context() as patch, caplog.at_level(logging.DEBUG):
+        patch.delattr(counters, "SEQUENCE")
+        with pytest.raises(AttributeError):
+            add(memory, seen(1))
+    assert "evicted" not in caplog.text
 
 
 def test_an_eviction_that_cannot_be_committed_evicts_nobody(

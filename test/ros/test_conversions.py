@@ -216,7 +216,7 @@ def test_stats_carry_what_the_index_says() -> None:
     index = IndexStats("pq", 9, 2, 5 << 30, (direction,), "a snapshot", 3, "disk full")
     stats = MemoryStats(
         7, 6 << 40, None, 2**40, 5, 4, Similarity.DOT, Fingerprint("m", "w", "p", 8),
-        Path("/memory"), index,
+        Path("/memory"), index, 1, 3,
     )  # fmt: skip
     response = GetStats.Response()
     conversions.fill_stats(response, stats)
@@ -227,6 +227,7 @@ def test_stats_carry_what_the_index_says() -> None:
         5,
         4,
     )
+    assert (response.evicted_over_entries, response.evicted_over_bytes) == (1, 3)
     assert conversions.to_ns(response.newest_stamp) == 2**40
     assert (response.index_kind, response.index_ram_bytes) == ("pq", 5 << 30)
     assert (response.index_rows, response.index_dead_rows) == (9, 2)

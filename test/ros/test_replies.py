@@ -6,12 +6,15 @@ import pytest
 
 from vla_retrieval.errors import (
     DeadlineExceededError,
+    EncoderError,
     EntryNotFoundError,
     InvalidInputError,
+    MemoryFormatError,
+    MemoryFullError,
     StorageError,
 )
 from vla_retrieval.ros.replies import NoFrameError, NotActiveError, Reply, fail
-from vla_retrieval.ros.worker import WorkerBusyError, WorkerClosedError
+from vla_retrieval.ros.worker import WorkerBusyError, WorkerClosedError, WorkerStalledError
 from vla_retrieval_msgs.msg import Status
 from vla_retrieval_msgs.srv import Forget
 
@@ -39,7 +42,11 @@ def test_only_the_first_answer_counts_and_the_executor_is_woken_for_it() -> None
         (NotActiveError("asleep"), Status.NOT_ACTIVE),
         (WorkerClosedError("gone"), Status.NOT_ACTIVE),
         (WorkerBusyError("full"), Status.BUSY),
-        (StorageError("disk full"), Status.INTERNAL),
+        (WorkerStalledError("stuck"), Status.STALLED),
+        (MemoryFullError("full"), Status.MEMORY_FULL),
+        (StorageError("disk full"), Status.STORAGE),
+        (MemoryFormatError("damaged"), Status.STORAGE),
+        (EncoderError("no memory"), Status.INTERNAL),
     ],
 )
 def test_each_kind_of_failure_has_a_code_and_keeps_its_words(error: Exception, code: int) -> None:

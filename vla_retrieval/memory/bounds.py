@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import sqlite3
+from collections.abc import Sequence
 
 from vla_retrieval.errors import InvalidInputError, MemoryFullError
 from vla_retrieval.memory import counters
 from vla_retrieval.memory import entries as store
 from vla_retrieval.memory.database import Database
 from vla_retrieval.memory.eviction import Standing
+from vla_retrieval.memory.eviction_log import Evicted
 from vla_retrieval.memory.index import Index
 from vla_retrieval.memory.options import MemoryOptions
 from vla_retrieval.memory.reading import Neighbourhood
 
-_log = logging.getLogger(__name__)
+_COUNTED = {
+    "max_entries": counters.EVICTED_OVER_ENTRIES,
+    "max_bytes": counters.EVICTED_OVER_BYTES,
+}
 
 
 def make_room(
@@ -25,8 +29,8 @@ def make_room(
     standing: Standing,
     options: MemoryOptions,
     adding: int,
-) -> list[int]:
-    """Evict entries until the bounds hold; return their ids.
+) -> list[Evicted]:
+    """Evict entries until the bounds hold; return who went and why.
 
     Args:
         connection: In the transaction that added entries.
@@ -44,19 +48,19 @@ def make_room(
         raise InvalidInputError(
             "entries", f"at most max_entries, {options.max_entries}, at once", str(adding)
         )
-    evicted: list[int] = []
+    evicted: list[Evicted] = []
     if options.max_entries:
         over = len(index) + adding - options.max_entries
-        bound = f"max_entries {options.max_entries}"
-        evicted += _evict(connection, database, index, standing, options, over, bound, evicted)
+        evicted += _evict(
+            connection, database, index, standing, options, over, "max_entries", evicted
+        )
     # Each turn evicts what should be enough, or raises: pages are freed only when all on them went.
     while options.max_bytes and (used := database.used_bytes(connection)) > options.max_bytes:
         with database.reading() as before:  # without the new entries, which may be of another size
             bytes_each = database.used_bytes(before) / max(1, len(index))
         over = math.ceil((used - options.max_bytes) / bytes_each)
-        bound = f"max_bytes {options.max_bytes}"
         evicted += _evict(
-            connection, database, index, standing, options, over, bound, evicted, enough=1
+            connection, database, index, standing, options, over, "max_bytes", evicted, enough=1
         )
     return evicted
 
@@ -69,24 +73,22 @@ def _evict(
     options: MemoryOptions,
     count: int,
     bound: str,
-    gone: list[int],
+    before: Sequence[Evicted],
     enough: int = 0,
-) -> list[int]:
+) -> list[Evicted]:
     """Evict some; fewer will do where ``enough`` says so, because their sizes are estimated."""
     if count <= 0:
         return []
+    limit = getattr(options, bound)
+    gone = [entry_id for evicted in before for entry_id in evicted.entry_ids]
     redundancy = Neighbourhood(index, database).redundancy
     chosen = standing.choose(options.eviction, count, index.columns, redundancy, gone)
     if len(chosen) < (enough or count):
         raise MemoryFullError(
-            f"{database.path.parent}: {bound} is reached, and of {len(index)} entries only"
+            f"{database.path.parent}: {bound} {limit} is reached, and of {len(index)} entries only"
             f" {len(chosen)} may go; {count} have to. Unpin or forget some, or raise the bound."
         )
     store.delete(connection, chosen)
     counters.increase(connection, counters.EVICTED, len(chosen))
-    shown = ", ".join(map(str, chosen[:10])) + (", ..." if len(chosen) > 10 else "")
-    _log.info(
-        "evicted %d entries (%s): %s was passed; %s first",
-        len(chosen), shown, bound, options.eviction.value.replace("_", " "),
-    )  # fmt: skip
-    return chosen
+    counters.increase(connection, _COUNTED[bound], len(chosen))
+    return [Evicted(tuple(chosen), bound, limit)]

@@ -63,8 +63,13 @@ class Copy:
             connection.execute("DELETE FROM main.sqlite_sequence")
             connection.execute("INSERT INTO main.sqlite_sequence SELECT * FROM old.sqlite_sequence")
             connection.execute(
-                "INSERT INTO main.counters SELECT * FROM old.counters WHERE name IN (?, ?)",
-                (counters.MERGED, counters.EVICTED),
+                "INSERT INTO main.counters SELECT * FROM old.counters WHERE name IN (?, ?, ?, ?)",
+                (
+                    counters.MERGED,
+                    counters.EVICTED,
+                    counters.EVICTED_OVER_ENTRIES,
+                    counters.EVICTED_OVER_BYTES,
+                ),
             )
             counters.increase(connection, counters.SEQUENCE)
 

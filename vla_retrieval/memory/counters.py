@@ -13,6 +13,9 @@ MERGED = "merged"
 EVICTED = "evicted"
 """Entries that were removed to keep within bounds."""
 
+EVICTED_OVER_ENTRIES, EVICTED_OVER_BYTES = "evicted over max_entries", "evicted over max_bytes"
+"""The same by the bound that was passed; what went before this was counted is in neither."""
+
 SNAPSHOT, SNAPSHOT_BEFORE = "snapshot", "snapshot_before"
 """The random marks of the newest snapshot and of the one before it. A snapshot with another mark is
 of another history: somebody put an older copy of the database back beside it."""

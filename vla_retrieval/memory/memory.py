@@ -25,6 +25,7 @@ from vla_retrieval.memory.checks import (
 from vla_retrieval.memory.database import DATABASE_NAME, Database
 from vla_retrieval.memory.directory import prepare_directory, size_bytes
 from vla_retrieval.memory.eviction import Standing
+from vla_retrieval.memory.eviction_log import EvictionLog
 from vla_retrieval.memory.live import LiveIndex
 from vla_retrieval.memory.lock import DirectoryLock
 from vla_retrieval.memory.maintenance import Maintenance
@@ -79,6 +80,7 @@ class Memory:
         self._database = database
         self._read_only = read_only
         self._standing = standing
+        self._evictions = EvictionLog(options.eviction)
         self._calibration = calibration
         self._live = LiveIndex(directory, database, opened)
         self._maintenance: Maintenance | None = None
@@ -215,10 +217,11 @@ class Memory:
                         store.count_merged(connection, entry_id)
                 if any(report.merged):
                     counters.increase(connection, counters.MERGED, sum(report.merged))
-                evicted = make_room(
+                evictions = make_room(
                     connection, self._database, index, self._standing, self._options, len(ids)
                 )
                 sequence = counters.increase(connection, counters.SEQUENCE)
+            evicted = [entry_id for went in evictions for entry_id in went.entry_ids]
             with self._live.changing(sequence, len(ids) + len(evicted)):
                 index.add(ids, *kept)
                 index.remove(evicted)
@@ -226,6 +229,7 @@ class Memory:
             self._standing.pin(
                 [i for i, entry in zip(ids, kept[0], strict=True) if entry.pinned], pinned=True
             )
+            self._evictions.note(evictions)
         self._after_change()
         return replace(report, evicted=tuple(evicted)) if evicted else report
 
@@ -471,9 +475,12 @@ class Memory:
             with self._database.reading() as connection:
                 merged = counters.read(connection, counters.MERGED)
                 evicted = counters.read(connection, counters.EVICTED)
+                over_entries = counters.read(connection, counters.EVICTED_OVER_ENTRIES)
+                over_bytes = counters.read(connection, counters.EVICTED_OVER_BYTES)
         return MemoryStats(
             entries, size_bytes(self._directory), *stamps, merged, evicted,
             index.similarity, self._fingerprint, self._directory, of_index,
+            over_entries, over_bytes,
         )  # fmt: skip
 
     def wait_until_idle(self, timeout_sec: float | None = None) -> bool:
@@ -515,6 +522,7 @@ class Memory:
                 maintenance.close()
         finally:
             if self._live.close():
+                self._evictions.tell()
                 try:
                     self._database.close()
                 finally:

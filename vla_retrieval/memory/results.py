@@ -136,6 +136,8 @@ class MemoryStats:
         fingerprint: What its embeddings were made with.
         directory: Where it is.
         index: How it is searched.
+        evicted_over_entries: Of those evicted, how many because ``max_entries`` was passed.
+        evicted_over_bytes: And because ``max_bytes`` was; older versions counted neither.
     """
 
     entries: int
@@ -148,3 +150,5 @@ class MemoryStats:
     fingerprint: Fingerprint
     directory: Path
     index: IndexStats
+    evicted_over_entries: int = 0
+    evicted_over_bytes: int = 0

@@ -199,6 +199,8 @@ def fill_stats(response: GetStats.Response, stats: MemoryStats) -> None:
     response.similarity = stats.similarity.value
     response.merged = stats.merged
     response.evicted = stats.evicted
+    response.evicted_over_entries = stats.evicted_over_entries
+    response.evicted_over_bytes = stats.evicted_over_bytes
     _fill_index_stats(response, stats.index)
 
 

@@ -15,8 +15,9 @@ from vla_retrieval.errors import (
     InvalidInputError,
     MemoryFullError,
     RetrievalError,
+    StorageError,
 )
-from vla_retrieval.ros.worker import WorkerBusyError, WorkerClosedError
+from vla_retrieval.ros.worker import WorkerBusyError, WorkerClosedError, WorkerStalledError
 from vla_retrieval_msgs.msg import Status
 
 _log = logging.getLogger(__name__)
@@ -46,7 +47,9 @@ _CODES: tuple[tuple[type[Exception], int], ...] = (
     (NotActiveError, Status.NOT_ACTIVE),
     (WorkerClosedError, Status.NOT_ACTIVE),
     (WorkerBusyError, Status.BUSY),
-    (MemoryFullError, Status.MEMORY_FULL),
+    (WorkerStalledError, Status.STALLED),
+    (MemoryFullError, Status.MEMORY_FULL),  # before its base
+    (StorageError, Status.STORAGE),
 )
 
 

@@ -44,6 +44,7 @@ _REFUSALS = (
     InvalidInputError, NotActiveError, DeadlineExceededError, WorkerBusyError, WorkerClosedError,
     WorkerStalledError,
 )  # fmt: skip
+_NODES_FAULT = (Status.INTERNAL, Status.STALLED, Status.STORAGE)
 _LONGEST_TIMEOUT_SEC = 3600.0
 # ROS 2's default for services keeps ten requests and drops older ones without a word; a planner
 # that asks many things at once waits for those for ever. Too many are refused with BUSY instead.
@@ -161,7 +162,7 @@ class Services:
                 response.success, response.result = True, earlier
                 return response
         fail(response, error)
-        if response.status.code == Status.INTERNAL:
+        if response.status.code in _NODES_FAULT:
             self._node.health.note_error(response.message)
         return response
 
@@ -281,6 +282,9 @@ class Services:
         response.device = session.encoder.device
         response.engine = session.encoder.engine
         response.precision = session.encoder.precision
+        response.worker_replaced = session.worker.replaced
+        response.worker_replaced_because = session.worker.last_reason
+        response.worker_threads_stuck = session.worker.stuck
         for name in COUNTS:
             setattr(response, name, self._node.counters.get(name))
 
