@@ -18,8 +18,8 @@ Each names its cause, shows what was expected and what came, and says the next s
         ├── MemoryLockedError    another process holds it
         └── MemoryFullError      a bound is reached and nothing may be evicted
 
-The node adds NoFrameError and NotActiveError (``ros/replies.py``), and WorkerStalledError
-(``ros/jobs.py``).
+The node adds NoFrameError and NotActiveError (``ros/replies.py``), WorkerStalledError
+(``ros/jobs.py``), and MemoryLostError, a StorageError (``ros/disk.py``).
 """
 
 from __future__ import annotations

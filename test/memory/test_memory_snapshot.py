@@ -270,8 +270,7 @@ def copy_of(directory: Path, to: Path) -> Path:
 
 def put_back(copy: Path, directory: Path) -> None:
     """Put an older database back, beside the snapshot that is there."""
-    for name in (LOG, f"{DATABASE}-shm"):
-        (directory / name).unlink(missing_ok=True)
+    (directory / LOG).unlink(missing_ok=True)
     shutil.copy(copy / DATABASE, directory / DATABASE)
 
 
@@ -333,7 +332,6 @@ def test_a_lost_log_leaves_what_was_folded_and_the_newer_snapshot_is_left_out(
     crashed = copy_of(plain.directory, tmp_path / "crashed")  # its log is not folded
     assert (crashed / LOG).stat().st_size > 0
     (crashed / LOG).unlink()
-    (crashed / f"{DATABASE}-shm").unlink()
     plain.expected = BruteForce(rows, next_id)
     plain.open(directory=crashed)
     assert "another history" in plain.source

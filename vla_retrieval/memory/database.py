@@ -18,7 +18,11 @@ from vla_retrieval.types import Fingerprint
 DATABASE_NAME = "memory.sqlite3"
 
 _OLDEST_SQLITE = (3, 37, 0)  # STRICT tables
-_BUSY_TIMEOUT_SEC = 5.0  # a person's sqlite3 shell may hold the file for a moment
+# SQLite's "unix", for one process: what its connections share about the log is in RAM, not in a mapped
+# file. Where a file system turns read-only under a mapped file, as ext4 does after an error, the next
+# write to it is a SIGBUS, which ends the process; and where one hangs, queries would hang with it.
+_ONE_PROCESS = "unix-excl"
+_BUSY_TIMEOUT_SEC = 5.0  # a person's sqlite3 shell may hold the file as it is opened
 _WRITE_AHEAD = "PRAGMA journal_mode = WAL"
 _PAGES_IN_LOG = 4_000  # 16 MB; at SQLite's 1000 every large batch would be copied over at once
 _WAL_BYTES_KEPT = 64 << 20  # the log shrinks back to this after a large transaction
@@ -51,7 +55,9 @@ class Database:
                 " Use a Python that is built with a newer one."
             )
         self.path = path
-        self._source = _read_only_uri(path) if read_only else path.absolute().as_uri()
+        self._source = (
+            _read_only_uri(path) if read_only else f"{path.absolute().as_uri()}?vfs={_ONE_PROCESS}"
+        )
         self._read_only = read_only
         self._idle_readers: list[sqlite3.Connection] = []
         self._pool_lock = threading.Lock()  # protects _idle_readers

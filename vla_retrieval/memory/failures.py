@@ -15,10 +15,10 @@ SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 # SQLite's own texts; its error codes reach Python from 3.11 on only.
 _NEXT_STEPS = {
     "full": "Free some disk space. Nothing was changed, and reading goes on.",
-    "disk i/o": "Look at the disk and its free space. Nothing was changed.",
+    "disk i/o": "Look at the disk, its free space, whether it may be written. Nothing was changed.",
     "readonly": "Make the directory and its files writable for this user.",
     "unable to open": "Make the directory and its files readable and writable for this user.",
-    "locked": "Another program writes to the database: close it.",
+    "locked": "Another program has the database open: close it.",
 }
 
 

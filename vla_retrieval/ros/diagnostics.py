@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
-from vla_retrieval.errors import StorageError
+from vla_retrieval.ros.disk import PATIENCE_SEC, DiskUsage, Look
 from vla_retrieval.ros.parameters import BYTES_PER_MB
 from vla_retrieval.ros.session import COUNTS
 
 if TYPE_CHECKING:
-    from vla_retrieval.memory import Memory, MemoryStats
+    from vla_retrieval.memory import MemoryStats
     from vla_retrieval.ros.node import RetrievalNode
     from vla_retrieval.ros.session import Session
 
@@ -25,18 +24,6 @@ _LEAST_FREE_SHARE = 0.05
 _LEAST_FREE_MB = 200
 
 
-class DiskUsage(Protocol):
-    """What ``shutil.disk_usage`` returns: bytes of a file system."""
-
-    @property
-    def total(self) -> int:
-        """Of the whole file system."""
-
-    @property
-    def free(self) -> int:
-        """That may still be written."""
-
-
 def make_diagnostics(node: RetrievalNode, warnings: list[str]) -> DiagnosticArray:
     """Return the node's state as a message.
 
@@ -46,23 +33,35 @@ def make_diagnostics(node: RetrievalNode, warnings: list[str]) -> DiagnosticArra
     """
     name = node.get_fully_qualified_name()
     array = DiagnosticArray(status=[_retrieval_status(node, warnings)])
-    if node.session is not None:
-        array.status.append(memory_status(node.session.memory, node.health.write_error))
+    session = node.session
+    if session is not None:
+        waiting_sec = max(session.disk.waiting_sec, session.gate.stuck_sec)
+        array.status.append(
+            memory_status(session.disk.latest, node.health.write_error, waiting_sec)
+        )
     for status, part in zip(array.status, ("retrieval", "memory"), strict=False):
         status.name = f"{name}: {part}"
     array.header.stamp = node.get_clock().now().to_msg()
     return array
 
 
-def judge_memory(stats: MemoryStats, disk: DiskUsage, write_error: str = "") -> list[str]:
+def judge_memory(
+    stats: MemoryStats, disk: DiskUsage, write_error: str = "", *, writable: bool = True
+) -> list[str]:
     """Return what a person should know about a memory, with the next step; mostly nothing.
 
     Args:
         stats: Of the memory.
         disk: Of the file system that it is on.
         write_error: Why it could not be written the last time, or nothing.
+        writable: Whether this process may write there.
     """
     warnings = []
+    if not writable:
+        warnings.append(
+            f"{stats.directory} cannot be written: a file system that is mounted read-only, or "
+            "permissions. Pairs are refused meanwhile; make it writable for this user."
+        )
     if write_error:
         warnings.append(
             f"nothing is remembered, because the memory could not be written: {write_error} "
@@ -81,22 +80,45 @@ def judge_memory(stats: MemoryStats, disk: DiskUsage, write_error: str = "") -> 
     return warnings
 
 
-def memory_status(memory: Memory, write_error: str = "") -> DiagnosticStatus:
-    """Return what a memory holds and how it is; a memory that cannot be read is an ERROR."""
-    try:
-        stats = memory.stats()
-        disk = shutil.disk_usage(stats.directory)
-    except (StorageError, OSError) as error:  # for example, somebody removed the directory
-        return DiagnosticStatus(level=DiagnosticStatus.ERROR, message=str(error))
-    warnings = judge_memory(stats, disk, write_error)
+def memory_status(look: Look, write_error: str = "", waiting_sec: float = 0.0) -> DiagnosticStatus:
+    """Return what a memory holds and how it is; one that cannot be read is an ERROR.
+
+    Args:
+        look: The last one at it.
+        write_error: Why it could not be written the last time, or nothing.
+        waiting_sec: How long somebody has been waiting for its disk.
+    """
+    errors = [look.error] if look.error else []
+    if waiting_sec >= PATIENCE_SEC:
+        errors.append(
+            f"the disk of {look.directory} has not answered for {waiting_sec:.0f} s: look at it, "
+            "and at what it hangs on. What is shown of the memory is from before."
+        )
+    status = DiagnosticStatus(level=DiagnosticStatus.ERROR, message=" ".join(errors))
+    stats, disk = look.stats, look.usage
+    if stats is None or disk is None:
+        return status
+    warnings = judge_memory(stats, disk, write_error, writable=look.writable)
+    if not errors:
+        status.level = DiagnosticStatus.WARN if warnings else DiagnosticStatus.OK
+    status.message = " ".join([*errors, *warnings]) or (
+        f"{stats.entries} entries, {stats.index.kind} index"
+    )
+    status.values = _key_values(_memory_facts(stats, disk) | {"disk_writable": look.writable})
+    return status
+
+
+def _memory_facts(stats: MemoryStats, disk: DiskUsage) -> dict[str, object]:
     index = stats.index
-    facts = {
+    return {
         "memory_dir": stats.directory,
         "memory_size": stats.entries,
         "size_bytes": stats.size_bytes,
         "disk_free_bytes": disk.free,
         "merged": stats.merged,
         "evicted": stats.evicted,
+        "evicted_over_max_entries": stats.evicted_over_entries,
+        "evicted_over_max_memory_mb": stats.evicted_over_bytes,
         "index_kind": index.kind,
         "index_ram_bytes": index.ram_bytes,
         "index_rows": index.rows,
@@ -108,11 +130,6 @@ def memory_status(memory: Memory, write_error: str = "") -> DiagnosticStatus:
         "head_wanted": index.wanted_head or "none",
         "head_switching": index.switching,
     }
-    return DiagnosticStatus(
-        level=DiagnosticStatus.WARN if warnings else DiagnosticStatus.OK,
-        message=" ".join(warnings) or f"{stats.entries} entries, {index.kind} index",
-        values=_key_values(facts),
-    )
 
 
 def _retrieval_status(node: RetrievalNode, warnings: list[str]) -> DiagnosticStatus:

@@ -19,11 +19,12 @@ from std_msgs.msg import Header, String
 from visualization_msgs.msg import MarkerArray
 
 from vla_retrieval.encoders import free_device_memory
-from vla_retrieval.errors import RetrievalError, StorageError
+from vla_retrieval.errors import RetrievalError
 from vla_retrieval.projection import Head
 from vla_retrieval.ros import parameters
 from vla_retrieval.ros.camera import Camera
 from vla_retrieval.ros.diagnostics import make_diagnostics
+from vla_retrieval.ros.disk import Errands
 from vla_retrieval.ros.frames import Frame, NewestFrame
 from vla_retrieval.ros.freshness import image_age_sec
 from vla_retrieval.ros.health import Health
@@ -83,6 +84,7 @@ class RetrievalNode(LifecycleNode):
         self.session: Session | None = None
         self.is_active = False
         self._next_head: Head | None = None  # from its check to its use, in one call
+        self._errands = Errands()
         self._live: LivePath | None = None
         self._group = MutuallyExclusiveCallbackGroup()
         self.camera: Camera | None = None
@@ -228,12 +230,9 @@ class RetrievalNode(LifecycleNode):
         self.get_logger().error(reason)
 
     def _on_check(self) -> None:
-        if self.session is None:
-            return
-        try:
-            self.session.check_memory()
-        except StorageError as error:
-            self._fail(f"the memory is lost: {error} Then configure and activate this node again.")
+        lost = self.session.disk.latest.lost if self.session is not None else ""
+        if lost:
+            self._fail(f"the memory is lost: {lost} Then configure and activate this node again.")
             if self.is_active:
                 self.trigger_deactivate()
             else:
@@ -254,22 +253,36 @@ class RetrievalNode(LifecycleNode):
         self._diagnostics_publisher.publish(diagnostics)
 
     def _on_set_parameters(self, changes: list[Parameter[Any]]) -> SetParametersResult:
+        session = self.session
+        if session is not None:
+            answer = parameters.refuse_unless_live(changes)
+            if not answer.successful:
+                return answer
+        if not any(change.name in parameters.PATHS for change in changes):
+            return SetParametersResult(successful=True)
+
+        def look() -> SetParametersResult:
+            return self._look_at_paths(changes, session)
+
+        try:
+            return self._errands.run("look at the path that was given", look)
+        except RetrievalError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+
+    def _look_at_paths(
+        self, changes: list[Parameter[Any]], session: Session | None
+    ) -> SetParametersResult:
+        """Say whether the new paths may be used, and read the new head, where there is one."""
         answer = parameters.check_paths(changes, self._paths)
-        if self.session is None or not answer.successful:
-            return answer
-        answer = parameters.refuse_unless_live(changes)
         head = next((change for change in changes if change.name == "head"), None)
-        if answer.successful and head is not None:
-            try:
-                path = self._paths.resolve("head", head.value)
-                self._next_head = self.session.load_head(Path(path) if path else None)
-            except RetrievalError as error:
-                return SetParametersResult(successful=False, reason=str(error))
+        if answer.successful and head is not None and session is not None:
+            path = self._paths.resolve("head", head.value)
+            self._next_head = session.load_head(Path(path) if path else None)
         return answer
 
     def _on_parameters_set(self, changes: list[Parameter[Any]]) -> None:
         names = {change.name for change in changes}
-        self.settings = parameters.read(self, self._paths)
+        self.settings = parameters.read_again(self, self.settings)
         if "diagnostics_period_sec" in names:
             period_sec = self.settings.diagnostics_period_sec
             self._diagnostics_timer.timer_period_ns = int(period_sec * _NS_PER_SEC)

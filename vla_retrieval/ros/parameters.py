@@ -304,6 +304,12 @@ def read(node: Node, paths: Paths) -> Settings:
     return Settings(**values)
 
 
+def read_again(node: Node, settings: Settings) -> Settings:
+    """Return the values after a change; paths are as before, and read anew at configure."""
+    names = [name for name in SPECS if name not in PATHS]
+    return dataclasses.replace(settings, **{n: node.get_parameter(n).value for n in names})
+
+
 def check_paths(changes: list[Parameter[Any]], paths: Paths) -> SetParametersResult:
     """Refuse paths that lead where they may not."""
     for change in changes:

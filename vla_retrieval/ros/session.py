@@ -17,6 +17,7 @@ from vla_retrieval.memory import Eviction, Memory, MemoryOptions
 from vla_retrieval.memory.database import DATABASE_NAME
 from vla_retrieval.projection import Head, name_of
 from vla_retrieval.retriever import Retriever
+from vla_retrieval.ros.disk import DiskWatch, MemoryLostError, WriteGate
 from vla_retrieval.ros.frames import FrameReader
 from vla_retrieval.ros.freshness import LastAnswers
 from vla_retrieval.ros.health import Health
@@ -42,6 +43,12 @@ COUNTS: tuple[Count, ...] = get_args(Count)
 
 _LAST_JOB_SEC = 2.0
 """How long the node's end waits for the jobs in hand: `ros2 launch` sends SIGTERM after 5 s."""
+
+_LAST_WRITE_SEC = 30.0
+"""And for the memory to be closed: a million entries may have to be written to a slow disk."""
+
+_LOOK_SEC = 1.0
+"""From one look at the disk to the next, unless the diagnostics come more often."""
 
 
 class Counters:
@@ -104,6 +111,11 @@ class Session:
         )
         found = (settings.memory_path / DATABASE_NAME).stat()
         self._database = found.st_dev, found.st_ino
+        self.gate = WriteGate(settings.memory_path)
+        self.disk = DiskWatch(
+            settings.memory_path, self.memory.stats, self.check_memory,
+            min(_LOOK_SEC, settings.diagnostics_period_sec),
+        )  # fmt: skip
         self.retriever = Retriever(self.encoder, self.memory, settings.thumbnail_px)
         self.reader = FrameReader(self.encoder, settings.max_image_pixels)
         self.last_answers = LastAnswers()
@@ -116,7 +128,7 @@ class Session:
         _log.info(
             "ready: %s on %s (%s, %s), head %s, %d entries in %s",
             self.encoder.fingerprint.model, self.encoder.device, self.encoder.engine,
-            self.encoder.precision, name_of(head), self.memory.stats().entries,
+            self.encoder.precision, name_of(head), len(self.memory.entry_ids()),
             settings.memory_path,
         )  # fmt: skip
 
@@ -139,11 +151,12 @@ class Session:
             what: Is done in the block, for whoever waits should the disk not come back.
 
         Raises:
-            StorageError: If the memory is lost.
+            StorageError: If the memory is lost, or an earlier change has not come back.
             WorkerStalledError: If the thread was replaced; then nothing is changed.
         """
         try:
-            with effect(what):
+            with self.gate.passing(), effect(what):
+                self.check_memory()
                 yield
                 self.check_memory()
         except MemoryFullError:
@@ -167,6 +180,7 @@ class Session:
             WorkerStalledError: If the thread was replaced; then nothing is stored.
             StorageError: If the memory cannot be written, or is lost.
         """
+        self.gate.check()  # before the image is encoded for nothing
         overdue = self.memory.overdue()
         if overdue:
             raise WorkerBusyError(
@@ -181,19 +195,28 @@ class Session:
         A directory that was moved, removed or unmounted takes writes as before, and they are lost.
 
         Raises:
-            StorageError: If it is not.
+            MemoryLostError: If it is not.
+            StorageError: If it may not even be looked at.
         """
-        self.memory.head  # noqa: B018  (raises where the index could not follow the database)
+        try:
+            self.memory.head  # noqa: B018  (raises where the index could not follow the database)
+        except StorageError as error:
+            raise MemoryLostError(str(error)) from error
         path = self.settings.memory_path / DATABASE_NAME
         try:
             found = path.stat()
+        except PermissionError as error:
+            raise StorageError(
+                f"cannot look at {path}: {error.strerror}. Let this user read and write "
+                f"{self.settings.memory_path} again."
+            ) from error
         except OSError as error:
             got = error.strerror or str(error)
         else:
             if (found.st_dev, found.st_ino) == self._database:
                 return
             got = "another file of that name"
-        raise StorageError(
+        raise MemoryLostError(
             f"{path}: expected the file that was opened, got: {got}. What is not in the directory "
             "now cannot be kept: bring the disk or the directory back."
         )
@@ -204,17 +227,29 @@ class Session:
         A job that does not come to an end is left behind. Should it be using the memory, that
         stays open, and so locked, until the job is done or the process ends.
         """
-        if self.lanes.close(_LAST_JOB_SEC):
-            self.memory.close()
-        else:
-            closing = threading.Thread(target=self.memory.close, name="closing", daemon=True)
-            closing.start()
-            closing.join(_LAST_JOB_SEC)
+        self.disk.stop()
+        ended = self.lanes.close(_LAST_JOB_SEC)
+        closing = threading.Thread(target=self._close_memory, name="closing", daemon=True)
+        closing.start()
+        closing.join(_LAST_WRITE_SEC if ended else _LAST_JOB_SEC)
+        locked = "; the memory stays locked until then" if closing.is_alive() else ""
+        if not ended:
             _log.error(
                 "a job of an inference thread did not end within %g s, and is left behind%s",
-                _LAST_JOB_SEC,
-                "; the memory stays locked until it does" if closing.is_alive() else "",
-            )
+                _LAST_JOB_SEC, locked,
+            )  # fmt: skip
+        elif locked:
+            _log.error(
+                "%s was not closed within %g s: look at the disk%s",
+                self.settings.memory_path, _LAST_WRITE_SEC, locked,
+            )  # fmt: skip
+
+    def _close_memory(self) -> None:
+        try:
+            self.memory.close()
+        except StorageError as error:  # what was acknowledged is committed
+            self.health.note_error(error)
+            _log.error("%s", error)
 
 
 def encoder_settings(settings: Settings) -> EncoderSettings:

@@ -1,0 +1,192 @@
+"""A disk that does not come back holds up nobody but who asked it."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+
+from vla_retrieval.encoders import DoubleEncoder
+from vla_retrieval.errors import InvalidInputError, StorageError
+from vla_retrieval.memory import Memory, MemoryStats
+from vla_retrieval.ros.disk import DiskWatch, Errands, MemoryLostError, WriteGate
+
+WAIT_SEC = 30.0
+SHORT_SEC = 0.05
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + WAIT_SEC
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)  # the poll's period
+
+
+class Hanging:
+    """Something that does not come back until it is released."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.released = threading.Event()
+
+    def wait(self) -> None:
+        self.begun.set()
+        assert self.released.wait(WAIT_SEC)
+
+
+@pytest.fixture
+def hanging() -> Iterator[Hanging]:
+    hanging = Hanging()
+    yield hanging
+    hanging.released.set()
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Memory]:
+    with Memory.open(tmp_path / "memory", DoubleEncoder().fingerprint) as memory:
+        yield memory
+
+
+def test_what_was_seen_last_is_there_while_the_disk_hangs(
+    memory: Memory, tmp_path: Path, hanging: Hanging
+) -> None:
+    """And for how long it has been hanging; later the watch goes on by itself."""
+    looks = 0
+
+    def stats() -> MemoryStats:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            hanging.wait()
+        return memory.stats()
+
+    watch = DiskWatch(tmp_path / "memory", stats, lambda: None, SHORT_SEC)
+    assert hanging.begun.wait(WAIT_SEC)
+    assert watch.latest.stats is not None
+    assert watch.latest.stats.entries == 0
+    wait_until(lambda: watch.waiting_sec > 2 * SHORT_SEC)
+    hanging.released.set()
+    wait_until(lambda: looks > 3)
+    watch.stop()
+    assert watch.waiting_sec == 0.0
+
+
+def test_a_lost_memory_is_told_from_one_that_may_not_be_looked_at(
+    memory: Memory, tmp_path: Path
+) -> None:
+    """The first has to be closed, the second comes back with the permission."""
+
+    def seen(error: Exception) -> tuple[str, str]:
+        def check() -> None:
+            raise error
+
+        watch = DiskWatch(tmp_path / "memory", memory.stats, check, 60.0)
+        watch.stop()
+        return watch.latest.lost, watch.latest.error
+
+    assert seen(MemoryLostError("gone")) == ("gone", "")
+    assert seen(StorageError("forbidden")) == ("", "forbidden")
+
+
+def test_a_removed_directory_is_an_error_of_the_look(memory: Memory, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "memory")
+    watch = DiskWatch(tmp_path / "memory", memory.stats, lambda: None, 60.0)
+    watch.stop()
+    assert str(tmp_path / "memory") in watch.latest.error
+    assert watch.latest.stats is None
+
+
+def hold(gate: WriteGate, hanging: Hanging) -> threading.Thread:
+    """Begin a change in a thread of its own, which stays."""
+
+    def write() -> None:
+        with gate.passing():
+            hanging.wait()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert hanging.begun.wait(WAIT_SEC)
+    return thread
+
+
+def test_a_change_waits_for_the_one_before(hanging: Hanging) -> None:
+    """Which comes back in time."""
+    gate = WriteGate(Path("/memory"), WAIT_SEC)
+    holder = hold(gate, hanging)
+    order: list[str] = []
+
+    def write() -> None:
+        with gate.passing():
+            order.append("second")
+
+    second = threading.Thread(target=write)
+    second.start()
+    assert gate.stuck_sec == 0.0
+    order.append("first")
+    hanging.released.set()
+    holder.join(WAIT_SEC)
+    second.join(WAIT_SEC)
+    assert order == ["first", "second"]
+
+
+def test_nobody_waits_behind_a_change_that_stays(hanging: Hanging) -> None:
+    """It is refused with the directory, and taken again when the first one has come back."""
+    gate = WriteGate(Path("/memory"), SHORT_SEC)
+    holder = hold(gate, hanging)
+    for _ in range(2):
+        with pytest.raises(StorageError, match=r"/memory.*Nothing was changed"), gate.passing():
+            pytest.fail("the block was run")
+    with pytest.raises(StorageError, match="an earlier change"):
+        gate.check()
+    assert gate.stuck_sec >= SHORT_SEC
+    hanging.released.set()
+    holder.join(WAIT_SEC)
+    gate.check()
+    with gate.passing():
+        pass
+    assert gate.stuck_sec == 0.0
+
+
+def test_a_change_that_fails_leaves_the_gate_open() -> None:
+    gate = WriteGate(Path("/memory"), WAIT_SEC)
+    with pytest.raises(ZeroDivisionError), gate.passing():
+        raise ZeroDivisionError
+    with gate.passing():
+        pass
+
+
+def test_an_errand_returns_or_raises_as_the_function_does() -> None:
+    errands = Errands(WAIT_SEC)
+    assert errands.run("read", lambda: 5) == 5
+
+    def refuse() -> None:
+        raise InvalidInputError("head", "a file", "none")
+
+    with pytest.raises(InvalidInputError, match="head"):
+        errands.run("read", refuse)
+
+
+def test_an_errand_that_does_not_come_back_is_given_up(hanging: Hanging) -> None:
+    """Others are not even begun behind it, until it has."""
+    errands = Errands(SHORT_SEC)
+    with pytest.raises(StorageError, match="cannot read the head: the disk did not answer"):
+        errands.run("read the head", hanging.wait)
+    begun: list[bool] = []
+    with pytest.raises(StorageError, match="did not answer"):
+        errands.run("read", lambda: begun.append(True))
+    assert not begun
+    hanging.released.set()
+
+    def works_again() -> bool:
+        try:
+            return errands.run("read", lambda: True)
+        except StorageError:
+            return False
+
+    wait_until(works_again)
