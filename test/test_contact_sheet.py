@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vla_retrieval.contact_sheet import _font, _wrap, draw_contact_sheet
+from vla_retrieval.contact_sheet import _drawable, _font, _wrap, draw_contact_sheet, verdict_on
 from vla_retrieval.thumbnails import make_thumbnail
-from vla_retrieval.types import Entry, Match, RgbImage
+from vla_retrieval.types import Entry, Known, Match, Retrieval, RgbImage, StageTimes
 
 RED = np.full((30, 40, 3), (200, 30, 30), np.uint8)
 
@@ -22,7 +22,7 @@ def share_of_red(sheet: RgbImage) -> float:
     return float((np.abs(sheet.astype(int) - (200, 30, 30)).max(axis=2) < 30).mean())
 
 
-@pytest.mark.parametrize("count", [0, 1, 4, 5, 30])
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 6, 30])
 def test_every_match_is_shown(count: int) -> None:
     sheet = draw_contact_sheet(None, "cup", [match(rank) for rank in range(1, count + 1)])
     pixels = share_of_red(sheet) * sheet.shape[0] * sheet.shape[1]
@@ -54,3 +54,53 @@ def test_long_text_is_broken_into_lines_that_fit_and_ends_in_an_ellipsis(text: s
     assert len(lines) == 2
     assert lines[-1].endswith("…")
     assert all(_font(14).getlength(line) <= 215 for line in lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "naïve café, größer", "положи чашку", "βγαλε το φλυδι", "コップを取って", "컵을 집어",
+        "拿起桌子上的杯子", "請把杯子放在桌子上",
+    ],
+)  # fmt: skip
+def test_the_scripts_that_the_font_has_are_drawn(text: str) -> None:
+    """Each letter by a shape of its own, and none by a box."""
+    assert _drawable(text) == text
+    letters = set(text) - {" "}
+    assert len({bytes(_font(40).getmask(letter)) for letter in letters}) == len(letters)
+
+
+def test_what_the_font_lacks_is_a_box_and_not_nothing() -> None:
+    assert _drawable("cup 🤖 كوب") == "cup □ □□□"
+    assert _drawable("βάλε") == "βαλε", "an accent is less than its letter"
+
+
+def test_marks_without_a_shape_are_left_out_and_turn_nothing_around() -> None:
+    assert _drawable("a\u202eb\u200bc") == "abc"
+
+
+def test_a_chinese_line_does_not_begin_with_a_comma() -> None:
+    lines = _wrap("拿起桌子上的杯子，" * 9, _font(14), 14 * 8, 6)
+    assert len(lines) > 2
+    assert not any(line.startswith("，") for line in lines)
+
+
+def answer(known: Known, memory_size: int = 5, eligible_size: int = 5) -> Retrieval:
+    """Return one without matches."""
+    return Retrieval((), memory_size, eligible_size, True, StageTimes(), known, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("retrieval", "verdict"),
+    [
+        (answer(Known.NO, 0, 0), "the memory is empty"),
+        (answer(Known.NO, 5, 0), "nothing passed the filter"),
+        (answer(Known.NO), "nothing like it is known (confidence 0.25)"),
+        (answer(Known.YES), "known (confidence 0.25)"),
+        (answer(Known.NOT_CALIBRATED), ""),
+    ],
+)
+def test_an_answer_says_whether_it_is_one(retrieval: Retrieval, verdict: str) -> None:
+    assert verdict_on(retrieval) == verdict
+    sheet = draw_contact_sheet(None, "cup", [], verdict)
+    assert (sheet != draw_contact_sheet(None, "cup", [])[0, 0]).any()

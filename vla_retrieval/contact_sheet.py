@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vla_retrieval.thumbnails import read_thumbnail
-from vla_retrieval.types import Match, RgbImage
+from vla_retrieval.types import Known, Match, Retrieval, RgbImage
 
 _FONT = Path(__file__).parent / "fonts" / "NotoSansCJKsc-Subset.otf"
 _MARGIN = 16
@@ -20,13 +21,15 @@ _QUERY_SIDE = 320
 _TILE_SIDE, _TILE_HEIGHT = 200, 150
 _CAPTION_LINES = 2
 _LINE = 20
-_COLUMNS = 4
+_MOST_COLUMNS = 5
 _PAPER, _INK, _PALE, _RULE = "#fbfaf7", "#1c1b19", "#77736a", "#dcd8ce"
+_NO_GLYPH = "□"
+_ENDING = set("，。！？；：、）》」』】’”")  # never at the beginning of a line
 _HEAD = 28
 
 
 def draw_contact_sheet(
-    image: RgbImage | None, instruction: str | None, matches: Sequence[Match]
+    image: RgbImage | None, instruction: str | None, matches: Sequence[Match], verdict: str = ""
 ) -> RgbImage:
     """Return the query and its matches as one picture.
 
@@ -34,14 +37,17 @@ def draw_contact_sheet(
         image: The query image, or None.
         instruction: The query instruction, or None.
         matches: Best first; those with a thumbnail show it.
+        verdict: What there is to say about the answer as a whole, or nothing.
 
     Returns:
         Uint8, shape ``(height, width, 3)``; the size depends on the number of matches.
     """
-    columns = min(_COLUMNS, max(1, len(matches)))
-    rows = max(1, math.ceil(len(matches) / columns))
+    rows = max(1, math.ceil(len(matches) / _MOST_COLUMNS))
+    columns = max(1, math.ceil(len(matches) / rows))  # rows as full as each other
     tile_height = _TILE_HEIGHT + _LINE * (1 + _CAPTION_LINES) + _MARGIN
-    width = _MARGIN + _QUERY_SIDE + 2 * _MARGIN + columns * (_TILE_SIDE + _MARGIN)
+    title = ", ".join(filter(None, [_title(matches), verdict]))
+    right = max(columns * (_TILE_SIDE + _MARGIN), math.ceil(_font(15).getlength(title)) + _MARGIN)
+    width = _MARGIN + _QUERY_SIDE + 2 * _MARGIN + right
     height = _MARGIN + _HEAD + max(rows * tile_height, _query_height(image, instruction)) + _MARGIN
     sheet = Image.new("RGB", (width, height), _PAPER)
     draw = ImageDraw.Draw(sheet)
@@ -49,12 +55,25 @@ def draw_contact_sheet(
     left = _MARGIN + _QUERY_SIDE + _MARGIN
     draw.line([(left, _MARGIN), (left, height - _MARGIN)], fill=_RULE)
     left += _MARGIN
-    draw.text((left, _MARGIN), _title(matches), fill=_PALE, font=_font(15))
+    draw.text((left, _MARGIN), title, fill=_PALE, font=_font(15))
     for place, match in enumerate(matches):
         row, column = divmod(place, columns)
         corner = (left + column * (_TILE_SIDE + _MARGIN), _MARGIN + _HEAD + row * tile_height)
         _draw_match(sheet, draw, match, corner)
     return np.asarray(sheet)
+
+
+def verdict_on(retrieval: Retrieval) -> str:
+    """Return what an answer says as a whole: whether the memory knows anything like the query."""
+    if not retrieval.memory_size:
+        return "the memory is empty"
+    if not retrieval.eligible_size:
+        return "nothing passed the filter"
+    if retrieval.known is Known.NO:
+        return f"nothing like it is known (confidence {retrieval.known_confidence:.2f})"
+    if retrieval.known is Known.YES:
+        return f"known (confidence {retrieval.known_confidence:.2f})"
+    return ""
 
 
 def _title(matches: Sequence[Match]) -> str:
@@ -127,8 +146,9 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, most_lines: int) 
     """Break text into lines: English at spaces, Chinese anywhere; the rest becomes an ellipsis."""
     lines: list[str] = []
     line = ""
-    for piece in _pieces(" ".join(text.split())):
-        if line and font.getlength((line + piece).rstrip()) > width:
+    for piece in _pieces(_drawable(" ".join(text.split()))):
+        too_long = font.getlength((line + piece).rstrip()) > width
+        if line and too_long and piece not in _ENDING:
             lines.append(line.rstrip())
             line = piece.lstrip()
         else:
@@ -139,6 +159,25 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, most_lines: int) 
     if len(lines) > most_lines:
         lines = [*lines[: most_lines - 1], lines[most_lines - 1][:-1] + "…"]
     return [line for line in lines if line]
+
+
+def _drawable(text: str) -> str:
+    """Return text that the font has: nothing for what has no shape, a box for what it lacks.
+
+    Marks that turn the direction of writing have no shape, and would turn what follows.
+    """
+    shaped = (char for char in text if unicodedata.category(char) not in ("Cf", "Cc", "Cs"))
+    return "".join(map(_nearest, shaped))
+
+
+@lru_cache(maxsize=4096)
+def _nearest(char: str) -> str:
+    """Return a character that the font has: the same, or without its accent, or a box."""
+    for candidate in (char, unicodedata.normalize("NFD", char)[0]):
+        # The font draws nothing for what it lacks.
+        if candidate == " " or _font(14).getmask(candidate).getbbox() is not None:
+            return candidate
+    return _NO_GLYPH
 
 
 def _pieces(text: str) -> list[str]:

@@ -69,7 +69,7 @@ def stored(memory_dir: Path) -> set[int]:
 def test_a_disk_that_hangs_holds_up_neither_queries_nor_diagnostics(
     journaled: Path, start: Start, robot: Robot
 ) -> None:
-    """Changes are refused with the directory; when it comes back, so do they, and nothing is lost."""
+    """Changes are refused with the directory until it comes back, and nothing is lost."""
     memory_dir = journaled / "memory"
     node = start(memory_dir=memory_dir, diagnostics_period_sec=_PERIOD_SEC, worker_stall_sec=2.0)
     assert robot.client.wait_until_active(node.is_alive, START_SEC), node.log

@@ -18,9 +18,9 @@ from vla_retrieval.types import Fingerprint
 DATABASE_NAME = "memory.sqlite3"
 
 _OLDEST_SQLITE = (3, 37, 0)  # STRICT tables
-# SQLite's "unix", for one process: what its connections share about the log is in RAM, not in a mapped
-# file. Where a file system turns read-only under a mapped file, as ext4 does after an error, the next
-# write to it is a SIGBUS, which ends the process; and where one hangs, queries would hang with it.
+# SQLite's "unix", for one process: what its connections share about the log is in RAM and not in a
+# mapped file. Where a file system turns read-only under one, as ext4 does after an error, the next
+# write to it is a SIGBUS, which ends the process; and where one hangs, queries hang with it.
 _ONE_PROCESS = "unix-excl"
 _BUSY_TIMEOUT_SEC = 5.0  # a person's sqlite3 shell may hold the file as it is opened
 _WRITE_AHEAD = "PRAGMA journal_mode = WAL"

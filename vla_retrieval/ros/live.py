@@ -15,7 +15,7 @@ import numpy as np
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
-from vla_retrieval.contact_sheet import draw_contact_sheet
+from vla_retrieval.contact_sheet import draw_contact_sheet, verdict_on
 from vla_retrieval.errors import InvalidInputError, RetrievalError
 from vla_retrieval.ros import conversions
 from vla_retrieval.ros.frames import Frame, ImageMessage, Instruction
@@ -186,7 +186,9 @@ class LivePath:
             self._publish_sheet(frame, query, retrieval)
 
     def _publish_sheet(self, frame: Frame, query: Query, retrieval: Retrieval) -> None:
-        sheet = draw_contact_sheet(query.image, query.instruction, retrieval.matches)
+        sheet = draw_contact_sheet(
+            query.image, query.instruction, retrieval.matches, verdict_on(retrieval)
+        )
         message = Image(header=frame.header)
         to_image_message(np.asarray(sheet), message)
         with effect("the contact sheet was published"):

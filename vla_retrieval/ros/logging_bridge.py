@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from rclpy.logging import LoggingSeverity
+
 if TYPE_CHECKING:
     from rclpy.impl.rcutils_logger import RcutilsLogger
 
@@ -33,8 +35,9 @@ class RosHandler(logging.Handler):
 
 
 def bridge_logging(logger: RcutilsLogger) -> None:
-    """Send the library's log records, from INFO on, to a ROS logger."""
+    """Send the library's log records to a ROS logger: from INFO on, or all where it shows DEBUG."""
     library = logging.getLogger("vla_retrieval")
-    library.setLevel(logging.INFO)
+    shows_debug = logger.get_effective_level() <= LoggingSeverity.DEBUG
+    library.setLevel(logging.DEBUG if shows_debug else logging.INFO)
     library.propagate = False
     library.handlers = [RosHandler(logger)]
