@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="the watch belongs to the node")
 
-from vla_retrieval.ros.watch import FrameWatch
+from vla_retrieval.ros.watch import AbsenceWatch, FrameWatch
 
 
 def test_publishers_without_frames_are_a_warning_that_names_the_cure() -> None:
@@ -35,3 +35,12 @@ def test_frames_that_come_reset_the_clock_and_a_later_stop_is_noticed() -> None:
     silence = watch.judge(frames=10, publishers=2, now_sec=15.0)
     assert silence is not None
     assert "no more frames" in silence.text
+
+
+def test_absence_counts_from_the_last_publisher_and_only_after_the_timeout() -> None:
+    watch = AbsenceWatch(timeout_sec=5.0, now_sec=100.0)
+    assert watch.judge(publishers=0, now_sec=104.0) == 0.0
+    assert watch.judge(publishers=0, now_sec=106.0) == 6.0
+    assert watch.judge(publishers=1, now_sec=107.0) == 0.0
+    assert watch.judge(publishers=0, now_sec=111.0) == 0.0
+    assert watch.judge(publishers=0, now_sec=113.0) == 6.0

@@ -1,4 +1,4 @@
-"""Notices that a camera publishes and nothing arrives, and says the cure."""
+"""Notices that a camera publishes and nothing arrives, with the cure, or that there is none."""
 
 from __future__ import annotations
 
@@ -57,3 +57,29 @@ class FrameWatch:
         return Silence(
             f"{count} matched on {self._topic}, but {tail} came in {silent_sec:.0f} s. {CURE}"
         )
+
+
+class AbsenceWatch:
+    """Notices that nobody publishes."""
+
+    def __init__(self, timeout_sec: float, now_sec: float) -> None:
+        """Begin to watch.
+
+        Args:
+            timeout_sec: Absence that is worth a warning.
+            now_sec: Seconds on a steady clock, as in the calls that follow.
+        """
+        self._timeout_sec = timeout_sec
+        self._there_sec = now_sec
+
+    def judge(self, publishers: int, now_sec: float) -> float:
+        """Return for how many seconds nobody has, or 0 where that is not worth a warning.
+
+        Args:
+            publishers: Of the topic, heard or not.
+            now_sec: Seconds on the steady clock.
+        """
+        if publishers:
+            self._there_sec = now_sec
+        absent_sec = now_sec - self._there_sec
+        return absent_sec if absent_sec >= self._timeout_sec else 0.0
