@@ -43,7 +43,9 @@ def test_a_full_memory_makes_room_and_keeps_what_is_pinned_also_when_started_ane
     third = remember(robot, 3)
     assert list(third.evicted_ids) == [second]
     assert robot.call("get_entry", entry_id=second).status.code == Status.NOT_FOUND
-    node.wait_for_log(f"evicted 1 entries ({second})")
+    node.wait_for_log(
+        f"evicted: 1 because max_entries 2 was passed; oldest first, the last entry {second}"
+    )
     assert node.stop() == 0
 
     begin(start, robot, max_entries=2)
