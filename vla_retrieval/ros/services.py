@@ -282,9 +282,9 @@ class Services:
         response.device = session.encoder.device
         response.engine = session.encoder.engine
         response.precision = session.encoder.precision
-        response.worker_replaced = session.worker.replaced
-        response.worker_replaced_because = session.worker.last_reason
-        response.worker_threads_stuck = session.worker.stuck
+        response.worker_replaced = session.lanes.replaced
+        response.worker_replaced_because = session.lanes.reasons
+        response.worker_threads_stuck = session.lanes.stuck
         for name in COUNTS:
             setattr(response, name, self._node.counters.get(name))
 
