@@ -84,7 +84,12 @@ def kill_amid_writes(start: Start, kills: int) -> None:
         node = start()
         assert robot.client.wait_until_active(node.is_alive, START_SEC), node.log
         _all_are_there(robot, writer)
-        assert robot.call("get_stats").memory_size <= writer.sent
+        stored = robot.call("get_stats").memory_size
+        assert stored <= writer.sent
+        print(
+            f"{kills} kills: {writer.sent} pairs sent, {len(writer.acknowledged)} acknowledged, "
+            f"all of these found among {stored} stored"
+        )
     finally:
         robot.close()
 

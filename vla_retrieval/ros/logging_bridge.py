@@ -20,7 +20,13 @@ class RosHandler(logging.Handler):
         self._logger = logger
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Pass one record on at its level."""
+        """Pass one record on at its level; one that cannot be goes to stderr."""
+        try:
+            self._pass_on(record)
+        except Exception:  # as every handler does: what is said must not harm who says it
+            self.handleError(record)
+
+    def _pass_on(self, record: logging.LogRecord) -> None:
         text = self.format(record)
         # rclpy keys its filters by call site and refuses a site that changes its level,
         # so each level has a line of its own.

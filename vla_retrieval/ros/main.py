@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import rclpy
 from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 
 from vla_retrieval.ros import parameters
@@ -91,20 +91,33 @@ def _run(interrupts: _Interrupts) -> int:
         if node.get_parameter(parameters.AUTOSTART).value and not _start(node):
             return 1
         interrupts.raises = False
-        executor.spin()
-    except ExternalShutdownException:
-        pass
-    except Exception:
-        # A signal shuts the context down at any moment, also while the executor is between two
-        # calls into it, and the next one fails with whatever it meets first.
-        if node.context.ok():
-            raise
+        spin(executor, node)
     finally:
         interrupts.raises = False
         node.close()
         executor.shutdown()
         node.destroy_node()
     return 0
+
+
+def spin(executor: Executor, node: RetrievalNode) -> None:
+    """Run callbacks until the end of the context; where one fails, the others go on.
+
+    That is a defect, which the log and the diagnostics tell of; a robot's memory is not away for it.
+    """
+    while True:
+        try:
+            executor.spin()
+        except ExternalShutdownException:
+            return
+        except Exception as error:
+            # A signal shuts the context down at any moment, also while the executor is between
+            # two calls into it, and the next one fails with whatever it meets first.
+            if not node.context.ok():
+                return
+            node.note_defect(error)
+        else:
+            return
 
 
 def _start(node: RetrievalNode) -> bool:

@@ -192,6 +192,11 @@ class RetrievalNode(LifecycleNode):
             _log.exception("cannot close what was open")
         return TransitionCallbackReturn.SUCCESS
 
+    def note_defect(self, error: Exception) -> None:
+        """Tell of a callback that failed, with its stack trace in the log."""
+        _log.error("a callback failed, and the node goes on", exc_info=error)
+        self.health.note_error(f"a callback failed: {error!r}. The log says more.")
+
     def close(self) -> None:
         """Finish the job in hand and close the memory. May be called twice."""
         self._stop_listening()

@@ -1,0 +1,68 @@
+"""The process goes on when one of its callbacks fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+
+from rclpy.executors import ExternalShutdownException
+
+from vla_retrieval.ros.main import spin
+
+
+class Node:
+    """Has a context that is there until it is not, and notes defects."""
+
+    def __init__(self) -> None:
+        self.context = self
+        self.there = True
+        self.defects: list[Exception] = []
+
+    def ok(self) -> bool:
+        return self.there
+
+    def note_defect(self, error: Exception) -> None:
+        self.defects.append(error)
+
+
+class Executor:
+    """Ends each time it is spun as it was told to."""
+
+    def __init__(self, ends: Iterator[Exception | None]) -> None:
+        self._ends = ends
+
+    def spin(self) -> None:
+        end = next(self._ends)
+        if end is not None:
+            raise end
+
+
+def spun(node: Any, *ends: Exception | None) -> None:
+    """Spin until it returns; it has to use all ends."""
+    left = iter(ends)
+    spin(Executor(left), node)  # type: ignore[arg-type]
+    assert next(left, "none left") == "none left"
+
+
+def test_a_callback_that_fails_is_noted_and_the_others_go_on() -> None:
+    node = Node()
+    defects = [ZeroDivisionError("one"), KeyError("two")]
+    spun(node, *defects, ExternalShutdownException())
+    assert node.defects == defects
+
+
+def test_an_executor_that_was_shut_down_ends_it() -> None:
+    node = Node()
+    spun(node, ZeroDivisionError("one"), None)
+    assert len(node.defects) == 1
+
+
+def test_what_fails_when_the_context_is_gone_is_no_defect() -> None:
+    node = Node()
+    node.there = False
+    spun(node, RuntimeError("the context is invalid"))
+    assert not node.defects
