@@ -86,7 +86,7 @@ def kill_amid_writes(start: Start, kills: int) -> None:
         _all_are_there(robot, writer)
         stored = robot.call("get_stats").memory_size
         assert stored <= writer.sent
-        print(
+        print(  # noqa: T201  (figures to report)
             f"{kills} kills: {writer.sent} pairs sent, {len(writer.acknowledged)} acknowledged, "
             f"all of these found among {stored} stored"
         )

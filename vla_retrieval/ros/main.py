@@ -103,7 +103,7 @@ def _run(interrupts: _Interrupts) -> int:
 def spin(executor: Executor, node: RetrievalNode) -> None:
     """Run callbacks until the end of the context; where one fails, the others go on.
 
-    That is a defect, which the log and the diagnostics tell of; a robot's memory is not away for it.
+    That is a defect, which the log and the diagnostics tell of; the robot keeps its memory.
     """
     while True:
         try:
