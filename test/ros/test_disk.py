@@ -94,6 +94,19 @@ def test_a_lost_memory_is_told_from_one_that_may_not_be_looked_at(
     assert seen(StorageError("forbidden")) == ("", "forbidden")
 
 
+def test_the_age_of_the_snapshot_is_seen_once_there_is_one(memory: Memory, tmp_path: Path) -> None:
+    def age_sec() -> float | None:
+        watch = DiskWatch(tmp_path / "memory", memory.stats, lambda: None, 60.0)
+        watch.stop()
+        return watch.latest.snapshot_age_sec
+
+    assert age_sec() is None
+    memory.write_snapshot()
+    age = age_sec()
+    assert age is not None
+    assert 0.0 <= age < WAIT_SEC
+
+
 def test_a_removed_directory_is_an_error_of_the_look(memory: Memory, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "memory")
     watch = DiskWatch(tmp_path / "memory", memory.stats, lambda: None, 60.0)

@@ -104,8 +104,15 @@ def memory_status(look: Look, write_error: str = "", waiting_sec: float = 0.0) -
     status.message = " ".join([*errors, *warnings]) or (
         f"{stats.entries} entries, {stats.index.kind} index"
     )
-    status.values = _key_values(_memory_facts(stats, disk) | {"disk_writable": look.writable})
+    status.values = _key_values(
+        _memory_facts(stats, disk)
+        | {"disk_writable": look.writable, "snapshot_age_sec": _whole(look.snapshot_age_sec)}
+    )
     return status
+
+
+def _whole(seconds: float | None) -> str:
+    return "there is none" if seconds is None else f"{seconds:.0f}"
 
 
 def _memory_facts(stats: MemoryStats, disk: DiskUsage) -> dict[str, object]:

@@ -19,6 +19,7 @@ from typing import Protocol, TypeVar
 
 from vla_retrieval.errors import StorageError
 from vla_retrieval.memory import MemoryStats
+from vla_retrieval.memory.snapshot import SNAPSHOT_NAME
 
 PATIENCE_SEC = 5.0
 """After which a disk counts as one that does not come back: a busy card takes a second or two."""
@@ -47,6 +48,7 @@ class Look:
         stats: Of the memory, or None where it could not be read.
         usage: Of the file system, or None with that.
         writable: Whether this process may write to the directory.
+        snapshot_age_sec: How old the snapshot of the index was, in seconds, or None without one.
         error: Why not, or nothing.
         lost: Why the memory is not where it was opened, or nothing.
     """
@@ -55,6 +57,7 @@ class Look:
     stats: MemoryStats | None = None
     usage: DiskUsage | None = None
     writable: bool = True
+    snapshot_age_sec: float | None = None
     error: str = ""
     lost: str = ""
 
@@ -113,10 +116,19 @@ class DiskWatch:
                 self._check_place()
             except MemoryLostError as error:
                 lost = str(error)
-            writable = os.access(directory, os.W_OK)
-            return Look(directory, self._stats(), shutil.disk_usage(directory), writable, "", lost)
+            return Look(
+                directory, self._stats(), shutil.disk_usage(directory),
+                os.access(directory, os.W_OK), _age_sec(directory / SNAPSHOT_NAME), lost=lost,
+            )  # fmt: skip
         except (StorageError, OSError) as error:  # for example, somebody removed the directory
             return Look(directory, error=str(error), lost=lost)
+
+
+def _age_sec(path: Path) -> float | None:
+    try:
+        return max(0.0, time.time() - path.stat().st_mtime)
+    except FileNotFoundError:
+        return None
 
 
 class WriteGate:
