@@ -296,16 +296,6 @@ def test_diagnostics_tell_how_long_answers_take_and_how_old_the_newest_frame_is(
     assert reports.wait_for(lambda message: age(message) > first + 0.15)
 
 
-def test_a_camera_with_another_qos_is_named_in_the_diagnostics(start: Start, robot: Robot) -> None:
-    """A best-effort camera is not heard by a node that asks for a reliable one."""
-    node = start(image_reliability="reliable", diagnostics_period_sec=0.1, device="cpu")
-    assert robot.client.wait_until_active(node.is_alive, START_SEC), node.log
-    reports = robot.collect(DiagnosticArray, "/diagnostics")
-    report = reports.wait_for(lambda m: m.status[0].level == DiagnosticStatus.WARN)
-    assert "RELIABILITY" in report.status[0].message
-    assert "image_reliability" in report.status[0].message
-
-
 def test_a_cpu_that_nobody_asked_for_is_a_warning(start: Start, robot: Robot) -> None:
     """Device auto on a machine without a GPU; the test double computes on the CPU anyway."""
     begin(start, robot, diagnostics_period_sec=0.1, device="auto")
