@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,13 @@ BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 class NodeProcess:
     """``retrieval_node`` as a robot runs it."""
 
-    def __init__(self, log: Path, **parameters: Any) -> None:
-        """Start it with parameters; the test double encodes unless another model is named."""
+    def __init__(self, log: Path, *, prefix: Sequence[str] = (), **parameters: Any) -> None:
+        """Start it with parameters; the test double encodes unless another model is named.
+
+        A prefix is a command that runs the rest of its arguments.
+        """
         values = {"model": "double", **parameters}
-        command = [sys.executable, "-m", "vla_retrieval.ros.main", "--ros-args"]
+        command = [*prefix, sys.executable, "-m", "vla_retrieval.ros.main", "--ros-args"]
         for name, value in values.items():
             text = str(value).lower() if isinstance(value, bool) else str(value)
             command += ["-p", f"{name}:={text}"]

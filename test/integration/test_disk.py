@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,6 +53,16 @@ def finds(robot: Robot, seed: int, entry_id: int) -> bool:
     """Return whether a scene is found where it was remembered."""
     found = robot.call("retrieve", image=image_message(picture(seed), seed), k=1)
     return bool(found.success and found.result.matches[0].entry_id == entry_id)
+
+
+def bound_by_permissions() -> tuple[str, ...]:
+    """Return a command that runs another one for which permissions count, also as root."""
+    if os.geteuid() != 0:
+        return ()
+    if shutil.which("setpriv") is None:
+        pytest.skip("there is no setpriv(1), and permissions do not bind root")
+    rights = "-dac_override,-dac_read_search"
+    return ("setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}")
 
 
 def of_memory(report: DiagnosticArray) -> DiagnosticStatus:
@@ -119,6 +131,35 @@ def test_a_lost_permission_refuses_pairs_until_it_is_given_back(
         report = reports.wait_for(lambda m: "cannot be written" in of_memory(m).message)
         assert of_memory(report).level == DiagnosticStatus.WARN
         assert str(memory_dir) in of_memory(report).message
+    again = remember(robot, 3)
+    assert again.success, again.message
+    reports.messages.clear()
+    reports.wait_for(lambda m: of_memory(m).level == DiagnosticStatus.OK)
+    assert node.stop() == 0
+    assert stored(memory_dir) == {kept.entry_id, again.entry_id}
+
+
+def test_a_directory_that_may_not_be_entered_any_more_is_no_lost_memory(
+    start: Start, robot: Robot, tmp_path: Path
+) -> None:
+    """The node stays active, refuses pairs with the next step, and goes on with the permission."""
+    memory_dir = tmp_path / "memory"
+    node = start(prefix=bound_by_permissions(), diagnostics_period_sec=_PERIOD_SEC)
+    assert robot.client.wait_until_active(node.is_alive, START_SEC), node.log
+    kept = remember(robot, 1)
+    assert kept.success, kept.message
+    reports = robot.collect(DiagnosticArray, "/diagnostics")
+    mode = memory_dir.stat().st_mode
+    memory_dir.chmod(0)
+    try:
+        refused = remember(robot, 2)
+        assert refused.status.code == Status.STORAGE
+        assert f"Let this user read and write {memory_dir} again" in refused.message
+        assert finds(robot, 1, kept.entry_id)
+        report = reports.wait_for(lambda m: of_memory(m).level == DiagnosticStatus.ERROR)
+        assert str(memory_dir) in of_memory(report).message
+    finally:
+        memory_dir.chmod(mode)
     again = remember(robot, 3)
     assert again.success, again.message
     reports.messages.clear()

@@ -60,7 +60,7 @@ def judge_memory(
     if not writable:
         warnings.append(
             f"{stats.directory} cannot be written: a file system that is mounted read-only, or "
-            "permissions. Pairs are refused meanwhile; make it writable for this user."
+            "permissions. Pairs may be refused; make it writable for this user."
         )
     if write_error:
         warnings.append(
