@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -104,7 +104,7 @@ def soak(settings: Settings) -> Result:
         try:
             if not client.wait_until_active(lambda: process.poll() is None, _START_SEC):
                 raise RuntimeError(f"the node did not start: see {settings.work / 'node.log'}")
-            watch = _load(settings, client, process.pid, tally, book)
+            watch = _load(settings, client, process, tally, book)
         finally:
             client.close()
         process.send_signal(signal.SIGINT)
@@ -115,23 +115,35 @@ def soak(settings: Settings) -> Result:
 
 
 def _load(
-    settings: Settings, client: RetrievalClient, pid: int, tally: Tally, book: Book
+    settings: Settings,
+    client: RetrievalClient,
+    process: subprocess.Popen[bytes],
+    tally: Tally,
+    book: Book,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Load the node; return times and memory while it was measured."""
     loads = Loads(client, tally, book)
     loads.fill(settings.entries, _START_SEC)
-    with ProcessMemory(pid) as memory:
+    with ProcessMemory(process.pid) as memory:
         loads.start()
-        time.sleep(settings.warm_up_sec)  # the length of the load, not a wait for an event
+        _last(process, settings.warm_up_sec, tally)
         tally.forget_times()
         warm_sec = memory.samples[-1][0] if memory.samples else 0.0
-        time.sleep(settings.seconds)
+        _last(process, settings.seconds, tally)
         watch = memory.since(warm_sec)
     counts = dict(tally.counts)
     loads.stop(_ANSWER_SEC)
     tally.counts.clear()
     tally.counts.update(counts)
     return watch
+
+
+def _last(process: subprocess.Popen[bytes], seconds: float, tally: Tally) -> None:
+    """Let the load last so long, or until the node has died."""
+    begun = time.monotonic()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+        tally.fail(f"the node died after {time.monotonic() - begun:.0f} s of {seconds:g} s of load")
 
 
 def _result(
