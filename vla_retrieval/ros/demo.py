@@ -72,7 +72,10 @@ def run_demo(
             console.print("[bold]1[/]  Starting the node: loading CLIP, opening the memory")
             started = time.monotonic()
             if not client.wait_until_active(lambda: process.poll() is None, _START_WITHIN_SEC):
-                console.print(f"[red]The node did not start. Its log, {log_path}, ends with:[/]")
+                late = f" within {_START_WITHIN_SEC:g} s" if process.poll() is None else ""
+                console.print(
+                    f"[red]The node did not start{late}. Its log, {log_path}, ends with:[/]"
+                )
                 console.print(_tail(log_path), markup=False)
                 return 1
             console.print(f"   active after {time.monotonic() - started:.1f} s")
