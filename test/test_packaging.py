@@ -178,19 +178,6 @@ def test_pyproject_does_not_turn_the_package_into_another_kind() -> None:
     assert not re.search(r"^\[(project|build-system)\b", text, re.MULTILINE)
 
 
-def test_every_executable_leads_to_a_function() -> None:
-    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
-    entries = re.findall(r'"(\w+) = (vla_retrieval[\w.]*):(\w+)"', setup)
-
-    assert entries
-    for name, module, function in entries:
-        path = ROOT / Path(*module.split(".")).with_suffix(".py")
-        assert path.is_file(), f"{name}: {path.relative_to(ROOT)} does not exist"
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
-        assert function in functions, f"{name}: no {function}() in {module}"
-
-
 def test_every_data_file_inside_the_package_is_installed() -> None:
     setup = (ROOT / "setup.py").read_text(encoding="utf-8")
     folders = {
