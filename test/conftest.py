@@ -16,6 +16,15 @@ if pytest.version_tuple < (8,):
         "`python -m colcon test` does in an environment of your own"
     )
 
+if importlib.util.find_spec("hypothesis"):
+    from hypothesis import HealthCheck, settings
+
+    # No test fails for its speed: on a busy machine an example takes seconds to make or to run.
+    settings.register_profile(
+        "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("any machine")
+
 HERE = Path(__file__).parent
 # Folders whose tests need the graph or the messages.
 ROS_FOLDERS = (HERE / "ros", HERE / "integration")
