@@ -56,13 +56,13 @@ setup(
     zip_safe=False,
     entry_points={
         "console_scripts": [
-            "retrieval_node = vla_retrieval.ros.main:executable",
-            "memory = vla_retrieval.cli.memory:main",
-            "demo = vla_retrieval.cli.demo:main",
-            "evaluate = vla_retrieval.cli.evaluate:main",
-            "train = vla_retrieval.cli.train:main",
-            "replay_evaluation = vla_retrieval.cli.replay_evaluation:main",
-            "play_bag = vla_retrieval.cli.play_bag:main",
+            "retrieval_node = vla_retrieval.cli.executables:retrieval_node",
+            "memory = vla_retrieval.cli.executables:memory",
+            "demo = vla_retrieval.cli.executables:demo",
+            "evaluate = vla_retrieval.cli.executables:evaluate",
+            "train = vla_retrieval.cli.executables:train",
+            "replay_evaluation = vla_retrieval.cli.executables:replay_evaluation",
+            "play_bag = vla_retrieval.cli.executables:play_bag",
         ],
     },
 )

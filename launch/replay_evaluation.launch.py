@@ -6,9 +6,10 @@ The node starts with an empty memory in OUT.memory and reads images as the bag h
 """
 
 import shlex
+import subprocess
 from pathlib import Path
 
-from ament_index_python.packages import get_package_share_directory
+from ament_index_python.packages import get_package_prefix, get_package_share_directory
 from launch.actions import (
     DeclareLaunchArgument,
     OpaqueFunction,
@@ -19,9 +20,6 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription
-from vla_retrieval.evaluation.frames import ReadOptions
-from vla_retrieval.evaluation.recordings import image_type
-from vla_retrieval.evaluation.topics import COMPRESSED_IMAGE, TopicOptions
 from vla_retrieval.transport import large_image_environment
 
 # Given to the node and to the evaluation, which has to know what embeddings are compared.
@@ -44,13 +42,12 @@ def _processes(context: LaunchContext) -> list[Node]:
 
     bags, out = shlex.split(value("bag")), value("out")
     topics = (value("image_topic"),) if value("image_topic") else ()
-    kind = image_type([Path(bag) for bag in bags], ReadOptions(TopicOptions(topics)))
+    options = [f"--image-topic={topic}" for topic in topics]
     given = {name: value(name) for name in (*MODEL, *PARAMETERS) if value(name)}
     fixed = {
         "memory_dir": value("memory_dir") or f"{out}.memory",
-        "image_transport": "compressed" if kind == COMPRESSED_IMAGE else "raw",
+        "image_transport": _image_transport([*bags, f"--out={out}", *options]),
     }
-    options = [f"--image-topic={topic}" for topic in topics]
     options += [f"--{name}={given[name]}" for name in MODEL if name in given]
     options += [f"--{name}={value(name)}" for name in ("out", "rate", "relevance")]
     return [
@@ -75,6 +72,18 @@ def _processes(context: LaunchContext) -> list[Node]:
             on_exit=Shutdown(reason="the evaluation ended"),
         ),
     ]  # fmt: skip
+
+
+def _image_transport(arguments: list[str]) -> str:
+    """Ask the evaluation, whose Python has what reads bags; that of `ros2 launch` has not."""
+    program = Path(get_package_prefix("vla_retrieval")) / "lib/vla_retrieval/replay_evaluation"
+    done = subprocess.run(
+        [program, *arguments, "--show-image-transport"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip() or f"{program} failed: {done.returncode}")
+    return done.stdout.strip()
 
 
 def generate_launch_description() -> LaunchDescription:

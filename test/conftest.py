@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
+
+# `colcon` runs tests with the Python that it runs with itself, which is easily the system's.
+if pytest.version_tuple < (8,):
+    raise pytest.UsageError(
+        f"these tests need pytest 8 (requirements/dev.txt), and {sys.executable} has "
+        f"{pytest.__version__}: use .venv's, as `colcon test` does after `. scripts/env.sh`, and "
+        "`python -m colcon test` does in an environment of your own"
+    )
+
+if importlib.util.find_spec("hypothesis"):
+    from hypothesis import HealthCheck, settings
+
+    # No test fails for its speed: on a busy machine an example takes seconds to make or to run.
+    settings.register_profile(
+        "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    )
+    settings.load_profile("any machine")
 
 HERE = Path(__file__).parent
 # Folders whose tests need the graph or the messages.

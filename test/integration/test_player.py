@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,26 @@ def test_a_topic_that_is_not_in_the_bag_is_named_with_those_that_are(
     bag = write_bag(tmp_path / "bag", StoragePlugin.MCAP)
     with pytest.raises(InvalidInputError, match=r"topics: expected .*/cam, /say.* got /nose"):
         BagPlayer(robot.client.node, bag, {"/nose": "/x"})
+
+
+def test_topics_that_nobody_hears_yet_are_named_while_it_waits(
+    robot: Robot, tmp_path: Path
+) -> None:
+    bag = write_bag(tmp_path / "bag", StoragePlugin.MCAP)
+    player = BagPlayer(robot.client.node, bag, {"/cam": "/eye", "/say": "/task"})
+    told: list[list[str]] = []
+    stop = threading.Event()
+    waiting = threading.Thread(target=player.wait_for_subscribers, args=(stop, told.append))
+    waiting.start()
+    try:
+        wait_until(lambda: told == [["/eye", "/task"]], "both topics")
+        robot.collect(String, "/task")
+        wait_until(lambda: told[1:] == [["/eye"]], "the other topic")
+        robot.collect(Image, "/eye")
+        wait_until(lambda: not waiting.is_alive(), "the end of the waiting")
+    finally:
+        stop.set()
+        waiting.join()
 
 
 def test_a_folder_without_a_bag_is_refused(robot: Robot, tmp_path: Path) -> None:

@@ -40,6 +40,13 @@ def ready(start: Callable[..., NodeProcess], robot: Robot) -> NodeProcess:
     return node
 
 
+def test_what_a_node_has_to_read_is_told_without_one(tmp_path: Path) -> None:
+    done = run("replay_evaluation", tmp_path / "live", "--show-image-transport")
+
+    assert (done.returncode, done.stdout) == (0, "compressed\n"), done.stderr
+    assert not (tmp_path / "live").exists()
+
+
 def parameters(robot: Robot) -> dict[str, Any]:
     remote = RemoteParameters(robot.client.node, "retrieval", WAIT_SEC)
     return dict(remote.get(["k", "query_target", "scene_weight", "min_score", "query_mode"]))

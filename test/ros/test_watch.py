@@ -6,7 +6,7 @@ import pytest
 
 pytest.importorskip("rclpy", reason="the watch belongs to the node")
 
-from vla_retrieval.ros.watch import AbsenceWatch, FrameWatch
+from vla_retrieval.ros.watch import CURE, AbsenceWatch, FrameWatch, cure
 
 
 def test_publishers_without_frames_are_a_warning_that_names_the_cure() -> None:
@@ -15,9 +15,25 @@ def test_publishers_without_frames_are_a_warning_that_names_the_cure() -> None:
     assert watch.judge(frames=0, publishers=1, now_sec=104.0) is None
     silence = watch.judge(frames=0, publishers=1, now_sec=106.0)
     assert silence is not None
-    cure = ("FASTDDS_DEFAULT_PROFILES_FILE", "fastdds_large_images.xml", "BOTH")
-    for word in ("/camera/image", "6 s", *cure):
+    for word in ("/camera/image", "6 s", CURE):
         assert word in silence.text
+
+
+@pytest.mark.parametrize(
+    ("middleware", "words"),
+    [
+        (
+            "rmw_fastrtps_cpp",
+            ("FASTDDS_DEFAULT_PROFILES_FILE", "fastdds_large_images.xml", "BOTH"),
+        ),
+        ("rmw_cyclonedds_cpp", ("rmw_cyclonedds_cpp", "net.core.rmem_max")),
+    ],
+)
+def test_the_cure_is_that_of_the_middleware_in_use(middleware: str, words: tuple[str, ...]) -> None:
+    text = cure(middleware)
+    for word in (*words, "image_reliability"):
+        assert word in text
+    assert ("Fast DDS" in text) == ("fastrtps" in middleware)
 
 
 def test_no_publisher_is_no_silence_however_long() -> None:

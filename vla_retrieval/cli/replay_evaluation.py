@@ -19,12 +19,15 @@ from vla_retrieval.cli.evaluate import (
     encoder_settings,
     experiment_settings,
     head_of,
+    reading_of,
 )
 from vla_retrieval.cli.output import print_error, progress_bars
 from vla_retrieval.encoders import load_encoder
 from vla_retrieval.errors import RetrievalError
+from vla_retrieval.evaluation.recordings import image_type
 from vla_retrieval.evaluation.report.json_file import to_json
 from vla_retrieval.evaluation.report.terminal import print_evaluation
+from vla_retrieval.evaluation.topics import COMPRESSED_IMAGE
 from vla_retrieval.experiments.assembling import Outcome
 from vla_retrieval.experiments.folder import write_folder
 from vla_retrieval.experiments.live import compare
@@ -41,13 +44,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ours, _ = split_ros_arguments(given)  # launch adds them
     args = _parser().parse_args(ours)
     try:
-        code = _replay(args)
+        code = _show_transport(args) if args.show_image_transport else _replay(args)
     except (RetrievalError, TimeoutError) as error:
         print_error("replay_evaluation", error, as_json=args.json)
         code = 1
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)
+
+
+def _show_transport(args: argparse.Namespace) -> int:
+    """Print what a node has to be told to read the bags' images as they are."""
+    kind = image_type(args.bags, reading_of(args))
+    print("compressed" if kind == COMPRESSED_IMAGE else "raw")
+    return 0
 
 
 def _replay(args: argparse.Namespace) -> int:
@@ -123,6 +133,10 @@ def _parser() -> argparse.ArgumentParser:
     playing.add_argument(
         "--no-offline", action="store_true",
         help="do not evaluate the bags offline too, to say how far the rankings agree",
+    )  # fmt: skip
+    playing.add_argument(
+        "--show-image-transport", action="store_true",
+        help="only print the image_transport that the node needs for these bags: raw or compressed",
     )  # fmt: skip
     playing.add_argument(
         "--work", type=Path, help="folder of the offline evaluation's embeddings (OUT.work)"

@@ -44,9 +44,13 @@ def play_bag(
     try:
         player = BagPlayer(node, bag, topics)
         with progress_bar() as bar:
-            task = bar.add_task("waiting for subscribers" if wait else "", total=player.total)
+            task = bar.add_task("", total=player.total)
+
+            def report_wait(topics: list[str]) -> None:
+                bar.update(task, description=f"waiting for a subscriber of {', '.join(topics)}")
+
             if wait:
-                player.wait_for_subscribers(stop)
+                player.wait_for_subscribers(stop, report_wait)
 
             def report(played: Played) -> None:
                 bar.update(task, completed=played.played, description=played.topic)

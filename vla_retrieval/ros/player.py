@@ -15,6 +15,7 @@ from typing import Any
 
 from rclpy.duration import Duration
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosbags.highlevel import AnyReader
 from rosbags.highlevel.anyreader import AnyReaderError
@@ -75,11 +76,25 @@ class BagPlayer:
             for name, target in self._topics.items()
         }
 
-    def wait_for_subscribers(self, stop: threading.Event) -> None:
-        """Return once every topic has a subscriber, or at ``stop``."""
+    def wait_for_subscribers(
+        self,
+        stop: threading.Event,
+        report: Callable[[list[str]], None] = lambda topics: None,
+    ) -> None:
+        """Return once every topic has a subscriber, or at ``stop``.
+
+        Args:
+            stop: Ends the waiting.
+            report: Told the topics in the graph that have none yet, when that changes.
+        """
+        told: list[str] = []
         while not stop.is_set():
-            if all(p.get_subscription_count() for p in self._publishers.values()):
+            unheard = [p.topic_name for p in self._publishers.values() if not _is_heard(p)]
+            if not unheard:
                 return
+            if unheard != told:
+                report(unheard)
+            told = unheard
             stop.wait(_LOOK_AGAIN_SEC)
 
     def play(
@@ -120,6 +135,10 @@ class BagPlayer:
         """Let what was sent last arrive before the publishers go."""
         for publisher in self._publishers.values():
             publisher.wait_for_all_acked(_ACKNOWLEDGE_WITHIN)
+
+
+def _is_heard(publisher: Publisher[Any]) -> bool:
+    return publisher.get_subscription_count() > 0
 
 
 def _reader(bag: Path) -> AnyReader:

@@ -4,15 +4,36 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-CURE = (
-    "Large best-effort images are lost between two processes under Fast DDS's default "
-    "transports. Start BOTH the camera and this node with FASTDDS_DEFAULT_PROFILES_FILE "
-    "(before Kilted: FASTRTPS_DEFAULT_PROFILES_FILE) set to config/fastdds_large_images.xml of "
-    "this package's share folder, as its launch files do, or with "
-    "FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA; or set image_reliability to reliable where the "
-    "camera publishes reliably."
-)
-"""What to do where images are lost between two processes."""
+from rclpy import get_rmw_implementation_identifier
+
+
+def cure(middleware: str) -> str:
+    """Return what to do where images are lost between two processes.
+
+    Args:
+        middleware: As rclpy names it, e.g. ``rmw_fastrtps_cpp``.
+    """
+    if "fastrtps" in middleware:
+        transport = (
+            "Large best-effort images are lost between two processes under Fast DDS's default "
+            "transports. Start BOTH the camera and this node with FASTDDS_DEFAULT_PROFILES_FILE "
+            "(before Kilted: FASTRTPS_DEFAULT_PROFILES_FILE) set to "
+            "config/fastdds_large_images.xml of this package's share folder, as its launch files "
+            "do, or with FASTDDS_BUILTIN_TRANSPORTS=LARGE_DATA"
+        )
+    else:
+        # docs.ros.org, "DDS tuning information"
+        transport = (
+            f"Large best-effort images are lost under {middleware} where the kernel's buffer for "
+            "received packets is small. Raise it on both machines (sysctl -w "
+            'net.core.rmem_max=2147483647; "DDS tuning information" in ROS 2\'s documentation '
+            "says more)"
+        )
+    return f"{transport}; or set image_reliability to reliable where the camera publishes reliably."
+
+
+CURE = cure(get_rmw_implementation_identifier())
+"""The same for the middleware of this process."""
 
 
 @dataclass(frozen=True)
