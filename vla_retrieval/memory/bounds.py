@@ -45,6 +45,8 @@ def make_room(
             "entries", f"at most max_entries, {options.max_entries}, at once", str(adding)
         )
     evicted: list[int] = []
+    if not options.bounded:
+        return evicted
     if options.max_entries:
         over = len(index) + adding - options.max_entries
         bound = f"max_entries {options.max_entries}"
@@ -58,6 +60,8 @@ def make_room(
         evicted += _evict(
             connection, database, index, standing, options, over, bound, evicted, enough=1
         )
+    if evicted:
+        counters.increase(connection, counters.REMOVED, len(evicted))
     return evicted
 
 

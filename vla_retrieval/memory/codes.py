@@ -131,6 +131,8 @@ class Codes:
         parameters = None
         if selection is not None:
             parameters = faiss.SearchParametersIVF(nprobe=1, sel=selection.selector)
+        if not len(self):
+            return np.empty(0, dtype=np.int64)
         turned = self._matrix @ (query - self._mean if self._squares else query)
         depth = min(depth, len(self))
         _, rows = self._index.search(turned[np.newaxis], depth, params=parameters)

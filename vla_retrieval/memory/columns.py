@@ -7,7 +7,7 @@ the rows before anything is compared, so that a filtered search ranks exactly wh
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,34 @@ Mask = NDArray[np.bool_]
 _INT64 = np.iinfo(np.int64)
 _NOWHERE = (np.nan, np.nan, np.nan)
 _MOST_KNOWN = 256  # entries of one episode say the same; hashing what one says takes 10 us
+
+
+class Facts(NamedTuple):
+    """What filters may ask about one entry; nothing in it changes later.
+
+    Attributes:
+        stamp_ns: Nanoseconds since the epoch.
+        position: Of its camera in metres, or NaN without a pose.
+        said: What is compared by equality.
+    """
+
+    stamp_ns: int
+    position: tuple[float, float, float]
+    said: tuple[Any, ...]
+
+
+def facts_of(entry: NewEntry) -> Facts:
+    """Return what filters may ask about an entry."""
+    pose = entry.camera_pose
+    return Facts(
+        entry.stamp_ns,
+        _NOWHERE if pose is None else pose.position,
+        (
+            entry.episode_id, entry.frame_id, entry.outcome,
+            None if pose is None else pose.frame_id, tuple(entry.tags),
+            tuple(entry.metadata.items()),
+        ),
+    )  # fmt: skip
 
 
 class ColumnState(NamedTuple):
@@ -62,7 +90,7 @@ class Columns:
         self._stamps: Growing[np.int64] = Growing(np.int64)
         self._positions: Growing[np.float64] = Growing(np.float64, (3,))
         self._terms = TermIndex()
-        self._known: dict[tuple[object, ...], tuple[int, ...]] = {}
+        self._known: dict[tuple[Any, ...], tuple[int, ...]] = {}
         self._dead = 0
 
     @classmethod
@@ -115,24 +143,23 @@ class Columns:
         """About how much RAM it takes."""
         return self.rows * (8 + 1 + 8 + 24) + len(self._terms) * 12
 
-    def append(self, entry_ids: Sequence[int], entries: Sequence[NewEntry]) -> None:
+    def append(self, entry_ids: Sequence[int], facts: Sequence[Facts]) -> None:
         """Append one row per entry.
 
         Args:
             entry_ids: Ascending, all above those already there.
-            entries: Theirs.
+            facts: Of the entries.
         """
         hashes: list[int] = []
         rows: list[int] = []
-        for row, entry in enumerate(entries, start=self.rows):
-            of_entry = self._hashes(entry)
+        for row, known in enumerate(facts, start=self.rows):
+            of_entry = self._hashes(known.said)
             hashes += of_entry
             rows += [row] * len(of_entry)
         self._ids.append(np.array(entry_ids, dtype=np.int64))
-        self._alive.append(np.ones(len(entries), dtype=np.bool_))
-        self._stamps.append(np.array([entry.stamp_ns for entry in entries], dtype=np.int64))
-        poses = (entry.camera_pose for entry in entries)
-        positions = [_NOWHERE if pose is None else pose.position for pose in poses]
+        self._alive.append(np.ones(len(facts), dtype=np.bool_))
+        self._stamps.append(np.array([known.stamp_ns for known in facts], dtype=np.int64))
+        positions = [known.position for known in facts]
         self._positions.append(np.array(positions, dtype=np.float64).reshape(-1, 3))
         self._terms.append(hashes, rows)
 
@@ -203,13 +230,8 @@ class Columns:
         inside: Mask = np.sqrt(squares) <= near.radius_m  # NaN compares false
         return inside & self._having([self._terms.hash("pose frame", near.frame_id)])
 
-    def _hashes(self, entry: NewEntry) -> tuple[int, ...]:
+    def _hashes(self, said: tuple[Any, ...]) -> tuple[int, ...]:
         """Return the hashes of an entry's terms; those of the last entries are remembered."""
-        pose_frame = None if entry.camera_pose is None else entry.camera_pose.frame_id
-        said = (
-            entry.episode_id, entry.frame_id, entry.outcome, pose_frame, tuple(entry.tags),
-            tuple(entry.metadata.items()),
-        )  # fmt: skip
         known = self._known.get(said)
         if known is None:
             known = tuple(self._terms.hash(*term) for term in _terms(*said))

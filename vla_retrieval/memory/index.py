@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.memory import kernels
 from vla_retrieval.memory.codes import Selection
-from vla_retrieval.memory.columns import Columns, Mask, Rows
+from vla_retrieval.memory.columns import Columns, Facts, Mask, Rows
 from vla_retrieval.memory.comparing import Comparison
 from vla_retrieval.memory.halves import Half, Ready, Scan, scans_of
 from vla_retrieval.memory.hashing import HashCodes, Planes
@@ -34,7 +34,7 @@ from vla_retrieval.memory.similarity import prepared, similarities
 from vla_retrieval.memory.vectors import WholeVectors
 from vla_retrieval.projection import Codes as Hashes
 from vla_retrieval.projection import Head
-from vla_retrieval.types import Embeddings, Modality, NewEntry, Probe, Similarity
+from vla_retrieval.types import Embeddings, Modality, Probe, Similarity
 
 _SCORED_DIRECTLY = 256
 """Up to this many eligible rows are scored in float64 at once: about 0.2 ms at 512 dimensions."""
@@ -74,6 +74,34 @@ class Direction(NamedTuple):
     source: Modality
     target: Modality
     pair: bool
+
+
+class Addition(NamedTuple):
+    """Entries that were committed and are to be in the index.
+
+    Attributes:
+        entry_ids: Ascending, all above those already there.
+        facts: Of the entries.
+        scenes: Shape ``(n, dim)``, as the encoder made them.
+        instructions: Shape ``(n, dim)``, as the encoder made them.
+    """
+
+    entry_ids: Sequence[int]
+    facts: Sequence[Facts]
+    scenes: Embeddings
+    instructions: Embeddings
+
+    @classmethod
+    def joined(cls, parts: Sequence[Addition]) -> Addition:
+        """Return several, in their order, as one."""
+        if len(parts) == 1:
+            return parts[0]
+        return cls(
+            [entry_id for part in parts for entry_id in part.entry_ids],
+            [facts for part in parts for facts in part.facts],
+            np.concatenate([part.scenes for part in parts]),
+            np.concatenate([part.instructions for part in parts]),
+        )
 
 
 class Scores(NamedTuple):
@@ -153,26 +181,20 @@ class Index:
         """About how much RAM it takes."""
         return self.columns.size_bytes + sum(half.size_bytes for half in self.halves.values())
 
-    def add(
-        self,
-        entry_ids: Sequence[int],
-        entries: Sequence[NewEntry],
-        scenes: Embeddings,
-        instructions: Embeddings,
-    ) -> None:
-        """Append entries.
-
-        Args:
-            entry_ids: Ascending, all above those already there.
-            entries: Theirs.
-            scenes: Shape ``(n, dim)``, as the encoder made them.
-            instructions: Shape ``(n, dim)``, as the encoder made them.
-        """
+    def add(self, addition: Addition) -> None:
+        """Append entries."""
+        halves = addition.scenes, addition.instructions
         with kernels.threads(self.threads):
-            for modality, added in zip(Modality, (scenes, instructions), strict=True):
+            for modality, added in zip(Modality, halves, strict=True):
                 vectors = self.compared(added, modality)
                 self.halves[modality].append(vectors, self._hashes(added, vectors, modality))
-        self.columns.append(entry_ids, entries)
+        self.columns.append(addition.entry_ids, addition.facts)
+
+    def settle(self) -> None:
+        """Give each row its code."""
+        with kernels.threads(self.threads):
+            for half in self.halves.values():
+                half.settle()
 
     def compared(self, embeddings: Embeddings, modality: Modality) -> Embeddings:
         """Return embeddings as they are compared: projected, then prepared for the similarity.
@@ -291,9 +313,15 @@ class Index:
             ascending.sort()
         else:
             ascending = np.unique(np.concatenate(found))
+        ascending = np.append(ascending, self._uncoded(mask))
         if len(ascending) < min(k, count):  # codes of vectors that are all alike tell nothing
             return np.arange(self.columns.rows) if mask is None else np.flatnonzero(mask)
         return ascending
+
+    def _uncoded(self, mask: Mask | None) -> Rows:
+        """Return the last rows, which have no codes yet: all of them are compared."""
+        rows = np.arange(self.halves[Modality.SCENE].coded, self.columns.rows, dtype=np.int64)
+        return rows if mask is None else rows[mask[rows]]
 
     def _proposed(self, scan: Scan, depth: int, selection: Selection | None) -> Rows:
         codes = self.halves[scan.modality].codes

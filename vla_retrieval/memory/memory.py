@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -22,9 +23,11 @@ from vla_retrieval.memory.checks import (
     check_filter,
     check_probes,
 )
+from vla_retrieval.memory.columns import facts_of
 from vla_retrieval.memory.database import DATABASE_NAME, Database
 from vla_retrieval.memory.directory import prepare_directory, size_bytes
 from vla_retrieval.memory.eviction import Standing
+from vla_retrieval.memory.index import Addition
 from vla_retrieval.memory.live import LiveIndex
 from vla_retrieval.memory.lock import DirectoryLock
 from vla_retrieval.memory.maintenance import Maintenance
@@ -200,34 +203,40 @@ class Memory:
         if not entries:
             return Added((), (), ())
         self._writable_maintenance().before_adding()
-        with self._live.writing() as index:
+        # Nobody looks at the index here unless entries are merged or evicted.
+        current = self._options.merges or self._options.bounded
+        with self._live.writing(current=current) as index:
             around = Neighbourhood(index, self._database)
             sorted_out = sort_out(
                 entries, scenes, instructions, self._options, around.neighbours, around.entries
             )
-            new = sorted_out.new
-            kept = [entries[i] for i in new], scenes[new], instructions[new]
+            kept, *halves = sorted_out.kept(entries, scenes, instructions)
             with self._database.writing() as connection:
-                ids = store.insert(connection, *kept)
+                ids = store.insert(connection, kept, *halves)
                 report = sorted_out.report(ids)
-                for entry_id, merged in zip(report.entry_ids, report.merged, strict=True):
-                    if merged:
-                        store.count_merged(connection, entry_id)
-                if any(report.merged):
-                    counters.increase(connection, counters.MERGED, sum(report.merged))
+                if not sorted_out.all_new:
+                    _count_merged(connection, report)
                 evicted = make_room(
                     connection, self._database, index, self._standing, self._options, len(ids)
                 )
-                sequence = counters.increase(connection, counters.SEQUENCE)
-            with self._live.changing(sequence, len(ids) + len(evicted)):
-                index.add(ids, *kept)
-                index.remove(evicted)
-            self._standing.forget(evicted)
-            self._standing.pin(
-                [i for i, entry in zip(ids, kept[0], strict=True) if entry.pinned], pinned=True
-            )
+            self._follow(Addition(ids, list(map(facts_of, kept)), *halves), evicted)
+            pinned = [i for i, entry in zip(ids, kept, strict=True) if entry.pinned]
+            if pinned:
+                self._standing.pin(pinned, pinned=True)
         self._after_change()
         return replace(report, evicted=tuple(evicted)) if evicted else report
+
+    def _follow(self, addition: Addition, evicted: Sequence[int]) -> None:
+        """Let the index follow a commit, in the writer's turn."""
+        added = len(addition.entry_ids)
+        sequence = self._live.sequence + added + len(evicted)
+        if evicted:
+            with self._live.changing(sequence, added + len(evicted)) as index:
+                index.add(addition)
+                index.remove(evicted)
+            self._standing.forget(evicted)
+        elif added:
+            self._live.added(sequence, addition)
 
     def remove(self, entry_ids: Sequence[int]) -> None:
         """Forget entries, with their embeddings and thumbnails: all of them or none.
@@ -239,9 +248,9 @@ class Memory:
         self._check_writable()
         with self._live.writing() as index:
             with self._database.writing() as connection:
-                store.delete(connection, entry_ids)
-                sequence = counters.increase(connection, counters.SEQUENCE)
-            with self._live.changing(sequence, len(entry_ids)):
+                gone = store.delete(connection, entry_ids)
+                counters.increase(connection, counters.REMOVED, gone)
+            with self._live.changing(self._live.sequence + gone, gone):
                 index.remove(entry_ids)
             self._standing.forget(entry_ids)
         self._after_change()
@@ -482,7 +491,10 @@ class Memory:
         Returns:
             Whether that was so within the time given.
         """
-        return self._maintenance is None or self._maintenance.keeper.wait_until_idle(timeout_sec)
+        if self._maintenance is None:
+            return True
+        self._maintenance.look()
+        return self._maintenance.keeper.wait_until_idle(timeout_sec)
 
     def write_snapshot(self) -> None:
         """Write the index to disk now, so that the next open has nothing to catch up with.
@@ -547,3 +559,11 @@ class Memory:
         if self._maintenance is None:
             raise StorageError(f"{self._directory}: this memory was closed.")
         return self._maintenance
+
+
+def _count_merged(connection: sqlite3.Connection, report: Added) -> None:
+    """Count each near-duplicate, on the entry that stands for it and in all."""
+    for entry_id, merged in zip(report.entry_ids, report.merged, strict=True):
+        if merged:
+            store.count_merged(connection, entry_id)
+    counters.increase(connection, counters.MERGED, sum(report.merged))

@@ -34,7 +34,7 @@ from vla_retrieval.types import Fingerprint, Modality, Similarity
 
 SNAPSHOT_NAME = "index.snapshot"
 TEMPORARY_NAME = "index.snapshot.new"
-FORMAT = 3
+FORMAT = 4
 
 _ROWS_AT_ONCE = 8_192  # 16 MB of embeddings at 512 dimensions
 _NORMALS = "planes.normals"
