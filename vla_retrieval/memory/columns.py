@@ -6,7 +6,7 @@ the rows before anything is compared, so that a filtered search ranks exactly wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -196,33 +196,37 @@ class Columns:
         """Return which rows a filter lets pass, or None for all. Dead rows never pass."""
         if wanted.passes_all:
             return None if not self._dead else self.alive
-        mask = self.alive.copy()
+        masks = [self.alive] if self._dead else []
         for field, values in (
             ("episode", wanted.episode_ids),
             ("frame", wanted.frame_ids),
             ("outcome", [str(int(outcome)) for outcome in wanted.outcomes]),
         ):
             if values:
-                mask &= self._having(self._terms.hash(field, value) for value in values)
+                masks.append(self._having(self._terms.hash(field, value) for value in values))
         for tag in set(wanted.tags):
-            mask &= self._having([self._terms.hash("tag", tag)])
+            masks.append(self._having([self._terms.hash("tag", tag)]))
         for key, value in wanted.metadata.items():
-            mask &= self._having([self._terms.hash("metadata", key, value)])
+            masks.append(self._having([self._terms.hash("metadata", key, value)]))
         if wanted.stamp_from_ns is not None:
-            mask &= self.stamps >= min(wanted.stamp_from_ns, _INT64.max)
+            masks.append(self.stamps >= min(wanted.stamp_from_ns, _INT64.max))
         if wanted.stamp_to_ns is not None:
-            mask &= self.stamps <= max(wanted.stamp_to_ns, _INT64.min)
+            masks.append(self.stamps <= max(wanted.stamp_to_ns, _INT64.min))
         if wanted.near is not None:
-            mask &= self._near(wanted.near)
+            masks.append(self._near(wanted.near))
         excluded = [i for i in wanted.exclude_ids if _INT64.min <= i <= _INT64.max]
-        if excluded:
-            mask[self.rows_of(np.array(excluded, dtype=np.int64))] = False
-        return mask
+        if excluded or not masks:
+            masks.append(np.ones(self.rows, dtype=np.bool_))
+            masks[-1][self.rows_of(np.array(excluded, dtype=np.int64))] = False
+        if len(masks) == 1:
+            return masks[0]
+        both: Mask = np.logical_and(masks[0], masks[1])
+        for mask in masks[2:]:
+            both &= mask
+        return both
 
-    def _having(self, hashes: Iterator[int] | list[int]) -> Mask:
-        mask = np.zeros(self.rows, dtype=np.bool_)
-        mask[self._terms.rows(hashes)] = True
-        return mask
+    def _having(self, hashes: Iterable[int]) -> Mask:
+        return self._terms.having(hashes, self.rows)
 
     def _near(self, near: Nearby) -> Mask:
         with np.errstate(over="ignore"):  # infinitely far, then

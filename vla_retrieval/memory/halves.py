@@ -42,8 +42,8 @@ class Half:
     def append(self, vectors: Embeddings, hashes: Hashes | None) -> None:
         """Append vectors as they are compared, shape ``(n, width)``, and their binary codes.
 
-        Codes that are fitted here are made of many rows at once: one at a time takes ten times as
-        long. Until then the last rows have none.
+        Codes that are fitted here are made of many rows at once: one at a time takes several times
+        as long. Until then the last rows have none.
         """
         if len(vectors):
             squares = np.einsum("ij,ij->i", vectors, vectors)

@@ -16,8 +16,10 @@ Not safe for concurrent use: the memory holds its lock around every call.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -42,9 +44,17 @@ _SCORED_DIRECTLY = 256
 _WORTH_RANKING = 1 / 8
 """FAISS picks up to this share of the rows; from there on numpy's partition is no slower."""
 
-_COMPARED_AT_ONCE = 1 / 150
+_COMPARED_AT_ONCE = 1 / 80
 """Up to this share of the rows are all compared, where codes would propose some: looking at the
-codes of all takes as long."""
+codes of all, and at who may be proposed, takes as long."""
+
+_FILTERED_AFTERWARDS = 1 / 4
+"""From this share of rows that pass a filter on, codes propose some more of all rows, and those
+that pass are taken: FAISS asks a selection about each row that it considers, which takes longer."""
+
+_SPARE = 1.3
+"""Times as many rows are proposed then as should be enough if the filter had nothing to do with the
+query. Where they are not enough, FAISS is asked again with the selection."""
 
 _UNSEEN = 512
 """Rows that are proposed for a direction that was not tuned."""
@@ -120,6 +130,24 @@ class Scores(NamedTuple):
     scene_scores: NDArray[np.float64]
     instruction_scores: NDArray[np.float64]
     exact: bool
+
+
+class _Among:
+    """The rows that pass a filter.
+
+    Attributes:
+        mask: Which.
+        share: How many of all they are.
+    """
+
+    def __init__(self, mask: Mask, share: float) -> None:
+        self.mask = mask
+        self.share = share
+
+    @cached_property
+    def selection(self) -> Selection:
+        """As FAISS wants them."""
+        return Selection(self.mask)
 
 
 @dataclass
@@ -302,12 +330,12 @@ class Index:
             count: How many those are.
             depth: Rows to propose; None is what each direction was tuned to.
         """
-        selection = None if mask is None else Selection(mask)
         pair = len({scan.modality for scan in scans}) > 1
+        among = None if mask is None else _Among(mask, count / self.columns.rows)
         found = []
         for scan in scans:
             wanted = max(depth or self._depth(scan, pair=pair), 4 * k)
-            found.append(self._proposed(scan, min(wanted, count), selection))
+            found.append(self._proposed(scan, min(wanted, count), among))
         if len(found) == 1:
             (ascending,) = found
             ascending.sort()
@@ -323,7 +351,20 @@ class Index:
         rows = np.arange(self.halves[Modality.SCENE].coded, self.columns.rows, dtype=np.int64)
         return rows if mask is None else rows[mask[rows]]
 
-    def _proposed(self, scan: Scan, depth: int, selection: Selection | None) -> Rows:
+    def _proposed(self, scan: Scan, depth: int, among: _Among | None) -> Rows:
+        if among is None:
+            return self._best_codes(scan, depth, None)
+        if among.share >= _FILTERED_AFTERWARDS:
+            # The best of all, as far as they pass, are the best of those that pass: if they are
+            # enough, nothing was missed.
+            more = math.ceil(_SPARE * depth / among.share)
+            best = self._best_codes(scan, more, None)
+            passing = best[among.mask[best]]
+            if len(passing) >= depth:
+                return passing
+        return self._best_codes(scan, depth, among.selection)
+
+    def _best_codes(self, scan: Scan, depth: int, selection: Selection | None) -> Rows:
         codes = self.halves[scan.modality].codes
         assert codes is not None
         if isinstance(codes, HashCodes):

@@ -24,7 +24,7 @@ class LiveIndex:
     """Lends the index to readers, and to one writer at a time.
 
     What a commit added is noted, and put into the index when somebody needs it: many entries at
-    once take a tenth of the time that they take one by one, and the writer does not wait for
+    once take a fifth of the time that they take one by one, and the writer does not wait for
     readers. Who reads after a commit sees all of it.
 
     Args:

@@ -39,6 +39,7 @@ from vla_retrieval.memory.results import Added, MemoryStats, SearchResult
 from vla_retrieval.memory.statistics import describe_index, ends
 from vla_retrieval.projection import Head, check_head, projected_fingerprint
 from vla_retrieval.types import (
+    EVERYTHING,
     Embeddings,
     Entry,
     Filter,
@@ -384,7 +385,7 @@ class Memory:
         probes: Sequence[Probe],
         k: int,
         *,
-        filter: Filter = Filter(),  # noqa: B008  (immutable)
+        filter: Filter = EVERYTHING,
         min_score: float = -math.inf,
     ) -> SearchResult:
         """Find the entries that fit best.

@@ -127,6 +127,9 @@ class WholeVectors:
 
     def take(self, rows: Rows) -> Embeddings:
         """Return a copy of some vectors, shape ``(n, dim)``."""
+        if 0 < len(self) <= BLOCK_ROWS:
+            (block,) = self.blocks(len(self))
+            return np.take(block, rows, axis=0)
         found: Embeddings = np.empty((len(rows), self._dim), dtype=np.float32)
         for block, inside, here in self._blocks.parts(rows):
             found[here] = block[inside]
@@ -147,13 +150,18 @@ class WholeVectors:
         return found
 
     def nearest(self, query: Embeddings, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return the k best values and their rows, at least; some more when there are blocks."""
+        """Return the k best values, best first, and their rows."""
+        if len(self) <= BLOCK_ROWS:
+            (block,) = self.blocks(len(self))
+            return kernels.nearest(query, block, k, squares=self._squares)
         values, rows = [], []
         for number, block in enumerate(self.blocks(len(self))):
             best, inside = kernels.nearest(query, block, min(k, len(block)), squares=self._squares)
             values.append(best)
             rows.append(inside + number * BLOCK_ROWS)
-        return np.concatenate(values), np.concatenate(rows)
+        found = np.concatenate(values)
+        best_first = np.argsort(found if self._squares else -found, kind="stable")[:k]
+        return found[best_first], np.concatenate(rows)[best_first]
 
     def deviation(self, query: Embeddings) -> float:
         """Return 0: what float32 loses is bounded by ``Tolerance``."""
