@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vla_retrieval.memory import kernels
-from vla_retrieval.memory.codes import Codes
+from vla_retrieval.memory.codes import Codes, Selection
 from vla_retrieval.memory.columns import facts_of
 from vla_retrieval.memory.halves import Half, Ready, scans_of
 from vla_retrieval.memory.index import Addition, Index, IndexKind
@@ -94,6 +94,37 @@ def test_rows_that_have_no_code_yet_are_proposed_with_the_others() -> None:
         index.settle()
         assert halves[Modality.SCENE].coded == COUNT
         assert COUNT - 1 in index.propose(scans, 10, None, COUNT, 32)
+
+
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.3, 0.1])
+@pytest.mark.parametrize("with_the_query", [True, False, None])
+def test_what_passes_a_filter_is_proposed_as_if_nothing_else_were_there(
+    share: float, with_the_query: bool | None
+) -> None:
+    """Also where a filter lets just those pass that look best, or worst."""
+    vectors = in_few_axes(1)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    halves = {m: Half(WholeVectors(DIM, squares=False), Codes.trained(vectors, squares=False))
+              for m in Modality}  # fmt: skip
+    index = Index(DIM, Similarity.COSINE, IndexKind.PQ, halves)
+    facts = [facts_of(NewEntry(instruction="go", stamp_ns=0))] * COUNT
+    index.add(Addition(range(COUNT), facts, vectors, vectors))
+    index.settle()
+    query, depth, count = vectors[7], 40, int(share * COUNT)
+    order = np.random.default_rng(3).permutation(COUNT)
+    if with_the_query is not None:
+        order = np.argsort(vectors @ query if not with_the_query else -vectors @ query)
+    mask = np.zeros(COUNT, dtype=np.bool_)
+    mask[order[:count]] = True
+    scans = scans_of(Similarity.COSINE, [Ready(Modality.SCENE, query, 1.0, Modality.SCENE, None)])
+    codes = halves[Modality.SCENE].codes
+    assert isinstance(codes, Codes)
+    with kernels.threads(1):
+        found = index.propose(scans, 10, mask, count, depth)
+        alone = codes.propose(query, depth, Selection(mask))
+    assert mask[found].all()
+    assert len(found) >= depth
+    assert len(np.setdiff1d(alone, found)) <= 3  # that tie in the codes with others
 
 
 def test_codes_from_their_bytes_propose_and_grow_as_before() -> None:

@@ -341,7 +341,8 @@ class Index:
             ascending.sort()
         else:
             ascending = np.unique(np.concatenate(found))
-        ascending = np.append(ascending, self._uncoded(mask))
+        if self.halves[Modality.SCENE].coded < self.columns.rows:
+            ascending = np.append(ascending, self._uncoded(mask))
         if len(ascending) < min(k, count):  # codes of vectors that are all alike tell nothing
             return np.arange(self.columns.rows) if mask is None else np.flatnonzero(mask)
         return ascending
