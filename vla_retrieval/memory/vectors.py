@@ -230,12 +230,15 @@ class ByteVectors:
         if rows is None:
             rows = np.arange(len(self), dtype=np.int64)
         found = np.empty(len(rows), dtype=np.float32)
+        # q . (low + step * code) is q . low + (q * step) . code: a third of the work.
+        shift, scaled = query @ self.low, query * self.step
         for start in range(0, len(rows), _ROWS_UNPACKED):
-            some = self.take(rows[start : start + _ROWS_UNPACKED])
+            some = rows[start : start + _ROWS_UNPACKED]
             here = slice(start, start + len(some))
-            found[here] = (
-                np.square(some - query).sum(axis=1) if self._squares else some @ query
-            )  # fmt: skip
+            if self._squares:
+                found[here] = np.square(self.take(some) - query).sum(axis=1)
+            else:
+                found[here] = self._codes(some, np.float32) @ scaled + shift
         return found
 
     def deviation(self, query: Embeddings) -> float:
