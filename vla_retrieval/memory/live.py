@@ -167,14 +167,13 @@ class LiveIndex:
         with self._state.alone():
             if self._unusable:  # who asked is told so next
                 return
-            self._settled_at = self.changes
-            parts = []
-            while self._waiting:
-                parts.append(self._waiting.popleft())
-            if not parts:  # somebody else did it
-                return
             try:
-                self._index.add(Addition.joined(parts))
+                self._settled_at = self.changes
+                parts = []
+                while self._waiting:
+                    parts.append(self._waiting.popleft())
+                if parts:  # else somebody else did it
+                    self._index.add(Addition.joined(parts))
             except BaseException as error:
                 self._unusable = f"its index could not follow the database ({error!r})"
                 raise StorageError(

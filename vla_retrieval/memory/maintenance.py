@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from pathlib import Path
 
 from vla_retrieval.errors import StorageError
@@ -97,6 +98,16 @@ class Maintenance:
         """Look whether something is due, if much has changed; called after each commit."""
         if self._live.changes >= self._look_at or self._standing.unsaved >= _USES_AT_ONCE:
             self.look(current=False)
+
+    def wait_until_idle(self, timeout_sec: float | None = None) -> bool:
+        """Wait until nothing is due; return whether that was so in time."""
+        begun = time.monotonic()
+        # What is under way first: it may be what is due, or fail and wait for its next time.
+        if not self.keeper.wait_until_idle(timeout_sec):
+            return False
+        self.look()
+        left = None if timeout_sec is None else timeout_sec - (time.monotonic() - begun)
+        return self.keeper.wait_until_idle(left)
 
     def look(self, *, current: bool = True) -> None:
         """Look whether something is due.
@@ -243,12 +254,13 @@ class Maintenance:
         mark = secrets.randbits(62)
         with self._live.writing() as index:
             self._live.settle()
-            frozen = snapshot.Frozen(index, self._live.sequence, mark, self._fingerprint)
             behind = self._live.behind
             with self._database.writing() as connection:
+                removed = counters.read(connection, counters.REMOVED)
                 # Both, because until the new one has its name the old one is the one on disk.
                 counters.put(connection, counters.SNAPSHOT_BEFORE, self._live.mark)
                 counters.put(connection, counters.SNAPSHOT, mark)
+            frozen = snapshot.Frozen(index, self._live.sequence, removed, mark, self._fingerprint)
         frozen.write(self._directory)
         with self._live.writing():
             self._live.behind -= behind

@@ -326,10 +326,7 @@ class Memory(Readable):
         Returns:
             Whether that was so within the time given.
         """
-        if self._maintenance is None:
-            return True
-        self._maintenance.look()
-        return self._maintenance.keeper.wait_until_idle(timeout_sec)
+        return self._maintenance is None or self._maintenance.wait_until_idle(timeout_sec)
 
     def write_snapshot(self) -> None:
         """Write the index to disk now, so that the next open has nothing to catch up with.

@@ -71,7 +71,8 @@ def open_index(
         behind = 0
         if restored.sequence != sequence:
             before = index.columns.rows, index.columns.dead
-            building.catch_up(index, database)
+            removed = counters.read(connection, counters.REMOVED) != restored.removed
+            building.catch_up(index, database, removed=removed)
             behind = index.columns.rows - before[0] + index.columns.dead - before[1]
     seconds = time.perf_counter() - started
     source = f"the snapshot, {behind} changes behind, in {seconds:.2f} s"
