@@ -18,7 +18,7 @@ from vla_retrieval.memory.columns import Rows
 from vla_retrieval.types import Embeddings
 
 BLOCK_ROWS = 131_072  # 256 MB of address space at 512 dimensions; RAM only as far as filled
-_ROWS_UNPACKED = 16_384  # at once, 32 MB
+_ROWS_UNPACKED = 1_024  # at once, 2 MB: the allocator gives as much again without new pages
 
 
 class Vectors(Protocol):
