@@ -48,6 +48,9 @@ _COMPARED_AT_ONCE = 1 / 80
 """Up to this share of the rows are all compared, where codes would propose some: looking at the
 codes of all, and at who may be proposed, takes as long."""
 
+_UNPACKED_AT_ONCE = 1 / 400
+"""The same where vectors are in bytes, which have to be unpacked first."""
+
 _FILTERED_AFTERWARDS = 1 / 4
 """From this share of rows that pass a filter on, codes propose some more of all rows, and those
 that pass are taken: FAISS asks a selection about each row that it considers, which takes longer."""
@@ -310,9 +313,10 @@ class Index:
         return Comparison(self.similarity, self.width, self.halves)
 
     def _proposing(self, scans: Sequence[Scan], k: int, count: int) -> bool:
+        at_once = _COMPARED_AT_ONCE if self.whole else _UNPACKED_AT_ONCE
         return (
             all(self.halves[scan.modality].codes is not None for scan in scans)
-            and count > max(self.columns.rows * _COMPARED_AT_ONCE, k, _SCORED_DIRECTLY)
+            and count > max(self.columns.rows * at_once, k, _SCORED_DIRECTLY)
             and k <= count * _WORTH_RANKING
         )
 
