@@ -11,7 +11,7 @@ from PIL import Image
 
 from vla_retrieval.encoders import DoubleEncoder
 from vla_retrieval.errors import InvalidInputError, MemoryFormatError, StorageError
-from vla_retrieval.memory import Memory, MemoryOptions
+from vla_retrieval.memory import Memory, MemoryOptions, counters
 from vla_retrieval.memory.checking import check
 from vla_retrieval.memory.contents import open_contents
 from vla_retrieval.reembedding import Reembedded, find_images, reembed
@@ -54,11 +54,14 @@ def old(tmp_path: Path) -> Path:
 
 
 def rows(directory: Path) -> dict[str, list[tuple[object, ...]]]:
-    """Return every table but the embeddings."""
-    tables = ("entries", "tags", "metadata", "thumbnails", "usage", "sqlite_sequence")
+    """Return every table but the embeddings, and the last id that was given out."""
+    tables = ("entries", "thumbnails", "usage")
     with open_contents(directory) as contents, contents.database.reading() as connection:
         return {
-            t: connection.execute(f"SELECT * FROM {t} ORDER BY 1, 2").fetchall() for t in tables
+            **{
+                t: connection.execute(f"SELECT * FROM {t} ORDER BY 1, 2").fetchall() for t in tables
+            },
+            "given out": [(counters.last_given_out(connection),)],
         }
 
 

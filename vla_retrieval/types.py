@@ -285,7 +285,11 @@ class Filter:
     @property
     def passes_all(self) -> bool:
         """Whether no part is set."""
-        return self == Filter()
+        return self is EVERYTHING or self == EVERYTHING
+
+
+EVERYTHING = Filter()
+"""Lets all entries pass."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vla_retrieval.memory import Memory, MemoryOptions
+from vla_retrieval.memory import Memory, MemoryOptions, counters
 from vla_retrieval.types import Embeddings, Fingerprint, Modality, NewEntry, Probe
 
 DIM = 16
@@ -153,12 +153,12 @@ def state_of(memory: Memory, max_entries: int) -> Book:
         np.testing.assert_array_equal(memory.embeddings(entry.entry_id), embeddings_of(serial))
     assert_finds_all(memory, kept)
     with memory._database.reading() as connection:
-        seq = connection.execute("SELECT seq FROM sqlite_sequence").fetchone()
+        last = counters.last_given_out(connection)
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert connection.execute("PRAGMA foreign_key_check").fetchall() == []
     stats = memory.stats()
     assert stats.entries == len(ids)
-    return Book(max_entries, kept, (seq[0] if seq else 0) + 1, stats.merged, stats.evicted)
+    return Book(max_entries, kept, last + 1, stats.merged, stats.evicted)
 
 
 def assert_finds_all(memory: Memory, kept: dict[int, Kept]) -> None:

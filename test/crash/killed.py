@@ -124,6 +124,8 @@ def put_points_in() -> None:
     LiveIndex.changing = stopping  # type: ignore[method-assign]
     snapshot.Frozen._write = lambda self, file: write(self, HalfWritten(file))  # type: ignore[method-assign]
     entries.read_portions = read_portions
+    between(LiveIndex, "added", "an addition waits for the index")
+    between(Index, "add", "the index follows")
     between(snapshot.Frozen, "write", "the snapshot is written, with its marks committed")
     between(snapshot, "sync", "the fsync of the directory")
     between(os, "fsync", "an fsync")

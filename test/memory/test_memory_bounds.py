@@ -253,7 +253,7 @@ def test_an_eviction_that_cannot_be_committed_evicts_nobody(
     increase = counters.increase
 
     def cut_off(connection: object, name: str, by: int = 1) -> int:
-        if name == counters.SEQUENCE:
+        if name == counters.REMOVED:
             raise KeyboardInterrupt
         return increase(connection, name, by)  # type: ignore[arg-type]
 

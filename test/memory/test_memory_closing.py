@@ -120,13 +120,13 @@ def test_an_index_is_not_searched_where_nobody_can_tell_whether_it_is_behind(
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr("vla_retrieval.memory.index.Index.add", cut_off)
+        patch.setattr("vla_retrieval.memory.columns.Columns.bury", cut_off)
         patch.setattr(Database, "reading", unreadable)
         with pytest.raises(StorageError):
-            add(memory, seed=1)
+            memory.remove([1])
     with pytest.raises(StorageError, match="could not follow"):
         memory.search([Probe(Modality.SCENE, unit_vectors(1, DIM, 0)[0])], 1)
-    assert open_memory().entry_ids() == [1, 2]
+    assert open_memory().entry_ids() == []
 
 
 def test_a_writer_that_is_interrupted_while_it_waits_lets_readers_in(

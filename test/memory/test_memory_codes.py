@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from vla_retrieval.memory import kernels
-from vla_retrieval.memory.codes import Codes
+from vla_retrieval.memory.codes import Codes, Selection
+from vla_retrieval.memory.columns import facts_of
 from vla_retrieval.memory.halves import Half, Ready, scans_of
-from vla_retrieval.memory.index import Index, IndexKind
+from vla_retrieval.memory.index import Addition, Index, IndexKind
 from vla_retrieval.memory.tuning import held_out
 from vla_retrieval.memory.vectors import WholeVectors
 from vla_retrieval.types import Embeddings, Modality, NewEntry, Similarity
@@ -56,7 +57,8 @@ def test_entries_that_are_all_alike_are_found_all_the_same() -> None:
         for m in Modality
     }
     index = Index(DIM, Similarity.COSINE, IndexKind.PQ, halves)
-    index.add(range(COUNT), [NewEntry(instruction="stand", stamp_ns=0)] * COUNT, alike, alike)
+    facts = [facts_of(NewEntry(instruction="stand", stamp_ns=0))] * COUNT
+    index.add(Addition(range(COUNT), facts, alike, alike))
     with kernels.threads(1):
         scans = scans_of(
             Similarity.COSINE, [Ready(Modality.SCENE, alike[0], 1.0, Modality.SCENE, None)]
@@ -64,6 +66,65 @@ def test_entries_that_are_all_alike_are_found_all_the_same() -> None:
         assert len(index.propose(scans, 10, None, COUNT)) >= 10
         mask = np.arange(COUNT) >= COUNT - 20
         assert set(index.propose(scans, 10, mask, 20)) <= set(range(COUNT - 20, COUNT))
+
+
+def test_rows_that_have_no_code_yet_are_proposed_with_the_others() -> None:
+    vectors = in_few_axes(1)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    halves = {m: Half(WholeVectors(DIM, squares=False), Codes.trained(vectors, squares=False))
+              for m in Modality}  # fmt: skip
+    index = Index(DIM, Similarity.COSINE, IndexKind.PQ, halves)
+    facts = [facts_of(NewEntry(instruction="go", stamp_ns=0))]
+    last = COUNT - 5
+    index.add(Addition(range(last), facts * last, vectors[:last], vectors[:last]))
+    for row in range(last, COUNT):
+        one = vectors[row : row + 1]
+        index.add(Addition([row], facts, one, one))
+    assert halves[Modality.SCENE].coded == last
+    with kernels.threads(1):
+        scans = scans_of(
+            Similarity.COSINE, [Ready(Modality.SCENE, vectors[-1], 1.0, Modality.SCENE, None)]
+        )
+        assert set(range(last, COUNT)) <= set(index.propose(scans, 10, None, COUNT, 32).tolist())
+        mask = np.arange(COUNT) % 2 == 0
+        found = index.propose(scans, 10, mask, COUNT // 2, 32)
+        assert set(found.tolist()) >= {row for row in range(last, COUNT) if row % 2 == 0}
+        assert mask[found].all()
+        assert (np.diff(found) > 0).all()
+        index.settle()
+        assert halves[Modality.SCENE].coded == COUNT
+        assert COUNT - 1 in index.propose(scans, 10, None, COUNT, 32)
+
+
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.3, 0.1])
+@pytest.mark.parametrize("with_the_query", [True, False, None])
+def test_what_passes_a_filter_is_proposed_as_if_nothing_else_were_there(
+    share: float, with_the_query: bool | None
+) -> None:
+    """Also where a filter lets just those pass that look best, or worst."""
+    vectors = in_few_axes(1)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    halves = {m: Half(WholeVectors(DIM, squares=False), Codes.trained(vectors, squares=False))
+              for m in Modality}  # fmt: skip
+    index = Index(DIM, Similarity.COSINE, IndexKind.PQ, halves)
+    facts = [facts_of(NewEntry(instruction="go", stamp_ns=0))] * COUNT
+    index.add(Addition(range(COUNT), facts, vectors, vectors))
+    index.settle()
+    query, depth, count = vectors[7], 40, int(share * COUNT)
+    order = np.random.default_rng(3).permutation(COUNT)
+    if with_the_query is not None:
+        order = np.argsort(vectors @ query if not with_the_query else -vectors @ query)
+    mask = np.zeros(COUNT, dtype=np.bool_)
+    mask[order[:count]] = True
+    scans = scans_of(Similarity.COSINE, [Ready(Modality.SCENE, query, 1.0, Modality.SCENE, None)])
+    codes = halves[Modality.SCENE].codes
+    assert isinstance(codes, Codes)
+    with kernels.threads(1):
+        found = index.propose(scans, 10, mask, count, depth)
+        alone = codes.propose(query, depth, Selection(mask))
+    assert mask[found].all()
+    assert len(found) >= depth
+    assert len(np.setdiff1d(alone, found)) <= 3  # that tie in the codes with others
 
 
 def test_codes_from_their_bytes_propose_and_grow_as_before() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from vla_retrieval.errors import EntryNotFoundError, StorageError
 from vla_retrieval.memory import Memory, MemoryOptions, SearchResult
+from vla_retrieval.memory.index import Index
 from vla_retrieval.memory.sharing import SharedLock
 from vla_retrieval.memory.snapshot import Frozen
 from vla_retrieval.types import Filter, Modality, NewEntry, Probe, Similarity
@@ -151,19 +152,65 @@ def test_an_index_that_cannot_follow_is_never_searched(
         raise error
 
     def change() -> None:
-        if cut.endswith("add"):
-            memory.add([NewEntry("second", 0)], SCENES[1:2], SCENES[1:2])
+        if cut.endswith("add"):  # the index follows when somebody needs it
+            assert memory.add([NewEntry("second", 0)], SCENES[1:2], SCENES[1:2]) == [2]
+            memory.search([Probe(Modality.SCENE, SCENES[0])], 1)
         else:
             memory.remove([1])
 
     with monkeypatch.context() as patch:
         patch.setattr(f"vla_retrieval.memory.{cut}", cut_off)
-        with pytest.raises(StorageError, match="the change is stored, but its index could not"):
+        with pytest.raises(StorageError, match="stored, but its index could not follow"):
             change()
     with pytest.raises(StorageError, match="could not follow"):
         memory.search([Probe(Modality.SCENE, SCENES[0])], 1)
     found = open_memory().search([Probe(Modality.SCENE, SCENES[0])], 9)
     assert [c.entry_id for c in found.candidates] == ([1, 2] if cut.endswith("add") else [])
+
+
+@pytest.mark.parametrize("count", [1, 3, 700])
+def test_entries_that_wait_for_the_index_are_there_for_whoever_asks(
+    open_memory: OpenMemory, count: int
+) -> None:
+    memory = open_memory()
+    vectors = unit_vectors(count, DIM, 9)
+    for start in range(0, count, 9):
+        some = vectors[start : start + 9]
+        memory.add([NewEntry("do", 0)] * len(some), some, some)
+    assert memory.entry_ids() == list(range(1, count + 1))
+    memory.add([NewEntry("last", 0)], SCENES[:1], SCENES[:1])
+    found = memory.search([Probe(Modality.SCENE, SCENES[0])], 1)
+    assert (found.candidates[0].entry_id, found.memory_size) == (count + 1, count + 1)
+    memory.add([NewEntry("gone", 0)], SCENES[1:2], SCENES[1:2])
+    memory.remove([count + 2])
+    memory.add([NewEntry("counted", 0)], SCENES[1:2], SCENES[1:2])
+    assert memory.stats().entries == count + 2
+    memory.add([NewEntry("kept", 0)], SCENES[2:3], SCENES[2:3])
+    memory.write_snapshot()
+    found = open_memory().search([Probe(Modality.SCENE, SCENES[2])], 1)
+    assert found.candidates[0].entry_id == count + 4
+
+
+def test_what_the_caller_changes_after_an_add_changes_nothing(memory: Memory) -> None:
+    scenes, metadata = SCENES[:1].copy(), {"place": "kitchen"}
+    memory.add([NewEntry("do", 0, metadata=metadata)], scenes, scenes)
+    scenes[:] = SCENES[1]
+    metadata["place"] = "cellar"
+    wanted = Filter(metadata={"place": "kitchen"})
+    found = memory.search([Probe(Modality.SCENE, SCENES[0])], 1, filter=wanted)
+    assert found.candidates[0].score == pytest.approx(1)
+
+
+def test_an_add_does_not_wait_for_a_search(memory: Memory, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory.add([NewEntry("first", 0)], SCENES[:1], SCENES[:1])
+    inside, go_on = stop_in(monkeypatch, Index, "search")
+    with ThreadPoolExecutor(1) as pool:
+        searching = pool.submit(memory.search, [Probe(Modality.SCENE, SCENES[0])], 9)
+        assert inside.wait(60)
+        assert memory.add([NewEntry("second", 0)], SCENES[1:2], SCENES[1:2]) == [2]
+        go_on.set()
+        assert searching.result(60).memory_size == 1
+    assert memory.search([Probe(Modality.SCENE, SCENES[0])], 9).memory_size == 2
 
 
 def test_a_write_that_is_cut_off_before_its_commit_changes_nothing(

@@ -227,8 +227,8 @@ class TestTheDatabase:
     ) -> None:
         filled(open_memory()).close()
         with database(directory) as connection:
-            connection.execute("PRAGMA user_version = 3")
-        with pytest.raises(MemoryFormatError, match="expected format 2, got format 3"):
+            connection.execute("PRAGMA user_version = 4")
+        with pytest.raises(MemoryFormatError, match="expected format 3, got format 4"):
             open_memory()
 
     @pytest.mark.parametrize("content", [b"not SQLite" * 1000, b"SQLite format 3\0" + b"\0" * 5000])

@@ -172,7 +172,7 @@ def test_a_forgotten_entry_is_never_matched_again(open_memory: OpenMemory) -> No
 def test_a_forgotten_entry_leaves_no_row_behind(memory: Memory) -> None:
     memory.remove(add(memory, FULL))
     with memory._database.reading() as connection:
-        for table in ("entries", "tags", "metadata", "embeddings", "thumbnails"):
+        for table in ("entries", "embeddings", "thumbnails"):
             assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
 
 
@@ -315,7 +315,16 @@ def test_a_memory_closes_at_the_end_of_its_block(directory: Path) -> None:
 
 def test_a_value_of_another_kind_is_damage_and_no_accident(tmp_path: Path) -> None:
     row = list(to_row(1, FULL))
-    for place, value in ((1, b"put"), (3, 7), (2, "now"), (11, "x"), (8, "values"), (13, None)):
+    for place, value in (
+        (1, b"put"),
+        (3, 7),
+        (2, "now"),
+        (11, "x"),
+        (8, "values"),
+        (13, None),
+        (21, 7),
+        (22, "[]"),
+    ):
         damaged = [*row[:place], value, *row[place + 1 :]]
         with pytest.raises(MemoryFormatError, match="entry 1 differs from its checksum"):
-            to_entry((*damaged,), FULL.tags, FULL.metadata, tmp_path)
+            to_entry((*damaged,), tmp_path)

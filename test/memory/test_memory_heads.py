@@ -233,6 +233,7 @@ def test_a_switch_that_fails_leaves_the_old_head_and_says_why(
 ) -> None:
     memory = Compared(open_memory(head=HEADS["turned"]))
     memory.add(40, 0)
+    assert memory.memory.stats().entries == 40  # the old index has them all
 
     def broken(*_: object) -> Embeddings:
         raise RuntimeError("the head fell off")

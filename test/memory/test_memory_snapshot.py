@@ -131,6 +131,26 @@ def test_a_sound_snapshot_opens_to_the_same_index(kept: Kept) -> None:
     kept.check()
 
 
+def test_where_nothing_was_removed_the_ids_of_all_entries_are_not_read(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept.add(9)
+    kept.memory.close()
+
+    def unwanted(*_: object) -> None:
+        raise AssertionError("all ids were read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vla_retrieval.memory.entries.all_ids", unwanted)
+        kept.open()
+    assert kept.from_snapshot()
+    kept.check()
+    kept.remove(3)
+    kept.open()
+    assert kept.from_snapshot()
+    kept.check()
+
+
 def test_a_snapshot_behind_the_database_is_caught_up(kept: Kept) -> None:
     kept.add(9)
     kept.remove(1, 60, 61)

@@ -49,6 +49,8 @@ def make_room(
             "entries", f"at most max_entries, {options.max_entries}, at once", str(adding)
         )
     evicted: list[Evicted] = []
+    if not options.bounded:
+        return evicted
     if options.max_entries:
         over = len(index) + adding - options.max_entries
         evicted += _evict(
@@ -62,6 +64,9 @@ def make_room(
         evicted += _evict(
             connection, database, index, standing, options, over, "max_bytes", evicted, enough=1
         )
+    if evicted:
+        removed = sum(len(went.entry_ids) for went in evicted)
+        counters.increase(connection, counters.REMOVED, removed)
     return evicted
 
 

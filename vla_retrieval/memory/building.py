@@ -14,10 +14,11 @@ from vla_retrieval.memory import entries as store
 from vla_retrieval.memory import kernels
 from vla_retrieval.memory.codes import ROWS_TO_FIT as ROWS_FOR_CODES
 from vla_retrieval.memory.codes import Codes
+from vla_retrieval.memory.columns import facts_of
 from vla_retrieval.memory.database import Database
 from vla_retrieval.memory.halves import Half
 from vla_retrieval.memory.hashing import ROWS_TO_FIT, HashCodes, Planes
-from vla_retrieval.memory.index import Index, IndexKind
+from vla_retrieval.memory.index import Addition, Index, IndexKind
 from vla_retrieval.memory.options import AUTO, MemoryOptions
 from vla_retrieval.memory.tuning import held_out, tune
 from vla_retrieval.memory.vectors import ByteVectors, Vectors, WholeVectors
@@ -143,6 +144,7 @@ def build(
             halves = _quantizing(database, fit_to, index, give_up, bytewise=bytewise)
     index = replace(index, kind=kind, halves=halves, planes=planes, threads=options.build_threads)
     add_after(index, database, give_up)
+    index.settle()
     index.built_rows = len(index)
     filled = time.perf_counter()
     tune(index, options.recall_target, drawn)
@@ -169,18 +171,27 @@ def add_after(index: Index, database: Database, give_up: GiveUp = lambda: False)
             return
         if give_up():
             raise GivenUpError
-        index.add(part.entry_ids, part.entries, part.scenes, part.instructions)
+        facts = [facts_of(entry) for entry in part.entries]
+        index.add(Addition(part.entry_ids, facts, part.scenes, part.instructions))
         last = part.entry_ids[-1]
         time.sleep(_PAUSE_SEC)
 
 
-def catch_up(index: Index, database: Database) -> None:
+def catch_up(index: Index, database: Database, *, removed: bool = True) -> None:
     """Make an index that nobody else uses yet hold what is committed, while nobody commits.
+
+    Args:
+        index: To be changed.
+        database: What is committed.
+        removed: Whether entries may have been removed since; where not, the ids of all need not
+            be read, which takes seconds from a disk at a million entries.
 
     Raises:
         MemoryFormatError: If an entry is damaged.
     """
     add_after(index, database)
+    if not removed:
+        return
     with database.reading() as connection:
         stored = store.all_ids(connection)
     held = index.columns.entry_ids[index.columns.alive]

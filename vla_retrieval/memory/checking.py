@@ -24,7 +24,7 @@ from vla_retrieval.memory.findings import Finding, Part, Report
 from vla_retrieval.thumbnails import why_no_picture
 from vla_retrieval.types import Entry
 
-CHILD_TABLES = ("tags", "metadata", "embeddings", "thumbnails", "usage")
+CHILD_TABLES = ("embeddings", "thumbnails", "usage")
 """Tables whose rows belong to an entry."""
 
 _AT_ONCE = 256
@@ -68,8 +68,7 @@ class _Check:
         self._progress("the database file", 0, 1)
         ids: list[int] = []
         for look in (
-            self._check_file, self._check_given_out, self._check_counts, self._check_calibration,
-            self._check_orphans,
+            self._check_file, self._check_counts, self._check_calibration, self._check_orphans,
             lambda: ids.extend(store.all_ids(self._connection).tolist()),
         ):  # fmt: skip
             try:
@@ -117,15 +116,6 @@ class _Check:
             calibration_store.read(self._connection)
         except MemoryFormatError as error:
             self._say(Part.CALIBRATION, str(error))
-
-    def _check_given_out(self) -> None:
-        last = self._connection.execute("SELECT max(entry_id) FROM entries").fetchone()[0] or 0
-        query = "SELECT max(seq) FROM sqlite_sequence WHERE name = 'entries'"
-        given_out = self._connection.execute(query).fetchone()[0] or 0
-        if given_out < last:
-            self._say(
-                Part.COUNTERS, f"the last id given out is {given_out}, yet there is entry {last}"
-            )
 
     def _check_orphans(self) -> None:
         for table in CHILD_TABLES:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_retrieval.memory import counters, snapshot
-from vla_retrieval.memory.columns import Columns, ColumnState, Rows
+from vla_retrieval.memory.columns import Columns, ColumnState, Rows, facts_of
 from vla_retrieval.memory.contents import Contents
 from vla_retrieval.memory.findings import Finding, Part
 from vla_retrieval.memory.index import Index
@@ -59,12 +59,12 @@ class SnapshotCheck:
         marks = [
             counters.read(connection, n) for n in (counters.SNAPSHOT, counters.SNAPSHOT_BEFORE)
         ]
-        self._behind = counters.read(connection, counters.SEQUENCE) - restored.sequence
+        self._behind = counters.sequence(connection) - restored.sequence
         if restored.mark not in marks or self._behind < 0:
             self._note("it is of another history than the database, and is not used")
             return
         if self._behind:
-            self._note(f"{self._behind} commits behind the database; the next open catches up")
+            self._note(f"{self._behind} changes behind the database; the next open catches up")
         self._projected = bool(compared.head)
         if self._projected:
             self._note(
@@ -89,7 +89,7 @@ class SnapshotCheck:
             return
         held = set(self._held(self._index, [entry.entry_id for entry in entries]).tolist())
         known = [entry for entry in entries if entry.entry_id in held]
-        self._columns.append([entry.entry_id for entry in known], known)
+        self._columns.append([e.entry_id for e in known], [facts_of(e) for e in known])
         if self._projected:
             return
         for modality, stored in ((Modality.SCENE, scenes), (Modality.INSTRUCTION, texts)):

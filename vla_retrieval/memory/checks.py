@@ -130,6 +130,8 @@ def check_filter(filter: Filter) -> None:
     Raises:
         InvalidInputError: If one is not valid Unicode.
     """
+    if filter.passes_all:
+        return
     check_text("filter.episode_ids", *filter.episode_ids)
     check_text("filter.frame_ids", *filter.frame_ids)
     check_text("filter.tags", *filter.tags)

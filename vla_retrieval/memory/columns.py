@@ -6,8 +6,8 @@ the rows before anything is compared, so that a filtered search ranks exactly wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,34 @@ Mask = NDArray[np.bool_]
 _INT64 = np.iinfo(np.int64)
 _NOWHERE = (np.nan, np.nan, np.nan)
 _MOST_KNOWN = 256  # entries of one episode say the same; hashing what one says takes 10 us
+
+
+class Facts(NamedTuple):
+    """What filters may ask about one entry; nothing in it changes later.
+
+    Attributes:
+        stamp_ns: Nanoseconds since the epoch.
+        position: Of its camera in metres, or NaN without a pose.
+        said: What is compared by equality.
+    """
+
+    stamp_ns: int
+    position: tuple[float, float, float]
+    said: tuple[Any, ...]
+
+
+def facts_of(entry: NewEntry) -> Facts:
+    """Return what filters may ask about an entry."""
+    pose = entry.camera_pose
+    return Facts(
+        entry.stamp_ns,
+        _NOWHERE if pose is None else pose.position,
+        (
+            entry.episode_id, entry.frame_id, entry.outcome,
+            None if pose is None else pose.frame_id, tuple(entry.tags),
+            tuple(entry.metadata.items()),
+        ),
+    )  # fmt: skip
 
 
 class ColumnState(NamedTuple):
@@ -62,7 +90,7 @@ class Columns:
         self._stamps: Growing[np.int64] = Growing(np.int64)
         self._positions: Growing[np.float64] = Growing(np.float64, (3,))
         self._terms = TermIndex()
-        self._known: dict[tuple[object, ...], tuple[int, ...]] = {}
+        self._known: dict[tuple[Any, ...], tuple[int, ...]] = {}
         self._dead = 0
 
     @classmethod
@@ -115,24 +143,23 @@ class Columns:
         """About how much RAM it takes."""
         return self.rows * (8 + 1 + 8 + 24) + len(self._terms) * 12
 
-    def append(self, entry_ids: Sequence[int], entries: Sequence[NewEntry]) -> None:
+    def append(self, entry_ids: Sequence[int], facts: Sequence[Facts]) -> None:
         """Append one row per entry.
 
         Args:
             entry_ids: Ascending, all above those already there.
-            entries: Theirs.
+            facts: Of the entries.
         """
         hashes: list[int] = []
         rows: list[int] = []
-        for row, entry in enumerate(entries, start=self.rows):
-            of_entry = self._hashes(entry)
+        for row, known in enumerate(facts, start=self.rows):
+            of_entry = self._hashes(known.said)
             hashes += of_entry
             rows += [row] * len(of_entry)
         self._ids.append(np.array(entry_ids, dtype=np.int64))
-        self._alive.append(np.ones(len(entries), dtype=np.bool_))
-        self._stamps.append(np.array([entry.stamp_ns for entry in entries], dtype=np.int64))
-        poses = (entry.camera_pose for entry in entries)
-        positions = [_NOWHERE if pose is None else pose.position for pose in poses]
+        self._alive.append(np.ones(len(facts), dtype=np.bool_))
+        self._stamps.append(np.array([known.stamp_ns for known in facts], dtype=np.int64))
+        positions = [known.position for known in facts]
         self._positions.append(np.array(positions, dtype=np.float64).reshape(-1, 3))
         self._terms.append(hashes, rows)
 
@@ -169,33 +196,37 @@ class Columns:
         """Return which rows a filter lets pass, or None for all. Dead rows never pass."""
         if wanted.passes_all:
             return None if not self._dead else self.alive
-        mask = self.alive.copy()
+        masks = [self.alive] if self._dead else []
         for field, values in (
             ("episode", wanted.episode_ids),
             ("frame", wanted.frame_ids),
             ("outcome", [str(int(outcome)) for outcome in wanted.outcomes]),
         ):
             if values:
-                mask &= self._having(self._terms.hash(field, value) for value in values)
+                masks.append(self._having(self._terms.hash(field, value) for value in values))
         for tag in set(wanted.tags):
-            mask &= self._having([self._terms.hash("tag", tag)])
+            masks.append(self._having([self._terms.hash("tag", tag)]))
         for key, value in wanted.metadata.items():
-            mask &= self._having([self._terms.hash("metadata", key, value)])
+            masks.append(self._having([self._terms.hash("metadata", key, value)]))
         if wanted.stamp_from_ns is not None:
-            mask &= self.stamps >= min(wanted.stamp_from_ns, _INT64.max)
+            masks.append(self.stamps >= min(wanted.stamp_from_ns, _INT64.max))
         if wanted.stamp_to_ns is not None:
-            mask &= self.stamps <= max(wanted.stamp_to_ns, _INT64.min)
+            masks.append(self.stamps <= max(wanted.stamp_to_ns, _INT64.min))
         if wanted.near is not None:
-            mask &= self._near(wanted.near)
+            masks.append(self._near(wanted.near))
         excluded = [i for i in wanted.exclude_ids if _INT64.min <= i <= _INT64.max]
-        if excluded:
-            mask[self.rows_of(np.array(excluded, dtype=np.int64))] = False
-        return mask
+        if excluded or not masks:
+            masks.append(np.ones(self.rows, dtype=np.bool_))
+            masks[-1][self.rows_of(np.array(excluded, dtype=np.int64))] = False
+        if len(masks) == 1:
+            return masks[0]
+        both: Mask = np.logical_and(masks[0], masks[1])
+        for mask in masks[2:]:
+            both &= mask
+        return both
 
-    def _having(self, hashes: Iterator[int] | list[int]) -> Mask:
-        mask = np.zeros(self.rows, dtype=np.bool_)
-        mask[self._terms.rows(hashes)] = True
-        return mask
+    def _having(self, hashes: Iterable[int]) -> Mask:
+        return self._terms.having(hashes, self.rows)
 
     def _near(self, near: Nearby) -> Mask:
         with np.errstate(over="ignore"):  # infinitely far, then
@@ -203,13 +234,8 @@ class Columns:
         inside: Mask = np.sqrt(squares) <= near.radius_m  # NaN compares false
         return inside & self._having([self._terms.hash("pose frame", near.frame_id)])
 
-    def _hashes(self, entry: NewEntry) -> tuple[int, ...]:
+    def _hashes(self, said: tuple[Any, ...]) -> tuple[int, ...]:
         """Return the hashes of an entry's terms; those of the last entries are remembered."""
-        pose_frame = None if entry.camera_pose is None else entry.camera_pose.frame_id
-        said = (
-            entry.episode_id, entry.frame_id, entry.outcome, pose_frame, tuple(entry.tags),
-            tuple(entry.metadata.items()),
-        )  # fmt: skip
         known = self._known.get(said)
         if known is None:
             known = tuple(self._terms.hash(*term) for term in _terms(*said))

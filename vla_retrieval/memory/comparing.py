@@ -71,7 +71,7 @@ class Comparison(NamedTuple):
     def nearest(self, scan: Scan, k: int) -> Rows | None:
         """Return all rows whose exact score may be among the k best, or None if that may be many.
 
-        One pass in which FAISS keeps the best itself.
+        One pass in which FAISS keeps the best itself. Asked for at most as many as there are.
         """
         vectors = self.halves[scan.modality].vectors
         if not isinstance(vectors, WholeVectors):
@@ -79,10 +79,12 @@ class Comparison(NamedTuple):
         depth = min(k + _MORE_THAN_ASKED, len(vectors))
         values, rows = vectors.nearest(scan.query, depth)
         scores = self._to_scores(values)
-        lowest = self._tolerance([scan]).lowest(_kth_best(scores, k))
-        # Each block gave its best; one whose worst still reaches the limit may hold more.
-        beyond = _kth_best(scores, depth) >= lowest and depth < len(vectors)
-        return None if beyond else np.sort(rows[scores >= lowest])
+        lowest = self._tolerance([scan]).lowest(float(scores[k - 1]))
+        if scores[-1] >= lowest and depth < len(vectors):
+            return None  # there may be more
+        kept: Rows = rows[scores >= lowest]
+        kept.sort()
+        return kept
 
     def _few(self, scans: Sequence[Scan], scores: NDArray[np.float32], k: int) -> NDArray[np.intp]:
         """Return the places of the best: each of them is read from the disk."""
@@ -113,4 +115,7 @@ class Comparison(NamedTuple):
 
 
 def _kth_best(scores: NDArray[np.float32], k: int) -> float:
-    return float(np.partition(scores, len(scores) - k)[len(scores) - k])
+    place = len(scores) - k
+    sorted_so_far = scores.copy()
+    sorted_so_far.partition(place)
+    return float(sorted_so_far[place])

@@ -17,7 +17,7 @@ from vla_retrieval.memory.memory import Memory
 from vla_retrieval.memory.options import MemoryOptions
 from vla_retrieval.types import Embeddings, Fingerprint
 
-_COPIED = ("entries", "tags", "metadata", "thumbnails", "usage")
+_COPIED = ("entries", "thumbnails", "usage")
 
 
 class Copy:
@@ -60,8 +60,8 @@ class Copy:
         """Take over which ids were given out, and what was counted."""
         with self._database.writing() as connection:
             # Or an id that the old memory gave to an entry since removed would name another one.
-            connection.execute("DELETE FROM main.sqlite_sequence")
-            connection.execute("INSERT INTO main.sqlite_sequence SELECT * FROM old.sqlite_sequence")
+            last = counters.last_given_out(connection, "old")
+            counters.put(connection, counters.GIVEN_OUT, last)
             connection.execute(
                 "INSERT INTO main.counters SELECT * FROM old.counters WHERE name IN (?, ?, ?, ?)",
                 (
@@ -71,7 +71,6 @@ class Copy:
                     counters.EVICTED_OVER_BYTES,
                 ),
             )
-            counters.increase(connection, counters.SEQUENCE)
 
 
 @contextmanager

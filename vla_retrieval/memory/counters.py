@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 
-SEQUENCE = "sequence"
-"""Commits that changed which entries there are; a snapshot of the index names the one it shows."""
+REMOVED = "sequence"
+"""Entries that were removed, ever. In the last format it counted commits, hence its name."""
+
+GIVEN_OUT = "given_out"
+"""The last id that was given out, noted when its entry is removed."""
 
 MERGED = "merged"
 """Near-duplicates that were counted and not stored."""
@@ -40,3 +43,22 @@ def read(connection: sqlite3.Connection, name: str) -> int:
     """Return a counter."""
     row = connection.execute("SELECT value FROM counters WHERE name = ?", (name,)).fetchone()
     return int(row[0]) if row else 0
+
+
+def last_given_out(connection: sqlite3.Connection, schema: str = "main") -> int:
+    """Return the highest id that an entry of a database ever had, or 0."""
+    row = connection.execute(
+        f"SELECT max(coalesce((SELECT max(entry_id) FROM {schema}.entries), 0),"
+        f" coalesce((SELECT value FROM {schema}.counters WHERE name = ?), 0))",
+        (GIVEN_OUT,),
+    ).fetchone()
+    return int(row[0])
+
+
+def sequence(connection: sqlite3.Connection) -> int:
+    """Return how many entries were added and removed, ever: it grows with each such commit.
+
+    A snapshot of the index names the commit that it shows by it. What was added is the last id
+    that was given out, so that a commit which adds does not write a counter as well.
+    """
+    return last_given_out(connection) + read(connection, REMOVED)

@@ -6,12 +6,13 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import TracebackType
 
 from vla_retrieval.errors import MemoryFormatError, StorageError
 from vla_retrieval.memory import schema
-from vla_retrieval.memory.failures import storage_errors
+from vla_retrieval.memory.failures import raise_translated, storage_errors
 from vla_retrieval.memory.lock import LOCK_NAME
 from vla_retrieval.types import Fingerprint
 
@@ -92,6 +93,10 @@ class Database:
                 self._writer.execute(_WRITE_AHEAD)
                 with self.writing() as connection:
                     schema.create(connection, given)
+            if not self._read_only and schema.is_old(self._writer):
+                self._writer.execute(_WRITE_AHEAD)
+                with self.writing() as connection:
+                    schema.upgrade(connection)
             schema.check(self._writer, self.path)
             if not self._read_only:
                 self._writer.execute(
@@ -102,24 +107,15 @@ class Database:
             schema.check_fingerprint(stored, given, self.path.parent)
         return stored
 
-    @contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
-        """Run a block as one transaction, committed at its end: the only place that commits.
+    def writing(self) -> AbstractContextManager[sqlite3.Connection]:
+        """Run a block as one transaction, committed at its end.
 
         One caller at a time. An exception in the block, or in the commit, undoes all of it.
 
         Raises:
             StorageError: If SQLite or the disk refuses.
         """
-        with storage_errors("write to", self.path):
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._writer
-                self._writer.execute("COMMIT")
-            except BaseException:
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
-                raise
+        return _Transaction(self._writer, self.path)
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -193,6 +189,43 @@ class Database:
             self._source, uri=True, timeout=_BUSY_TIMEOUT_SEC, isolation_level=None,
             check_same_thread=False,
         )  # fmt: skip
+
+
+class _Transaction:
+    """What ``Database.writing`` returns: the only place that commits.
+
+    A class, because a generator costs each commit several microseconds.
+    """
+
+    __slots__ = ("_connection", "_path")
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+
+    def __enter__(self) -> sqlite3.Connection:
+        with storage_errors("write to", self._path):
+            self._connection.execute("BEGIN IMMEDIATE")
+        return self._connection
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        with storage_errors("write to", self._path):
+            if error is None:
+                try:
+                    self._connection.execute("COMMIT")
+                    return
+                except BaseException:
+                    self._undo()
+                    raise
+            self._undo()
+        raise_translated(error, "write to", self._path)
+
+    def _undo(self) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
 
 
 def _read_only_uri(path: Path) -> str:

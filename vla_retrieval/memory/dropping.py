@@ -79,7 +79,8 @@ def drop_damaged(contents: Contents, report: Report) -> Dropped:
         if dropped.calibration:
             calibration_store.write(connection, None)
         if dropped.entry_ids:
-            counters.increase(connection, counters.SEQUENCE)  # so that a snapshot catches up
+            # So that a snapshot catches up.
+            counters.increase(connection, counters.REMOVED, len(dropped.entry_ids))
     if dropped.snapshot:
         with storage_errors("remove", contents.directory / SNAPSHOT_NAME):
             (contents.directory / SNAPSHOT_NAME).unlink(missing_ok=True)

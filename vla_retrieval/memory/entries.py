@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vla_retrieval.errors import EntryNotFoundError
+from vla_retrieval.memory import counters
 from vla_retrieval.memory.rows import COLUMNS, to_entry, to_row
 from vla_retrieval.memory.schema import damaged
 from vla_retrieval.types import Embeddings, Entry, Modality, NewEntry
@@ -28,8 +29,6 @@ _INT64 = np.iinfo(np.int64)
 _INSERT_ENTRY = (
     f"INSERT INTO entries ({COLUMNS}) VALUES ({', '.join('?' * len(COLUMNS.split(',')))})"
 )
-_INSERT_TAG = "INSERT INTO tags (entry_id, position, tag) VALUES (?, ?, ?)"
-_INSERT_METADATA = "INSERT INTO metadata (entry_id, key, value) VALUES (?, ?, ?)"
 _INSERT_THUMBNAIL = "INSERT INTO thumbnails (entry_id, jpeg, checksum) VALUES (?, ?, ?)"
 _INSERT_EMBEDDINGS = (
     "INSERT OR REPLACE INTO embeddings"
@@ -63,28 +62,19 @@ def insert(
     instructions: Embeddings,
 ) -> list[int]:
     """Write entries with their embeddings, shape ``(n, dim)`` each, and return their new ids."""
-    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'entries'").fetchone()
-    first = (row[0] if row else 0) + 1
-    numbered = list(enumerate(entries, start=first))
-    ids = [entry_id for entry_id, _ in numbered]
-    for statement, rows in (
-        (_INSERT_ENTRY, [to_row(i, entry) for i, entry in numbered]),
-        (_INSERT_TAG, [(i, place, tag) for i, e in numbered for place, tag in enumerate(e.tags)]),
-        (
-            _INSERT_METADATA,
-            [(i, *pair) for i, entry in numbered for pair in entry.metadata.items()],
-        ),
-        (
-            _INSERT_THUMBNAIL,
-            [
-                (i, bytes(entry.thumbnail), zlib.crc32(entry.thumbnail))
-                for i, entry in numbered
-                if entry.thumbnail
-            ],
-        ),
-    ):
-        if rows:
-            connection.executemany(statement, rows)
+    if not entries:
+        return []
+    first = counters.last_given_out(connection) + 1
+    ids = list(range(first, first + len(entries)))
+    rows = map(to_row, ids, entries)
+    if len(ids) == 1:  # executemany makes a cursor first
+        connection.execute(_INSERT_ENTRY, next(rows))
+    else:
+        connection.executemany(_INSERT_ENTRY, rows)
+    for i, entry in zip(ids, entries, strict=True):
+        if entry.thumbnail:
+            jpeg = bytes(entry.thumbnail)
+            connection.execute(_INSERT_THUMBNAIL, (i, jpeg, zlib.crc32(jpeg)))
     write_embeddings(connection, ids, scenes, instructions)
     return ids
 
@@ -97,22 +87,24 @@ def write_embeddings(
 ) -> None:
     """Write the embeddings of entries, shape ``(n, dim)`` each, in place of any they have."""
     halves = [np.ascontiguousarray(half, dtype=_FLOAT32) for half in (scenes, instructions)]
-    connection.executemany(
-        _INSERT_EMBEDDINGS,
-        (
-            (i, scene.data, zlib.crc32(scene), zlib.crc32(instruction), instruction.data)
-            for i, scene, instruction in zip(entry_ids, *halves, strict=True)
-        ),
+    rows = (
+        (i, scene.data, zlib.crc32(scene), zlib.crc32(instruction), instruction.data)
+        for i, scene, instruction in zip(entry_ids, *halves, strict=True)
     )
+    if len(entry_ids) == 1:  # executemany makes a cursor first
+        connection.execute(_INSERT_EMBEDDINGS, next(rows))
+    else:
+        connection.executemany(_INSERT_EMBEDDINGS, rows)
 
 
-def delete(connection: sqlite3.Connection, entry_ids: Sequence[int]) -> None:
-    """Delete entries and all that belongs to them.
+def delete(connection: sqlite3.Connection, entry_ids: Sequence[int]) -> int:
+    """Delete entries and all that belongs to them; return how many different ones they were.
 
     Raises:
         EntryNotFoundError: If one does not exist; then the caller must roll back.
     """
     found: set[int] = set()
+    last = counters.last_given_out(connection)
     for some, places in _in_groups(entry_ids):
         where = f"WHERE entry_id IN ({places})"
         found.update(
@@ -120,6 +112,9 @@ def delete(connection: sqlite3.Connection, entry_ids: Sequence[int]) -> None:
         )
         connection.execute(f"DELETE FROM entries {where}", some)  # the rest cascades
     check_found(entry_ids, found)
+    if last in found:
+        counters.put(connection, counters.GIVEN_OUT, last)
+    return len(found)
 
 
 def read(
@@ -266,23 +261,10 @@ def _read_where(
     connection: sqlite3.Connection, where: str, values: Sequence[int], path: Path
 ) -> dict[int, Entry]:
     """Return entries by id, ascending, without thumbnails."""
-    tags: dict[int, list[str]] = {}
-    metadata: dict[int, dict[str, str]] = {}
-    for i, tag in connection.execute(
-        f"SELECT entry_id, tag FROM tags WHERE {where} ORDER BY entry_id, position", values
-    ):
-        tags.setdefault(i, []).append(tag)
-    for i, key, value in connection.execute(
-        f"SELECT entry_id, key, value FROM metadata WHERE {where} ORDER BY entry_id, key", values
-    ):
-        metadata.setdefault(i, {})[key] = value
     rows = connection.execute(
         f"SELECT {COLUMNS} FROM entries WHERE {where} ORDER BY entry_id", values
     )
-    return {
-        row[0]: to_entry(row, tuple(tags.get(row[0], ())), metadata.get(row[0], {}), path)
-        for row in rows
-    }
+    return {row[0]: to_entry(row, path) for row in rows}
 
 
 def _to_vectors(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
 from vla_retrieval.errors import MemoryFormatError, StorageError
 
@@ -22,9 +21,10 @@ _NEXT_STEPS = {
 }
 
 
-@contextmanager
-def storage_errors(doing: str, path: Path) -> Iterator[None]:
-    """Turn errors of SQLite and the file system into a StorageError that names the path.
+class storage_errors:  # noqa: N801  (it is used as a function is)
+    """Turn errors of SQLite and the file system in a block into a StorageError with the path.
+
+    A class, because a generator costs each commit several microseconds.
 
     Args:
         doing: A verb, for ``"cannot <doing> <path>"``.
@@ -34,9 +34,29 @@ def storage_errors(doing: str, path: Path) -> Iterator[None]:
         MemoryFormatError: If SQLite finds the file damaged or not its own.
         StorageError: For every other of these errors.
     """
-    try:
-        yield
-    except SQLITE_ERRORS as error:
+
+    __slots__ = ("_doing", "_path")
+
+    def __init__(self, doing: str, path: Path) -> None:
+        """Say what the block does."""
+        self._doing = doing
+        self._path = path
+
+    def __enter__(self) -> None:
+        """Begin the block."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        """Raise in place of what was raised."""
+        if error is not None:
+            raise_translated(error, self._doing, self._path)
+
+
+def raise_translated(error: BaseException, doing: str, path: Path) -> None:
+    """Raise what ``storage_errors`` makes of an error; do nothing where it leaves it alone."""
+    if isinstance(error, SQLITE_ERRORS):
         text = str(error)
         of_the_content = isinstance(error, UnicodeDecodeError)
         if of_the_content or "not a database" in text or "malformed" in text:
@@ -46,7 +66,7 @@ def storage_errors(doing: str, path: Path) -> Iterator[None]:
             ) from error
         next_step = next((s for key, s in _NEXT_STEPS.items() if key in text.lower()), "")
         raise StorageError(f"cannot {doing} {path}: {text}. {next_step}".rstrip()) from error
-    except OSError as error:
+    if isinstance(error, OSError):
         raise StorageError(
             f"cannot {doing} {path}: {error.strerror or error}."
             " Give a directory on a disk with free space that this user may write; a memory that is"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from vla_retrieval.projection import Codes as Hashes
 from vla_retrieval.types import Embeddings, Modality, Probe, Similarity
 
 ROUNDED_UP = 1.0001  # a length in float32 is off by less
+_CODED_AT_ONCE = 128  # rows; comparing as many takes some microseconds
 
 
 @dataclass
@@ -31,9 +32,19 @@ class Half:
     vectors: Vectors
     codes: Codes | HashCodes | None = None
     longest: float = 0.0
+    _uncoded: list[Embeddings] = field(default_factory=list)
+
+    @property
+    def coded(self) -> int:
+        """How many rows, from the first on, have codes."""
+        return len(self.vectors if self.codes is None else self.codes)
 
     def append(self, vectors: Embeddings, hashes: Hashes | None) -> None:
-        """Append vectors as they are compared, shape ``(n, width)``, and their binary codes."""
+        """Append vectors as they are compared, shape ``(n, width)``, and their binary codes.
+
+        Codes that are fitted here are made of many rows at once: one at a time takes several times
+        as long. Until then the last rows have none.
+        """
         if len(vectors):
             squares = np.einsum("ij,ij->i", vectors, vectors)
             self.longest = max(self.longest, math.sqrt(float(squares.max())) * ROUNDED_UP)
@@ -42,7 +53,15 @@ class Half:
                 assert hashes is not None
                 self.codes.append(hashes)
             elif self.codes is not None:
-                self.codes.append(vectors)
+                self._uncoded.append(vectors)
+                if len(self.vectors) - len(self.codes) >= _CODED_AT_ONCE:
+                    self.settle()
+
+    def settle(self) -> None:
+        """Make codes of the rows that have none yet."""
+        if self._uncoded and isinstance(self.codes, Codes):
+            self.codes.append(np.concatenate(self._uncoded))
+        self._uncoded.clear()
 
     @property
     def size_bytes(self) -> int:

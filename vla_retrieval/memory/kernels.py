@@ -47,9 +47,13 @@ def nearest(
         k: At most ``n``.
         squares: Squared distances, lowest first; else dot products, highest first.
     """
-    metric = faiss.METRIC_L2 if squares else faiss.METRIC_INNER_PRODUCT
-    values, rows = faiss.knn(query[np.newaxis], block, k, metric=metric)
-    return values[0], rows[0]
+    nearest_of = faiss.knn_L2sqr if squares else faiss.knn_inner_product
+    values, rows = np.empty(k, dtype=np.float32), np.empty(k, dtype=np.int64)
+    nearest_of(
+        faiss.swig_ptr(query), faiss.swig_ptr(block), len(query), 1, len(block), k,
+        faiss.swig_ptr(values), faiss.swig_ptr(rows),
+    )  # fmt: skip
+    return values, rows
 
 
 def values(

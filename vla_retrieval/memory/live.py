@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,15 +11,21 @@ from pathlib import Path
 from vla_retrieval.errors import StorageError
 from vla_retrieval.memory import counters
 from vla_retrieval.memory.database import Database
-from vla_retrieval.memory.index import Index
+from vla_retrieval.memory.index import Addition, Index
 from vla_retrieval.memory.opening import Opened
 from vla_retrieval.memory.sharing import SharedLock
 
 _CLOSED = "this memory was closed"
+_MOST_WAITING = 256
+"""Entries that wait to be put into the index: a megabyte, and milliseconds for who needs it."""
 
 
 class LiveIndex:
     """Lends the index to readers, and to one writer at a time.
+
+    What a commit added is noted, and put into the index when somebody needs it: many entries at
+    once take a fifth of the time that they take one by one, and the writer does not wait for
+    readers. Who reads after a commit sees all of it.
 
     Args:
         directory: Of the memory, for messages.
@@ -26,9 +33,10 @@ class LiveIndex:
         opened: What it starts with.
 
     Attributes:
-        sequence: The last commit that the index shows; for the writer.
+        sequence: The last commit that readers see; for the writer.
         behind: Changed entries that the snapshot does not have; for the writer.
         mark: Of the snapshot on disk, or 0; for the writer.
+        changes: Entries that were added or removed since it was opened.
         source: Where the index came from when the memory was opened.
     """
 
@@ -40,7 +48,12 @@ class LiveIndex:
         self.sequence = opened.sequence
         self.behind = opened.behind
         self.mark = opened.mark
+        self.changes = 0
         self.source = opened.source
+        # Of commits, in their order; the writer appends while it has its turn, and whoever holds
+        # _state alone takes from it. Both are single steps of the interpreter.
+        self._waiting: deque[Addition] = deque()
+        self._settled_at = 0  # changes, at which nothing waited
         # Held by the one writer over its commit and its change of the index, so that both see
         # the changes in the same order. Taken before _state.
         self._writing = threading.Lock()
@@ -49,28 +62,38 @@ class LiveIndex:
         self._unusable = ""
 
     @contextmanager
-    def reading(self) -> Iterator[Index]:
+    def reading(self, *, current: bool = True) -> Iterator[Index]:
         """Lend the index; it does not change in the block.
+
+        Args:
+            current: Whether it has to hold all that is committed by now.
 
         Raises:
             StorageError: If the memory was closed, or its index is behind.
         """
+        if current and self._waiting:
+            self._catch_up()
         with self._state.shared():
             self._check_usable()
             yield self._index
 
     @contextmanager
-    def writing(self) -> Iterator[Index]:
-        """Take a turn as the writer: commit a change, then repeat it inside ``changing``.
+    def writing(self, *, current: bool = True) -> Iterator[Index]:
+        """Take a turn as the writer: commit, then repeat that with ``changing`` or ``added``.
 
         Should it be cut off between the two, by want of RAM or by Ctrl-C, the index is behind
         for good and perhaps torn: then it is not searched again.
+
+        Args:
+            current: Whether the index has to hold all that is committed.
 
         Raises:
             StorageError: If the memory was closed, or its index is behind.
         """
         with self._writing:
             self._check_usable()
+            if current and self._waiting:
+                self._catch_up()
             try:
                 yield self._index
             except BaseException as error:
@@ -93,16 +116,32 @@ class LiveIndex:
         """
         with self._state.alone():
             yield self._index
-            self.sequence = sequence
-            self.behind += changes
+            self._count(sequence, changes)
+
+    def added(self, sequence: int, addition: Addition) -> None:
+        """Note what the writer's commit added.
+
+        Args:
+            sequence: Of the commit.
+            addition: Is not changed later.
+        """
+        self._waiting.append(addition)  # from here on readers see it
+        self._count(sequence, len(addition.entry_ids))
+        if self.changes >= self._settled_at + _MOST_WAITING:
+            self._catch_up()
 
     @property
     def usable(self) -> bool:
         """Whether it is lent at all."""
         return not self._unusable
 
+    def settle(self) -> None:
+        """Give each row of the index its code; for the writer."""
+        with self._state.alone():
+            self._index.settle()
+
     def replace(self, index: Index) -> None:
-        """Use another index, which shows the same commit; for the writer."""
+        """Use another index, which shows the same commit; for the writer, with ``current``."""
         with self._state.alone():
             self._index = index
 
@@ -113,11 +152,40 @@ class LiveIndex:
             self._unusable = _CLOSED
             return was_open
 
+    def _count(self, sequence: int, changes: int) -> None:
+        self.sequence = sequence
+        self.behind += changes
+        self.changes += changes
+
+    def _catch_up(self) -> None:
+        """Put into the index what waits for that.
+
+        Raises:
+            StorageError: If it is cut off, by want of RAM or by Ctrl-C: then the index is perhaps
+                torn, and not searched again. The entries are in the database.
+        """
+        with self._state.alone():
+            if self._unusable:  # who asked is told so next
+                return
+            try:
+                self._settled_at = self.changes
+                parts = []
+                while self._waiting:
+                    parts.append(self._waiting.popleft())
+                if parts:  # else somebody else did it
+                    self._index.add(Addition.joined(parts))
+            except BaseException as error:
+                self._unusable = f"its index could not follow the database ({error!r})"
+                raise StorageError(
+                    f"{self._directory}: entries are stored, but {self._unusable}."
+                    " Close the memory and open it again."
+                ) from error
+
     def _committed_more(self) -> bool:
         """Return whether the database is ahead of the index, or may be for all one can tell."""
         try:
             with self._database.reading() as connection:
-                return counters.read(connection, counters.SEQUENCE) != self.sequence
+                return counters.sequence(connection) != self.sequence
         except (StorageError, MemoryError):
             return True
 

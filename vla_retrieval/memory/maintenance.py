@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from pathlib import Path
 
 from vla_retrieval.errors import StorageError
@@ -31,6 +32,8 @@ _BEHIND_AT_CLOSE = 1_000
 _OVER_BUDGET = 1.5
 _CAUGHT_UP = 200  # entries that a writer may wait for
 _USES_AT_ONCE = 1_000
+_LOOKED_AFTER = 1 / 128  # of the entries have changed
+_LOOKED_AFTER_AT_MOST = 256  # entries
 
 
 class Maintenance:
@@ -65,6 +68,9 @@ class Maintenance:
         self._busy = threading.Lock()
         with live.reading() as index:
             self._head = index.head  # that is wanted; the index may have another one yet
+        # Changes at which it is looked again whether something is due.
+        self._look_at = 0
+        self._hold_at = 0
         self._not_before = 0  # changes behind at which a snapshot that failed is tried again
         self.keeper = Keeper(self._run, "memory keeper")
 
@@ -74,26 +80,55 @@ class Maintenance:
         A robot never meets this; filling a memory from a file does, and would otherwise take
         several times the RAM that it was given.
         """
+        if self._live.changes < self._hold_at:
+            return
+        self._hold_at = self._next_look()
         if self.overdue():
             self.keeper.wake()
             self.keeper.wait_until_idle()
 
     def overdue(self) -> str:
         """Return why ``before_adding`` would hold back, or nothing."""
-        with self._live.reading() as index:
+        with self._live.reading(current=False) as index:
             if index.size_bytes <= _OVER_BUDGET * self._options.index_bytes:
                 return ""
             return building.outgrown(index, self._options)
 
     def after_change(self) -> None:
-        """Look whether something is due; called after each commit."""
+        """Look whether something is due, if much has changed; called after each commit."""
+        if self._live.changes >= self._look_at or self._standing.unsaved >= _USES_AT_ONCE:
+            self.look(current=False)
+
+    def wait_until_idle(self, timeout_sec: float | None = None) -> bool:
+        """Wait until nothing is due; return whether that was so in time."""
+        begun = time.monotonic()
+        # What is under way first: it may be what is due, or fail and wait for its next time.
+        if not self.keeper.wait_until_idle(timeout_sec):
+            return False
+        self.look()
+        left = None if timeout_sec is None else timeout_sec - (time.monotonic() - begun)
+        return self.keeper.wait_until_idle(left)
+
+    def look(self, *, current: bool = True) -> None:
+        """Look whether something is due.
+
+        Args:
+            current: Whether the last few entries count, which may not be in the index yet.
+        """
         try:
-            with self._live.reading() as index:
+            with self._live.reading(current=current) as index:
                 due = bool(self._reason_to_rebuild(index)) or self._snapshot_due(index)
+            self._look_at = self._next_look()
         except StorageError:  # closed since the commit, which is acknowledged all the same
             return
         if due or self._standing.unsaved >= _USES_AT_ONCE:
             self.keeper.wake()
+
+    def _next_look(self) -> int:
+        """Return how many changes there may be until something can be due, or nearly so."""
+        with self._live.reading(current=False) as index:
+            some = int(len(index) * _LOOKED_AFTER)
+        return self._live.changes + max(1, min(some, _LOOKED_AFTER_AT_MOST))
 
     @property
     def head(self) -> Head | None:
@@ -218,12 +253,14 @@ class Maintenance:
     def _write_snapshot(self) -> None:
         mark = secrets.randbits(62)
         with self._live.writing() as index:
-            frozen = snapshot.Frozen(index, self._live.sequence, mark, self._fingerprint)
+            self._live.settle()
             behind = self._live.behind
             with self._database.writing() as connection:
+                removed = counters.read(connection, counters.REMOVED)
                 # Both, because until the new one has its name the old one is the one on disk.
                 counters.put(connection, counters.SNAPSHOT_BEFORE, self._live.mark)
                 counters.put(connection, counters.SNAPSHOT, mark)
+            frozen = snapshot.Frozen(index, self._live.sequence, removed, mark, self._fingerprint)
         frozen.write(self._directory)
         with self._live.writing():
             self._live.behind -= behind

@@ -2,53 +2,47 @@
 
 from __future__ import annotations
 
-import math
-import time
+import sqlite3
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-
-from vla_retrieval.errors import InvalidInputError, StorageError
+from vla_retrieval.errors import StorageError
 from vla_retrieval.memory import building, calibration_store, counters
 from vla_retrieval.memory import entries as store
 from vla_retrieval.memory.bounds import make_room
 from vla_retrieval.memory.checks import (
     check_embeddings,
     check_entries,
-    check_filter,
-    check_probes,
 )
+from vla_retrieval.memory.columns import facts_of
 from vla_retrieval.memory.database import DATABASE_NAME, Database
 from vla_retrieval.memory.directory import prepare_directory, size_bytes
 from vla_retrieval.memory.eviction import Standing
 from vla_retrieval.memory.eviction_log import EvictionLog
+from vla_retrieval.memory.index import Addition
 from vla_retrieval.memory.live import LiveIndex
 from vla_retrieval.memory.lock import DirectoryLock
 from vla_retrieval.memory.maintenance import Maintenance
 from vla_retrieval.memory.merging import sort_out
 from vla_retrieval.memory.opening import Opened, open_index
 from vla_retrieval.memory.options import MemoryOptions
-from vla_retrieval.memory.reading import Neighbourhood, ranked
-from vla_retrieval.memory.results import Added, MemoryStats, SearchResult
+from vla_retrieval.memory.readable import Readable
+from vla_retrieval.memory.reading import Neighbourhood
+from vla_retrieval.memory.results import Added, MemoryStats
 from vla_retrieval.memory.statistics import describe_index, ends
-from vla_retrieval.projection import Head, check_head, projected_fingerprint
+from vla_retrieval.projection import Head, check_head
 from vla_retrieval.types import (
     Embeddings,
-    Entry,
-    Filter,
     Fingerprint,
-    Modality,
     NewEntry,
-    Probe,
     Similarity,
 )
 
 
-class Memory:
+class Memory(Readable):
     """Durable entries in one directory, and the search over them.
 
     Every method may be called from any thread. Writers take turns; readers run beside them and
@@ -73,20 +67,18 @@ class Memory:
         read_only: bool,
     ) -> None:
         """Use ``Memory.open``."""
+        live = LiveIndex(directory, database, opened)
+        super().__init__(fingerprint, database, live, standing)
         self._directory = directory
-        self._fingerprint = fingerprint
         self._options = options
         self._directory_lock = lock
-        self._database = database
         self._read_only = read_only
-        self._standing = standing
         self._evictions = EvictionLog(options.eviction)
         self._calibration = calibration
-        self._live = LiveIndex(directory, database, opened)
         self._maintenance: Maintenance | None = None
         if not read_only:
             self._maintenance = Maintenance(
-                directory, database, self._live, standing, fingerprint, options
+                directory, database, live, standing, fingerprint, options
             )
             self._maintenance.after_change()
 
@@ -202,36 +194,42 @@ class Memory:
         if not entries:
             return Added((), (), ())
         self._writable_maintenance().before_adding()
-        with self._live.writing() as index:
+        # Nobody looks at the index here unless entries are merged or evicted.
+        current = self._options.merges or self._options.bounded
+        with self._live.writing(current=current) as index:
             around = Neighbourhood(index, self._database)
             sorted_out = sort_out(
                 entries, scenes, instructions, self._options, around.neighbours, around.entries
             )
-            new = sorted_out.new
-            kept = [entries[i] for i in new], scenes[new], instructions[new]
+            kept, *halves = sorted_out.kept(entries, scenes, instructions)
             with self._database.writing() as connection:
-                ids = store.insert(connection, *kept)
+                ids = store.insert(connection, kept, *halves)
                 report = sorted_out.report(ids)
-                for entry_id, merged in zip(report.entry_ids, report.merged, strict=True):
-                    if merged:
-                        store.count_merged(connection, entry_id)
-                if any(report.merged):
-                    counters.increase(connection, counters.MERGED, sum(report.merged))
+                if not sorted_out.all_new:
+                    _count_merged(connection, report)
                 evictions = make_room(
                     connection, self._database, index, self._standing, self._options, len(ids)
                 )
-                sequence = counters.increase(connection, counters.SEQUENCE)
             evicted = [entry_id for went in evictions for entry_id in went.entry_ids]
-            with self._live.changing(sequence, len(ids) + len(evicted)):
-                index.add(ids, *kept)
-                index.remove(evicted)
-            self._standing.forget(evicted)
-            self._standing.pin(
-                [i for i, entry in zip(ids, kept[0], strict=True) if entry.pinned], pinned=True
-            )
+            self._follow(Addition(ids, list(map(facts_of, kept)), *halves), evicted)
+            pinned = [i for i, entry in zip(ids, kept, strict=True) if entry.pinned]
+            if pinned:
+                self._standing.pin(pinned, pinned=True)
             self._evictions.note(evictions)
         self._after_change()
         return replace(report, evicted=tuple(evicted)) if evicted else report
+
+    def _follow(self, addition: Addition, evicted: Sequence[int]) -> None:
+        """Let the index follow a commit, in the writer's turn."""
+        added = len(addition.entry_ids)
+        sequence = self._live.sequence + added + len(evicted)
+        if evicted:
+            with self._live.changing(sequence, added + len(evicted)) as index:
+                index.add(addition)
+                index.remove(evicted)
+            self._standing.forget(evicted)
+        elif added:
+            self._live.added(sequence, addition)
 
     def remove(self, entry_ids: Sequence[int]) -> None:
         """Forget entries, with their embeddings and thumbnails: all of them or none.
@@ -243,9 +241,9 @@ class Memory:
         self._check_writable()
         with self._live.writing() as index:
             with self._database.writing() as connection:
-                store.delete(connection, entry_ids)
-                sequence = counters.increase(connection, counters.SEQUENCE)
-            with self._live.changing(sequence, len(entry_ids)):
+                gone = store.delete(connection, entry_ids)
+                counters.increase(connection, counters.REMOVED, gone)
+            with self._live.changing(self._live.sequence + gone, gone):
                 index.remove(entry_ids)
             self._standing.forget(entry_ids)
         self._after_change()
@@ -262,94 +260,6 @@ class Memory:
             with self._database.writing() as connection:
                 store.pin(connection, entry_ids, pinned=pinned)
             self._standing.pin(entry_ids, pinned=pinned)
-
-    def note_use(self, entry_ids: Sequence[int]) -> None:
-        """Count that entries were matches, for evicting the least used.
-
-        Counts reach the disk now and then and when the memory is closed; a killed process takes
-        the last ones with it.
-        """
-        with self._live.reading() as index:
-            rows = index.columns.rows_of(np.array(entry_ids, dtype=np.int64))
-            self._standing.use(index.columns.entry_ids[rows].tolist())
-
-    def get(self, entry_id: int, *, thumbnail: bool = False) -> Entry:
-        """Return an entry, with its thumbnail if asked for, else with an empty one.
-
-        Raises:
-            EntryNotFoundError: If the id is unknown.
-            MemoryFormatError: If it differs from its checksum.
-            StorageError: If it cannot be read.
-        """
-        return self.get_many([entry_id], thumbnails=thumbnail)[0]
-
-    def get_many(self, entry_ids: Sequence[int], *, thumbnails: bool = False) -> list[Entry]:
-        """Return entries in the order of their ids.
-
-        An entry that a search found may have been removed since; then this raises, and a new
-        search does not find it.
-
-        Raises:
-            EntryNotFoundError: If an id is unknown; it names all that are.
-            MemoryFormatError: If one differs from its checksum.
-            StorageError: If they cannot be read.
-        """
-        with self._live.reading(), self._database.reading() as connection:
-            path = self._database.path
-            return store.read(connection, entry_ids, thumbnails=thumbnails, path=path)
-
-    def entry_ids(self) -> list[int]:
-        """Return the id of every entry, ascending."""
-        with self._live.reading() as index:
-            ids: list[int] = index.columns.entry_ids[index.columns.alive].tolist()
-            return ids
-
-    def embeddings(self, entry_id: int) -> tuple[Embeddings, Embeddings]:
-        """Return an entry's scene and instruction embedding as they were given to ``add``.
-
-        Returns:
-            Two arrays of shape ``(dim,)``.
-
-        Raises:
-            EntryNotFoundError: If the id is unknown.
-            StorageError: If they cannot be read.
-        """
-        scenes, instructions = (self.embeddings_of([entry_id], m) for m in Modality)
-        return scenes[0], instructions[0]
-
-    def embeddings_of(self, entry_ids: Sequence[int], modality: Modality) -> Embeddings:
-        """Return one half of entries' embeddings as they were given to ``add``.
-
-        Args:
-            entry_ids: In the order wanted.
-            modality: Which half.
-
-        Returns:
-            Shape ``(len(entry_ids), dim)``.
-
-        Raises:
-            EntryNotFoundError: If an id is unknown; it names all that are.
-            StorageError: If they cannot be read.
-        """
-        with self._live.reading() as index, self._database.reading() as connection:
-            path = self._database.path
-            found, vectors = store.read_embeddings(connection, entry_ids, modality, index.dim, path)
-        store.check_found(entry_ids, found.tolist())
-        wanted = np.array([int(i) for i in entry_ids], dtype=np.int64)
-        ordered: Embeddings = vectors[np.searchsorted(found, wanted)]
-        return ordered
-
-    def vectors_of(self, entry_ids: Sequence[int], modality: Modality) -> Embeddings:
-        """Return one half of entries as it is compared: projected by the head in use.
-
-        Args and errors are those of ``embeddings_of``.
-
-        Returns:
-            Shape ``(len(entry_ids), compared.dim)``; of unit length for cosine.
-        """
-        embeddings = self.embeddings_of(entry_ids, modality)
-        with self._live.reading() as index:
-            return index.compared(embeddings, modality)
 
     def use_head(self, head: Head | None) -> None:
         """Compare what another head makes of the embeddings from now on; None: themselves.
@@ -373,72 +283,6 @@ class Memory:
                 self._live.replace(built)
             return
         self._writable_maintenance().use_head(head)
-
-    def search(
-        self,
-        probes: Sequence[Probe],
-        k: int,
-        *,
-        filter: Filter = Filter(),  # noqa: B008  (immutable)
-        min_score: float = -math.inf,
-    ) -> SearchResult:
-        """Find the entries that fit best.
-
-        The score is the sum over the probes of weight times similarity. A candidate's
-        ``scene_score`` is the similarity with its scene if one probe asks for scenes, the
-        weighted sum if several do, and NaN if none does; likewise ``instruction_score``.
-        Scores are computed in float64 and do not depend on what else is stored. An exact index
-        finds the best; an approximate one may miss some, and ``SearchResult.exact`` says so.
-
-        Args:
-            probes: What to compare with, at least one.
-            k: Most candidates to return, from 1 on.
-            filter: Applied before the search, so that ``min(k, eligible_size)`` come back.
-            min_score: Candidates with a lower score are left out.
-
-        Raises:
-            InvalidInputError: If an argument is out of its range, or a probe does not say what
-                it was made from and the memory has a head.
-            StorageError: If embeddings cannot be read from the database.
-        """
-        check_probes(probes, self._fingerprint)
-        check_filter(filter)
-        if k < 1:
-            raise InvalidInputError("k", "a whole number from 1 on", str(k))
-        with self._live.reading() as index:
-            started = time.perf_counter()
-            mask = index.columns.passing(filter)
-            memory_size = len(index)
-            eligible_size = memory_size if mask is None else int(np.count_nonzero(mask))
-            filtered = time.perf_counter()
-            best, exact = ranked(index, self._database, probes, k, mask, min_score)
-        searched = time.perf_counter()
-        return SearchResult(
-            tuple(best), memory_size, eligible_size, exact, filtered - started, searched - filtered,
-            index.head,
-        )  # fmt: skip
-
-    @property
-    def fingerprint(self) -> Fingerprint:
-        """Of the encoder that made its embeddings."""
-        return self._fingerprint
-
-    @property
-    def compared(self) -> Fingerprint:
-        """Of what is compared: with the digest of the head in use, where there is one."""
-        return projected_fingerprint(self._fingerprint, self.head)
-
-    @property
-    def head(self) -> Head | None:
-        """What projects embeddings before they are compared; after a switch, the new one."""
-        with self._live.reading() as index:
-            return index.head
-
-    @property
-    def similarity(self) -> Similarity:
-        """How it was opened to be searched."""
-        with self._live.reading() as index:
-            return index.similarity
 
     def calibration(self) -> str | None:
         """Return the text that ``set_calibration`` stored, from RAM, or None.
@@ -489,7 +333,7 @@ class Memory:
         Returns:
             Whether that was so within the time given.
         """
-        return self._maintenance is None or self._maintenance.keeper.wait_until_idle(timeout_sec)
+        return self._maintenance is None or self._maintenance.wait_until_idle(timeout_sec)
 
     def write_snapshot(self) -> None:
         """Write the index to disk now, so that the next open has nothing to catch up with.
@@ -555,3 +399,11 @@ class Memory:
         if self._maintenance is None:
             raise StorageError(f"{self._directory}: this memory was closed.")
         return self._maintenance
+
+
+def _count_merged(connection: sqlite3.Connection, report: Added) -> None:
+    """Count each near-duplicate, on the entry that stands for it and in all."""
+    for entry_id, merged in zip(report.entry_ids, report.merged, strict=True):
+        if merged:
+            store.count_merged(connection, entry_id)
+    counters.increase(connection, counters.MERGED, sum(report.merged))

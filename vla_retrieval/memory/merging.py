@@ -73,9 +73,23 @@ class Sorted(NamedTuple):
         repeats: For each entry, the position of an earlier one of the batch that it repeats.
     """
 
-    new: list[int]
-    stored_id: list[int | None]
-    repeats: list[int | None]
+    new: Sequence[int]
+    stored_id: Sequence[int | None]
+    repeats: Sequence[int | None]
+
+    @property
+    def all_new(self) -> bool:
+        """Whether none of the batch repeats anything."""
+        return len(self.new) == len(self.stored_id)
+
+    def kept(
+        self, entries: Sequence[NewEntry], scenes: Embeddings, instructions: Embeddings
+    ) -> tuple[Sequence[NewEntry], Embeddings, Embeddings]:
+        """Return those of the batch that are new, with copies of their embeddings."""
+        if self.all_new:
+            return entries, scenes.copy(), instructions.copy()
+        some = list(self.new)
+        return [entries[i] for i in some], scenes[some], instructions[some]
 
     def report(self, ids: Sequence[int]) -> Added:
         """Return the id of each entry of the batch, and whether it was merged.
@@ -83,6 +97,8 @@ class Sorted(NamedTuple):
         Args:
             ids: Given to the new ones, in their order.
         """
+        if self.all_new:
+            return Added(tuple(ids), (False,) * len(ids), ())
         given = dict(zip(self.new, ids, strict=True))
         entry_ids = [
             stored or given[position if repeats is None else repeats]
@@ -103,28 +119,27 @@ def sort_out(
     read: Read,
 ) -> Sorted:
     """Return which of a batch are new, and what the others repeat; without merging, all are new."""
-    found = Sorted([], [None] * len(entries), [None] * len(entries))
+    nobody: list[int | None] = [None] * len(entries)
     if not options.merges:
-        found.new.extend(range(len(entries)))
-        return found
+        return Sorted(range(len(entries)), nobody, nobody)
+    new: list[int] = []
+    stored_id, repeats = nobody, list(nobody)
     for i, entry in enumerate(entries):
-        found.stored_id[i] = find_duplicate(
-            entry, scenes[i], instructions[i], options, neighbours, read
-        )
-        if found.stored_id[i] is not None:
+        stored_id[i] = find_duplicate(entry, scenes[i], instructions[i], options, neighbours, read)
+        if stored_id[i] is not None:
             continue
-        for j in found.new:
+        for j in new:
             if (
                 cosine(scenes[i], scenes[j]) >= options.merge_scene
                 and cosine(instructions[i], instructions[j]) >= options.merge_instruction
                 and _close(entry, entries[j], options)
                 and says_nothing_new(entry, entries[j])
             ):
-                found.repeats[i] = j
+                repeats[i] = j
                 break
         else:
-            found.new.append(i)
-    return found
+            new.append(i)
+    return Sorted(new, stored_id, repeats)
 
 
 def cosine(one: Embeddings, other: Embeddings) -> float:

@@ -67,11 +67,12 @@ def open_index(
             return _built(connection, database, fingerprint, similarity, options, source, head)
         index = restored.index
         index.threads = options.search_threads
-        sequence = counters.read(connection, counters.SEQUENCE)
+        sequence = counters.sequence(connection)
         behind = 0
         if restored.sequence != sequence:
             before = index.columns.rows, index.columns.dead
-            building.catch_up(index, database)
+            removed = counters.read(connection, counters.REMOVED) != restored.removed
+            building.catch_up(index, database, removed=removed)
             behind = index.columns.rows - before[0] + index.columns.dead - before[1]
     seconds = time.perf_counter() - started
     source = f"the snapshot, {behind} changes behind, in {seconds:.2f} s"
@@ -87,9 +88,7 @@ def _restored(
 ) -> snapshot.Restored:
     restored = snapshot.read(directory, fingerprint, similarity, head)
     marks = [counters.read(connection, n) for n in (counters.SNAPSHOT, counters.SNAPSHOT_BEFORE)]
-    if restored.mark not in marks or restored.sequence > counters.read(
-        connection, counters.SEQUENCE
-    ):
+    if restored.mark not in marks or restored.sequence > counters.sequence(connection):
         raise snapshot.SnapshotError("it is of another history than the database")
     return restored
 
@@ -113,4 +112,4 @@ def _built(
     index = building.build(
         database, fingerprint.dim, similarity, options, exact=exact, head=head
     )  # fmt: skip
-    return Opened(index, counters.read(connection, counters.SEQUENCE), count, 0, source)
+    return Opened(index, counters.sequence(connection), count, 0, source)

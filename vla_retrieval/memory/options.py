@@ -72,6 +72,11 @@ class MemoryOptions:
                 raise InvalidInputError(field.name, f"a number from {least} on", str(value))
 
     @property
+    def bounded(self) -> bool:
+        """Whether entries may have to go."""
+        return bool(self.max_entries or self.max_bytes)
+
+    @property
     def merges(self) -> bool:
         """Whether near-duplicates are merged at all."""
         return self.merge_scene <= 1.0

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.memory.labels import metadata_of, metadata_text, tags_of, tags_text
 from vla_retrieval.memory.schema import damaged
 from vla_retrieval.types import Action, CameraPose, Entry, NewEntry, Outcome
 
@@ -20,7 +21,7 @@ _CONTENT = (
     " action_space, action_shape, action_values, pose_frame_id, pose_stamp_ns,"
     " pose_x, pose_y, pose_z, pose_qx, pose_qy, pose_qz, pose_qw"
 )
-COLUMNS = f"entry_id, {_CONTENT}, checksum, pinned, merged"
+COLUMNS = f"entry_id, {_CONTENT}, checksum, pinned, merged, tags, metadata"
 """Of the table ``entries``, in the order of a row."""
 
 _FLOAT32 = np.dtype("<f4")
@@ -45,25 +46,23 @@ def to_row(entry_id: int, entry: NewEntry) -> tuple[Any, ...]:
         int(entry.outcome), *action, *pose,
     )  # fmt: skip
     checksum = _checksum(content, entry.tags, entry.metadata)
-    return entry_id, *content, checksum, int(entry.pinned), 0
+    labels = tags_text(entry.tags), metadata_text(entry.metadata)
+    return entry_id, *content, checksum, int(entry.pinned), 0, *labels
 
 
-def to_entry(
-    row: tuple[Any, ...], tags: tuple[str, ...], metadata: Mapping[str, str], path: Path
-) -> Entry:
+def to_entry(row: tuple[Any, ...], path: Path) -> Entry:
     """Return the entry of a row, without its thumbnail.
 
     Args:
         row: The values of ``COLUMNS``.
-        tags: From their own table, in their order.
-        metadata: From its own table.
         path: Of the database.
 
     Raises:
         MemoryFormatError: If it differs from its checksum.
     """
-    entry_id, *content, checksum, _, _ = row
+    entry_id, *content, checksum, _, _, tags_as_text, metadata_as_text = row
     try:
+        tags, metadata = tags_of(tags_as_text), metadata_of(metadata_as_text)
         if _checksum(content, tags, metadata) == checksum:
             return _to_entry(row, tags, metadata)
     except (TypeError, ValueError, struct.error, InvalidInputError):
@@ -72,7 +71,7 @@ def to_entry(
 
 
 def _to_entry(row: tuple[Any, ...], tags: tuple[str, ...], metadata: Mapping[str, str]) -> Entry:
-    entry_id, *content, _, pinned, merged = row
+    entry_id, *content, _, pinned, merged, _, _ = row
     instruction, stamp_ns, frame_id, episode_id, outcome, space, shape, values = content[:8]
     action = pose = None
     if space is not None:

@@ -8,14 +8,17 @@ import sqlite3
 from pathlib import Path
 
 from vla_retrieval.errors import MemoryFormatError, MemoryMismatchError
+from vla_retrieval.memory import upgrading
 from vla_retrieval.types import Fingerprint
 
 APPLICATION_ID = 0x564C4152  # "VLAR"
-FORMAT = 2
+FORMAT = 3
 
 # Embeddings and thumbnails have tables of their own, so that reading entries does not read past
-# them. AUTOINCREMENT keeps SQLite from giving a removed entry's id out again. There is no index on
-# what filters ask: that is answered in RAM (columns.py), and each one would slow every commit down.
+# them. There is no AUTOINCREMENT, which writes a page of its own in each commit: only when the last
+# entry goes, its id is noted (counters.GIVEN_OUT) and not given out again. There is no index on
+# what filters ask: that is answered in RAM (columns.py), and each one would slow every commit down;
+# so would tables of their own for tags and metadata, which are JSON, or NULL where there are none.
 # The checksums are CRC-32; that of an entry covers its row up to the pose, its tags and metadata.
 _TABLES = """
 CREATE TABLE fingerprint (
@@ -30,7 +33,7 @@ CREATE TABLE calibration (
     checksum INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE entries (
-    entry_id INTEGER PRIMARY KEY AUTOINCREMENT,
+    entry_id INTEGER PRIMARY KEY,
     instruction TEXT NOT NULL,
     stamp_ns INTEGER NOT NULL,
     frame_id TEXT NOT NULL,
@@ -45,20 +48,10 @@ CREATE TABLE entries (
     pose_qx REAL, pose_qy REAL, pose_qz REAL, pose_qw REAL,
     checksum INTEGER NOT NULL,
     pinned INTEGER NOT NULL,
-    merged INTEGER NOT NULL
+    merged INTEGER NOT NULL,
+    tags TEXT,
+    metadata TEXT
 ) STRICT;
-CREATE TABLE tags (
-    entry_id INTEGER NOT NULL REFERENCES entries ON DELETE CASCADE,
-    position INTEGER NOT NULL,
-    tag TEXT NOT NULL,
-    PRIMARY KEY (entry_id, position)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE metadata (
-    entry_id INTEGER NOT NULL REFERENCES entries ON DELETE CASCADE,
-    key TEXT NOT NULL,
-    value TEXT NOT NULL,
-    PRIMARY KEY (entry_id, key)
-) STRICT, WITHOUT ROWID;
 CREATE TABLE embeddings (
     entry_id INTEGER PRIMARY KEY REFERENCES entries ON DELETE CASCADE,
     scene BLOB NOT NULL,
@@ -110,11 +103,33 @@ def check(connection: sqlite3.Connection, path: Path) -> None:
             f" got {application:#x}. Give a directory that is empty or does not exist."
         )
     version = _pragma(connection, "user_version")
+    if version == upgrading.OLD_FORMAT:
+        raise MemoryFormatError(
+            f"{path}: expected format {FORMAT}, got format {version}."
+            " Open it once to write, with a node for example: that brings it to this format."
+        )
     if version != FORMAT:
         raise MemoryFormatError(
             f"{path}: expected format {FORMAT}, got format {version}."
             " Open it with the version of vla_retrieval that wrote it."
         )
+
+
+def is_old(connection: sqlite3.Connection) -> bool:
+    """Return whether the database is ours, of the format that ``upgrade`` takes."""
+    return (
+        _pragma(connection, "application_id") == APPLICATION_ID
+        and _pragma(connection, "user_version") == upgrading.OLD_FORMAT
+    )
+
+
+def upgrade(connection: sqlite3.Connection) -> None:
+    """Bring a database for which ``is_old`` holds to this format, inside the caller's transaction.
+
+    An older version of this package refuses it from then on.
+    """
+    upgrading.upgrade(connection)
+    connection.execute(f"PRAGMA user_version = {FORMAT}")
 
 
 def stored_fingerprint(connection: sqlite3.Connection, path: Path) -> Fingerprint:

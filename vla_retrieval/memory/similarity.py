@@ -30,7 +30,7 @@ def prepared(similarity: Similarity, vectors: Embeddings) -> Embeddings:
     if similarity is not Similarity.COSINE:
         return vectors
     exact = vectors.astype(np.float64)
-    lengths = np.linalg.norm(exact, axis=-1, keepdims=True)
+    lengths = np.sqrt(np.add.reduce(exact * exact, axis=-1, keepdims=True))
     unit: Embeddings = (exact / lengths).astype(np.float32)
     return unit
 
@@ -48,8 +48,10 @@ def similarities(
     Returns:
         Shape ``(n,)``. A row's value does not depend on the other rows.
     """
-    found = np.empty(len(vectors), dtype=np.float64)
     exact_query = query.astype(np.float64)
+    if len(vectors) <= _ROWS_AT_ONCE:
+        return _similarities(similarity, exact_query, vectors.astype(np.float64))
+    found = np.empty(len(vectors), dtype=np.float64)
     for start in range(0, len(vectors), _ROWS_AT_ONCE):
         rows = vectors[start : start + _ROWS_AT_ONCE].astype(np.float64)
         found[start : start + len(rows)] = _similarities(similarity, exact_query, rows)
@@ -62,12 +64,12 @@ def _similarities(
     # Not `rows @ query`: BLAS picks its order of summation by the number of rows.
     found: NDArray[np.float64]
     if similarity is Similarity.NEGATIVE_L2:
-        found = 0.0 - np.sqrt(np.square(rows - query).sum(axis=1))  # never -0.0
+        found = 0.0 - np.sqrt(np.add.reduce(np.square(rows - query), axis=1))  # never -0.0
     elif similarity is Similarity.DOT:
-        found = (rows * query).sum(axis=1)
+        found = np.add.reduce(rows * query, axis=1)
     else:
-        lengths = np.sqrt(np.square(rows).sum(axis=1) * np.square(query).sum())
-        found = (rows * query).sum(axis=1) / lengths
+        lengths = np.sqrt(np.add.reduce(rows * rows, axis=1) * np.add.reduce(query * query))
+        found = np.add.reduce(rows * query, axis=1) / lengths
         np.minimum(np.maximum(found, -1.0, out=found), 1.0, out=found)  # as clip, in half the time
     return found
 

@@ -34,7 +34,7 @@ from vla_retrieval.types import Fingerprint, Modality, Similarity
 
 SNAPSHOT_NAME = "index.snapshot"
 TEMPORARY_NAME = "index.snapshot.new"
-FORMAT = 3
+FORMAT = 4
 
 _ROWS_AT_ONCE = 8_192  # 16 MB of embeddings at 512 dimensions
 _NORMALS = "planes.normals"
@@ -56,11 +56,14 @@ class Frozen:
     Args:
         index: To be kept.
         sequence: The commit that it shows.
+        removed: Entries that had been removed by then, ever.
         mark: Random; the database names it too (``counters.SNAPSHOT``).
         fingerprint: Of the stored embeddings.
     """
 
-    def __init__(self, index: Index, sequence: int, mark: int, fingerprint: Fingerprint) -> None:
+    def __init__(
+        self, index: Index, sequence: int, removed: int, mark: int, fingerprint: Fingerprint
+    ) -> None:
         """Copy what may change."""
         columns = index.columns.state()
         self._rows = index.columns.rows
@@ -78,6 +81,7 @@ class Frozen:
         self._header: dict[str, Any] = {
             "format": FORMAT,
             "sequence": sequence,
+            "removed": removed,
             "mark": mark,
             # Of what is compared: a snapshot of one head is not taken for that of another.
             "fingerprint": asdict(projected_fingerprint(fingerprint, index.head)),
@@ -159,11 +163,13 @@ class Restored:
     Attributes:
         index: As it was.
         sequence: The commit that it shows.
+        removed: Entries that had been removed by then, ever.
         mark: Its own.
     """
 
     index: Index
     sequence: int
+    removed: int
     mark: int
 
 
@@ -208,7 +214,10 @@ def read_compared(directory: Path, compared: Fingerprint, similarity: Similarity
                 raise SnapshotError(
                     f"{directory / SNAPSHOT_NAME}: expected {name} {value!r}, got {got!r}"
                 )
-        return Restored(reader.index(), int(reader.header["sequence"]), int(reader.header["mark"]))
+        sequence, removed, mark = (
+            int(reader.header[name]) for name in ("sequence", "removed", "mark")
+        )
+        return Restored(reader.index(), sequence, removed, mark)
 
 
 def similarity_of(directory: Path) -> Similarity:

@@ -19,6 +19,9 @@ from vla_retrieval.memory.growing import Growing
 KEY_BYTES = 16
 _SMALLEST_MERGE = 4096
 _MOST_KNOWN = 4096  # terms repeat; the hash of one takes 3 us
+_FREQUENT = 1 / 16  # of the rows; bits take less RAM than row numbers from 1 / 32 on
+_MOST_FREQUENT = 64  # terms, of 125 kB for a million rows
+_COMPARED_ONE_BY_ONE = 8  # terms; numpy's isin sorts, which takes 20 times as long as comparing
 
 Hashes = NDArray[np.uint64]
 
@@ -40,6 +43,8 @@ class TermIndex:
         # Sorted by hash, then row; and what came since, in the order of rows.
         self._sorted: Hashes = np.empty(0, dtype=np.uint64)
         self._sorted_rows: NDArray[np.uint32] = np.empty(0, dtype=np.uint32)
+        # Rows of frequent terms among those sorted, as bits, made when they are first asked for.
+        self._frequent: dict[int, NDArray[np.uint8]] = {}
         self._recent: Growing[np.uint64] = Growing(np.uint64)
         self._recent_rows: Growing[np.uint32] = Growing(np.uint32)
 
@@ -73,14 +78,49 @@ class TermIndex:
         if len(self._recent) > max(_SMALLEST_MERGE, len(self._sorted) // 8):
             self._merge()
 
-    def rows(self, hashes: Iterable[int]) -> NDArray[np.uint32]:
-        """Return the rows that have any of some terms, in no order, one once per term."""
-        wanted: Hashes = np.unique(np.fromiter(hashes, dtype=np.uint64))
-        starts = np.searchsorted(self._sorted, wanted, "left")
-        ends = np.searchsorted(self._sorted, wanted, "right")
-        found = [self._sorted_rows[s:e] for s, e in zip(starts, ends, strict=True) if e > s]
-        found.append(self._recent_rows.view[np.isin(self._recent.view, wanted)])
-        return np.concatenate(found)
+    def having(self, hashes: Iterable[int], rows: int) -> NDArray[np.bool_]:
+        """Return which rows have any of some terms.
+
+        Args:
+            hashes: Of the terms.
+            rows: How many there are.
+
+        Returns:
+            Shape ``(rows,)``.
+        """
+        wanted: Hashes = np.array(sorted(set(hashes)), dtype=np.uint64)
+        starts = np.searchsorted(self._sorted, wanted, "left").tolist()
+        ends = np.searchsorted(self._sorted, wanted, "right").tolist()
+        mask: NDArray[np.bool_] | None = None
+        few = [self._recent_rows.view[_among(self._recent.view, wanted)]]
+        for term, start, end in zip(wanted.tolist(), starts, ends, strict=True):
+            if end - start > rows * _FREQUENT:
+                bits = self._bits(term, start, end, rows)
+                mask = bits if mask is None else np.logical_or(mask, bits)
+            elif end > start:
+                few.append(self._sorted_rows[start:end])
+        if mask is None:
+            mask = np.zeros(rows, dtype=np.bool_)
+        for some in few:
+            if len(some):
+                mask[some] = True
+        return mask
+
+    def _bits(self, term: int, start: int, end: int, rows: int) -> NDArray[np.bool_]:
+        """Return which rows have a frequent term, of those sorted; they are kept as bits.
+
+        Naming half of 100 000 rows one by one takes 0.2 ms, a tenth of that from bits.
+        """
+        packed = self._frequent.get(term)
+        if packed is None:
+            mask = np.zeros(rows, dtype=np.bool_)
+            mask[self._sorted_rows[start:end]] = True
+            packed = np.packbits(mask)
+            if len(self._frequent) >= _MOST_FREQUENT:
+                self._frequent.clear()
+            self._frequent[term] = packed
+        found: NDArray[np.uint8] = np.unpackbits(packed, count=rows)  # 0 beyond its end
+        return found.view(np.bool_)
 
     def state(self) -> tuple[Hashes, NDArray[np.uint32]]:
         """Return all pairs, sorted by hash, then row: arrays that are never changed."""
@@ -100,5 +140,16 @@ class TermIndex:
 
     def _merge(self) -> None:
         self._sorted, self._sorted_rows = self.state()
+        self._frequent.clear()
         self._recent.clear()
         self._recent_rows.clear()
+
+
+def _among(hashes: Hashes, wanted: Hashes) -> NDArray[np.bool_]:
+    """Return which hashes are among some."""
+    if len(wanted) > _COMPARED_ONE_BY_ONE:
+        return np.isin(hashes, wanted)
+    found = np.zeros(len(hashes), dtype=np.bool_)
+    for term in wanted:
+        found |= hashes == term
+    return found

@@ -18,7 +18,7 @@ from vla_retrieval.memory.columns import Rows
 from vla_retrieval.types import Embeddings
 
 BLOCK_ROWS = 131_072  # 256 MB of address space at 512 dimensions; RAM only as far as filled
-_ROWS_UNPACKED = 16_384  # at once, 32 MB
+_ROWS_UNPACKED = 1_024  # at once, 2 MB: the allocator gives as much again without new pages
 
 
 class Vectors(Protocol):
@@ -127,6 +127,9 @@ class WholeVectors:
 
     def take(self, rows: Rows) -> Embeddings:
         """Return a copy of some vectors, shape ``(n, dim)``."""
+        if 0 < len(self) <= BLOCK_ROWS:
+            (block,) = self.blocks(len(self))
+            return np.take(block, rows, axis=0)
         found: Embeddings = np.empty((len(rows), self._dim), dtype=np.float32)
         for block, inside, here in self._blocks.parts(rows):
             found[here] = block[inside]
@@ -147,13 +150,18 @@ class WholeVectors:
         return found
 
     def nearest(self, query: Embeddings, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return the k best values and their rows, at least; some more when there are blocks."""
+        """Return the k best values, best first, and their rows."""
+        if len(self) <= BLOCK_ROWS:
+            (block,) = self.blocks(len(self))
+            return kernels.nearest(query, block, k, squares=self._squares)
         values, rows = [], []
         for number, block in enumerate(self.blocks(len(self))):
             best, inside = kernels.nearest(query, block, min(k, len(block)), squares=self._squares)
             values.append(best)
             rows.append(inside + number * BLOCK_ROWS)
-        return np.concatenate(values), np.concatenate(rows)
+        found = np.concatenate(values)
+        best_first = np.argsort(found if self._squares else -found, kind="stable")[:k]
+        return found[best_first], np.concatenate(rows)[best_first]
 
     def deviation(self, query: Embeddings) -> float:
         """Return 0: what float32 loses is bounded by ``Tolerance``."""
@@ -222,12 +230,15 @@ class ByteVectors:
         if rows is None:
             rows = np.arange(len(self), dtype=np.int64)
         found = np.empty(len(rows), dtype=np.float32)
+        # q . (low + step * code) is q . low + (q * step) . code: a third of the work.
+        shift, scaled = query @ self.low, query * self.step
         for start in range(0, len(rows), _ROWS_UNPACKED):
-            some = self.take(rows[start : start + _ROWS_UNPACKED])
+            some = rows[start : start + _ROWS_UNPACKED]
             here = slice(start, start + len(some))
-            found[here] = (
-                np.square(some - query).sum(axis=1) if self._squares else some @ query
-            )  # fmt: skip
+            if self._squares:
+                found[here] = np.square(self.take(some) - query).sum(axis=1)
+            else:
+                found[here] = self._codes(some, np.float32) @ scaled + shift
         return found
 
     def deviation(self, query: Embeddings) -> float:

@@ -56,9 +56,9 @@ def _batch(
     blobs = [(bytes(payload_bytes(entry, bench.dim)),) for entry in entries]
 
     def add(turn: int) -> None:
-        places = np.arange(turn * batch, (turn + 1) * batch) % len(extra)
-        some = Pairs(extra.scenes[places], extra.instructions[places])
-        memory.add(entries, some.scenes, some.instructions)
+        start = turn * batch % _EXTRA  # a multiple of the batch, which divides it
+        some = slice(start, start + batch)
+        memory.add(entries, extra.scenes[some], extra.instructions[some])
 
     def commit(turn: int) -> None:
         database.execute("BEGIN IMMEDIATE")
