@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.evaluation.frame_lists import Joined
 from vla_retrieval.evaluation.frames import Frame, Recording
 from vla_retrieval.evaluation.recordings import read_recordings
 from vla_retrieval.evaluation.relevance import Labels, normalise, read_labels
-from vla_retrieval.evaluation.splits import Split, split_frames
+from vla_retrieval.evaluation.splits import Split, split_frames, thin
 from vla_retrieval.experiments.settings import ExperimentSettings
 
 _RELEVANT = {
@@ -28,21 +29,18 @@ class Plan:
 
     Attributes:
         recordings: What the bags hold.
-        split: Of their frames.
+        bags: Names of those that have a side.
+        frames: Theirs, in order, without those that were thinned out: all that may be needed,
+            whatever the seed.
+        split: Of these frames.
         settings: What is wanted.
     """
 
     recordings: tuple[Recording, ...]
+    bags: tuple[str, ...]
+    frames: Sequence[Frame]
     split: Split
     settings: ExperimentSettings
-
-    @property
-    def frames(self) -> list[Frame]:
-        """All frames that are used, in the order of the recordings."""
-        split = self.split
-        used = {f.query_id for f in (*split.gallery, *split.queries, *split.absent)}
-        frames = (frame for recording in self.recordings for frame in recording.frames)
-        return [frame for frame in frames if frame.query_id in used]
 
     @property
     def notes(self) -> list[str]:
@@ -77,14 +75,19 @@ def make_plan(paths: Sequence[Path], settings: ExperimentSettings) -> Plan:
     Raises:
         InvalidInputError: If a bag cannot be evaluated.
     """
-    recordings = tuple(read_recordings(paths, settings.reading))
-    frames = [frame for recording in recordings for frame in recording.frames]
+    recordings = read_recordings(paths, settings.reading)
+    frames = Joined([recording.frames for recording in recordings])
     group = normalise
     if settings.relevance == "labels" and settings.relevance_file is not None:
         group = Labels(read_labels(settings.relevance_file)).__call__
     within = settings.relevance == "episode"
     split = split_frames(frames, settings.split, group, within_episodes=within)
-    return Plan(recordings, split, settings)
+    chosen = settings.split
+    named = {*chosen.gallery_bags, *chosen.query_bags}
+    both = chosen.gallery_bags and chosen.query_bags
+    used = [recording for recording in recordings if not both or recording.bag in named]
+    kept, _ = thin(Joined([recording.frames for recording in used]), chosen.every_sec)
+    return Plan(recordings, tuple(recording.bag for recording in used), kept, split, settings)
 
 
 def check_sides(gallery: Sequence[Frame], queries: Sequence[Frame]) -> None:
