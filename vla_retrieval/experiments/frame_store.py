@@ -153,7 +153,7 @@ def open_store(
             f"that on others in {folder}", "Give another folder, or remove it.",
         )  # fmt: skip
     note.write_text(wanted, encoding="utf-8")
-    options = MemoryOptions(index="exact")
+    options = MemoryOptions(index="exact", vectors_in=folder)
     return Memory.open(
         folder / "frames", encoder.fingerprint, similarity, durable=False, options=options,
         head=head,

@@ -183,15 +183,15 @@ def _example(
     frame = ranked.frames[row]
     run, qrels = ranked.part(row, row + 1)
     grades = metrics.retrieved_grades(qrels, run)[0]
+    first = zip(
+        run.entry_ids[0, :_MATCHES_SHOWN].tolist(), run.scores[0].tolist(), grades.tolist(),
+        strict=False,
+    )  # fmt: skip
     matches = [
-        Shown(
-            entry, gallery[entry].instruction, score, grade, _encoded(picture(gallery[entry])),
-        )
-        for entry, score, grade in zip(
-            run.entry_ids[0].tolist(), run.scores[0].tolist(), grades.tolist(), strict=True
-        )
+        Shown(entry, gallery[entry].instruction, score, grade, _encoded(picture(gallery[entry])))
+        for entry, score, grade in first
         if entry >= 0
-    ][:_MATCHES_SHOWN]  # fmt: skip
+    ]
     return Example(
         frame.query_id, frame.instruction, frame.stamp_ns, reciprocal, tuple(matches),
         _encoded(picture(frame)),
