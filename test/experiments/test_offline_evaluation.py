@@ -149,7 +149,7 @@ def test_work_on_other_frames_of_the_same_bags_is_refused(tmp_path: Path) -> Non
 
 
 def test_work_serves_every_seed(tmp_path: Path) -> None:
-    far = SplitOptions(seed=1, exclude_within_sec=20.0)
+    far = SplitOptions(seed=1, exclude_within_sec=0.5)
     evaluated(tmp_path / "work", replace(SETTINGS, split=far))
     found = evaluated(tmp_path / "work", replace(SETTINGS, split=replace(far, seed=2)))
     assert "encode images (batch)" not in found.evaluation.times
@@ -181,6 +181,12 @@ def test_words_ask_once_however_many_frames_they_were_in_force_for(outcome: Outc
 def test_a_split_that_nobody_can_answer_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="Record each instruction in two episodes"):
         evaluated(tmp_path / "work", ExperimentSettings(depth=20))
+
+
+def test_a_split_whose_frames_are_all_too_near_says_so(tmp_path: Path) -> None:
+    near = SplitOptions(seed=1, exclude_within_sec=20.0)
+    with pytest.raises(InvalidInputError, match="86 that --exclude-within-sec leaves out"):
+        evaluated(tmp_path / "work", replace(SETTINGS, split=near))
 
 
 def test_the_rest_of_an_episode_is_relevant_where_episodes_are_to_be_found(tmp_path: Path) -> None:

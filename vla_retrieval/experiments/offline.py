@@ -75,7 +75,7 @@ def _evaluate(
 ) -> Outcome:
     settings = plan.settings
     searcher = Searcher(store, plan.split.gallery, settings, work)
-    check_sides(searcher.gallery, plan.split.queries)
+    check_sides(searcher.gallery, plan.split)
 
     def answer(frames: Sequence[Frame], direction: str) -> tuple[Sequence[Frame], Rankings]:
         return searcher.rankings(frames, direction, seconds, progress)

@@ -90,16 +90,24 @@ def make_plan(paths: Sequence[Path], settings: ExperimentSettings) -> Plan:
     return Plan(recordings, tuple(recording.bag for recording in used), kept, split, settings)
 
 
-def check_sides(gallery: Sequence[Frame], queries: Sequence[Frame]) -> None:
+def check_sides(gallery: Sequence[Frame], split: Split) -> None:
     """Refuse an evaluation without a memory or without a query.
+
+    Args:
+        gallery: Frames that make the memory and have a picture.
+        split: Of all frames.
 
     Raises:
         InvalidInputError: If one of them is empty.
     """
-    if not gallery or not queries:
-        raise InvalidInputError(
-            "split", "frames that make the memory and frames that ask for them",
-            f"{len(gallery)} and {len(queries)}",
-            "Record each instruction in two episodes at least, say with --relevance labels:FILE "
-            "which ones mean the same, or name bags with --gallery-bag and --query-bag.",
-        )  # fmt: skip
+    if gallery and split.queries:
+        return
+    near = split.counts["frames too near"]
+    raise InvalidInputError(
+        "split", "frames that make the memory and frames that ask for them",
+        f"{len(gallery)} and {len(split.queries)}"
+        + (f", without {near} that --exclude-within-sec leaves out" if near else ""),
+        "Take a lower --exclude-within-sec." if near else
+        "Record each instruction in two episodes at least, say with --relevance labels:FILE "
+        "which ones mean the same, or name bags with --gallery-bag and --query-bag.",
+    )  # fmt: skip
