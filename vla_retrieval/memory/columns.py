@@ -187,9 +187,8 @@ class Columns:
             mask &= self.stamps <= max(wanted.stamp_to_ns, _INT64.min)
         if wanted.near is not None:
             mask &= self._near(wanted.near)
-        excluded = [i for i in wanted.exclude_ids if _INT64.min <= i <= _INT64.max]
-        if excluded:
-            mask[self.rows_of(np.array(excluded, dtype=np.int64))] = False
+        if wanted.exclude_ids:
+            mask[self.rows_of(_as_int64(wanted.exclude_ids))] = False
         return mask
 
     def _having(self, hashes: Iterator[int] | list[int]) -> Mask:
@@ -217,6 +216,14 @@ class Columns:
                 self._known.clear()
             self._known[said] = known
         return known
+
+
+def _as_int64(entry_ids: Sequence[int]) -> NDArray[np.int64]:
+    """Return those entry ids that an entry can have."""
+    try:
+        return np.array(entry_ids, dtype=np.int64)
+    except OverflowError:
+        return np.array([i for i in entry_ids if 0 < i <= _INT64.max], dtype=np.int64)
 
 
 def _terms(
