@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla_retrieval.evaluation.frame_lists import Chosen, Joined
+from vla_retrieval.evaluation.frame_lists import Chosen, joined
 from vla_retrieval.evaluation.frames import Frame
 
 
@@ -56,4 +56,4 @@ def test_joined_frames_follow_each_other(
     parts: list[list[int]], start: int | None, end: int | None
 ) -> None:
     expected = [FRAMES[at] for part in parts for at in part]
-    check(Joined([Chosen(FRAMES, part) for part in parts]), expected, start, end)
+    check(joined([Chosen(FRAMES, part) for part in parts]), expected, start, end)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from typing import NamedTuple, overload
 
@@ -31,6 +31,9 @@ class _Frames(Sequence[Frame]):
             raise IndexError(f"frame {at} of {len(self)}")
         return self._made(place)
 
+    def __iter__(self) -> Iterator[Frame]:
+        return map(self._made, range(len(self)))
+
     @abstractmethod
     def _made(self, place: int) -> Frame:
         """Make the frame at a place from 0 on."""
@@ -56,25 +59,30 @@ class Chosen(_Frames):
         """Return how many there are."""
         return len(self._positions)
 
+    def __iter__(self) -> Iterator[Frame]:
+        """Look at each of them once."""
+        return map(self._frames.__getitem__, map(int, self._positions))
+
     def _made(self, place: int) -> Frame:
         return self._frames[int(self._positions[place])]
 
 
-class Joined(_Frames):
-    """The frames of some lists, one list after the other."""
-
+class _Joined(_Frames):
     def __init__(self, parts: Sequence[Sequence[Frame]]) -> None:
-        """Take the lists."""
         self._parts = tuple(parts)
         self._ends = list(accumulate(map(len, self._parts)))
 
     def __len__(self) -> int:
-        """Return how many there are in all."""
         return self._ends[-1] if self._ends else 0
 
     def _made(self, place: int) -> Frame:
         part = bisect.bisect_right(self._ends, place)
         return self._parts[part][place - (self._ends[part - 1] if part else 0)]
+
+
+def joined(parts: Sequence[Sequence[Frame]]) -> Sequence[Frame]:
+    """Return the frames of some lists, one list after the other."""
+    return parts[0] if len(parts) == 1 else _Joined(parts)
 
 
 class Words(NamedTuple):
@@ -85,45 +93,50 @@ class Words(NamedTuple):
     instructions: Sequence[str]
 
 
+_ROW = np.dtype(
+    [(name, "i8") for name in ("stamp_ns", "received_ns", "index")]
+    + [(name, "u4") for name in ("file", "ordinal", "topic", "frame_id", "instruction", "episode",
+                                 "repeat")]
+)  # fmt: skip
+
+
 class FrameTable(_Frames):
     """The frames of one bag, 60 bytes each.
 
     Args:
         bag: Where they are recorded.
         words: That topics, frame ids and instructions have.
-        columns: Name to integers, each of shape ``(n,)``: ``stamp_ns``, ``received_ns``, ``file``,
-            ``ordinal``, ``topic``, ``frame_id``, ``instruction``, ``episode``, ``index``. Rows are
-            in the order of stamps.
+        columns: Name to integers from 0 on, each of shape ``(n,)``, for the names of ``_ROW`` but
+            the last. Rows are in the order of stamps.
     """
 
     def __init__(self, bag: Bag, words: Words, columns: dict[str, NDArray[np.int64]]) -> None:
         """Look at no picture yet."""
         self._bag = bag
         self._words = words
-        wide = "stamp_ns", "received_ns"
-        self._columns = {
-            name: values if name in wide else values.astype(np.uint32)
-            for name, values in columns.items()
-        }
-        self._repeats = _repeats(columns["stamp_ns"], columns["topic"])
+        self._rows = np.empty(len(columns["index"]), _ROW)
+        for name, values in columns.items():
+            self._rows[name] = values
+        self._rows["repeat"] = _repeats(columns["stamp_ns"], columns["topic"])
         self._cursor = Cursor(bag, words.topics)
 
     def __len__(self) -> int:
         """Return how many there are."""
-        return len(self._repeats)
+        return len(self._rows)
 
     def _made(self, place: int) -> Frame:
-        row = {name: int(values[place]) for name, values in self._columns.items()}
-        bag, topic = self._bag.name, self._words.topics[row["topic"]]
-        query_id = f"{bag}:{topic}@{row['stamp_ns']}"
-        if self._repeats[place]:
-            query_id += f"#{self._repeats[place] + 1}"
-        at = Place(row["file"], topic, row["received_ns"], row["ordinal"])
+        (
+            stamp_ns, received_ns, index, file, ordinal, topic_number, frame_id, instruction,
+            episode, repeat,
+        ) = self._rows[place].item()  # fmt: skip
+        bag, words, topic = self._bag.name, self._words, self._words.topics[topic_number]
+        query_id = f"{bag}:{topic}@{stamp_ns}" + (f"#{repeat + 1}" if repeat else "")
+        at = Place(file, topic, received_ns, ordinal)
         picture = RecordedPicture(self._bag, self._cursor, at)
         return Frame(
-            query_id, bag, topic, row["stamp_ns"], row["received_ns"],
-            self._words.frame_ids[row["frame_id"]], self._words.instructions[row["instruction"]],
-            f"{bag}-{row['episode'] + 1:04d}", row["index"], picture, picture.message,
+            query_id, bag, topic, stamp_ns, received_ns, words.frame_ids[frame_id],
+            words.instructions[instruction], f"{bag}-{episode + 1:04d}", index, picture,
+            picture.message,
         )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vla_retrieval.errors import InvalidInputError
-from vla_retrieval.evaluation.frame_lists import Joined
+from vla_retrieval.evaluation.frame_lists import joined
 from vla_retrieval.evaluation.frames import Frame, Recording
 from vla_retrieval.evaluation.recordings import read_recordings
 from vla_retrieval.evaluation.relevance import Labels, normalise, read_labels
@@ -76,7 +76,7 @@ def make_plan(paths: Sequence[Path], settings: ExperimentSettings) -> Plan:
         InvalidInputError: If a bag cannot be evaluated.
     """
     recordings = read_recordings(paths, settings.reading)
-    frames = Joined([recording.frames for recording in recordings])
+    frames = joined([recording.frames for recording in recordings])
     group = normalise
     if settings.relevance == "labels" and settings.relevance_file is not None:
         group = Labels(read_labels(settings.relevance_file)).__call__
@@ -86,7 +86,7 @@ def make_plan(paths: Sequence[Path], settings: ExperimentSettings) -> Plan:
     named = {*chosen.gallery_bags, *chosen.query_bags}
     both = chosen.gallery_bags and chosen.query_bags
     used = [recording for recording in recordings if not both or recording.bag in named]
-    kept, _ = thin(Joined([recording.frames for recording in used]), chosen.every_sec)
+    kept, _ = thin(joined([recording.frames for recording in used]), chosen.every_sec)
     return Plan(recordings, tuple(recording.bag for recording in used), kept, split, settings)
 
 
