@@ -200,6 +200,7 @@ def fill(
             if readable and whole:
                 ids = _add(memory, readable, pictures, encoder, seconds)
                 added.add([frame.query_id for frame in readable], ids)
+            del readable, pictures  # else they stay while the next ones are decoded
     progress("embedding", len(frames), len(frames))
     held.join(added)
     return FrameStore(memory, held, refused)
