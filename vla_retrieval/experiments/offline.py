@@ -82,7 +82,7 @@ def _evaluate(
 
     outcome = assemble(
         plan, searcher.gallery, answer, searcher.thumbnail, store.memory.compared,
-        _refusals(store), sum(store.refused.values()),
+        [*_refusals(store), *_of_head(store.memory.head)], sum(store.refused.values()),
     )  # fmt: skip
     searcher.forget_others()
     evaluation = replace(
@@ -107,6 +107,16 @@ def _refusals(store: FrameStore) -> list[str]:
     return [
         f"{count} image(s) could not be decoded: {reason}."
         for reason, count in sorted(store.refused.items())
+    ]
+
+
+def _of_head(head: Head | None) -> list[str]:
+    """Return what has to be said about a head."""
+    if head is None or not head.bits:
+        return []
+    return [
+        "The head makes codes, and leaves embeddings as they are: an evaluation compares all of "
+        "them, so that its rankings are those without the head. Training measures the codes."
     ]
 
 
