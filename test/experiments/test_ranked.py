@@ -11,7 +11,7 @@ import pytest
 from vla_retrieval.evaluation import metrics
 from vla_retrieval.evaluation.frames import Frame
 from vla_retrieval.evaluation.run import Run
-from vla_retrieval.experiments import ranked
+from vla_retrieval.experiments import ranked, scoring
 from vla_retrieval.experiments.judging import Judge
 from vla_retrieval.experiments.ranked import HeldRankings, Ranked, StoredRankings
 from vla_retrieval.experiments.settings import ExperimentSettings
@@ -104,3 +104,9 @@ def test_a_row_that_was_cut_off_is_written_again(tmp_path: Path) -> None:
     entries, scores = StoredRankings(tmp_path / "file", DEPTH).read(0, 11)
     np.testing.assert_array_equal(entries, expected.entry_ids)
     np.testing.assert_array_equal(scores, expected.scores)
+
+
+def test_a_stage_without_any_time_has_a_histogram_from_zero_on() -> None:
+    found = scoring.summarise([0.0, 0.0])
+    assert found.edges_ms[0] == 0.0
+    assert sum(found.counts) == found.calls == 2

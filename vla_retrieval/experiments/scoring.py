@@ -32,6 +32,7 @@ from vla_retrieval.experiments.settings import ExperimentSettings
 _EXAMPLES = 6
 _MATCHES_SHOWN = 5
 _BINS = 30
+_LEAST_MS = 1e-3
 _AT_ONCE = 1024  # queries whose best scores are read
 
 Picture = Callable[[Frame], bytes]
@@ -121,7 +122,9 @@ def summarise(seconds: Sequence[float]) -> StageSummary:
     if not seconds:
         return StageSummary(0, float("nan"), float("nan"), float("nan"), 0.0)
     times = np.array(seconds) * 1e3
-    counts, edges = np.histogram(times, bins=_BINS, range=(0.0, float(np.quantile(times, 0.99))))
+    # A stage that takes no time at all has a histogram that begins at 0, too.
+    end = max(float(np.quantile(times, 0.99)), _LEAST_MS)
+    counts, edges = np.histogram(times, bins=_BINS, range=(0.0, end))
     p50, p90, p99 = (float(np.quantile(times, q)) for q in (0.5, 0.9, 0.99))
     return StageSummary(
         len(times), p50, p90, p99, float(times.sum() / 1e3),
