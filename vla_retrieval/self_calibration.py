@@ -318,7 +318,8 @@ def _check_enough(labels: _Labels, needed: int, alpha: float, asked: NDArray[np.
             f"{count} such among {len(asked)} queries from {len(np.unique(labels.episodes))}"
             f" episodes with {len(instructions)} instructions",
             "Remember more episodes of instructions that were given before, each with its own"
-            " episode_id, ask with more queries, or take a larger alpha.",
+            " episode_id, say which instructions mean the same (memory calibrate --same), ask with"
+            " more queries, or take a larger alpha.",
         )  # fmt: skip
 
 

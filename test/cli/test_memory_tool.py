@@ -312,6 +312,14 @@ class TestCalibrate:
         assert "not calibrated: instruction to instructions" in said
         assert "30 entries of 30 episodes and 3 instructions" in said
 
+    def test_is_told_by_info(self, visited: Path) -> None:
+        assert "calibration:     none" in run("info", visited).stdout
+        assert answer("info", visited)["calibration"] is None
+        run("calibrate", visited, "--alpha", 0.1)
+        said = run("info", visited).stdout
+        assert "alpha 0.1, cosine, scene weight 0.5, head none, of 30 entries" in said
+        assert json.loads(answer("info", visited)["calibration"])["alpha"] == 0.1
+
     def test_with_a_head_says_what_scores_of_that_head_mean(
         self, visited: Path, tmp_path: Path
     ) -> None:

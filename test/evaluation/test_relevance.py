@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.evaluation.qrels import Qrels
 from vla_retrieval.evaluation.relevance import (
-    by_instruction,
-    by_key,
-    by_label,
-    for_gallery,
+    ByKey,
+    ForGallery,
+    Labels,
     normalise,
     read_labels,
 )
@@ -58,38 +57,58 @@ def test_normalising_twice_is_normalising_once(text: str) -> None:
 
 
 def test_equal_instructions_are_relevant() -> None:
-    qrels = by_instruction(["q1", "q2"], ["Go.", "stop"], [7, 3, 5], ["go", "Stop", "go!"])
+    gallery = ByKey([7, 3, 5], map(normalise, ["go", "Stop", "go!"]))
+    qrels = gallery.qrels(["q1", "q2"], [normalise("Go."), normalise("stop")])
 
     assert pairs(qrels) == {"q1": {5: 1, 7: 1}, "q2": {3: 1}}
 
 
 def test_a_query_without_a_relevant_entry_is_kept() -> None:
-    assert pairs(by_instruction(["q1", "q2"], ["a", "b"], [1], ["b"])) == {"q1": {}, "q2": {1: 1}}
+    assert pairs(ByKey([1], ["b"]).qrels(["q1", "q2"], ["a", "b"])) == {"q1": {}, "q2": {1: 1}}
 
 
 def test_equal_episodes_are_relevant_and_no_episode_is_equal_to_none() -> None:
-    qrels = by_key(["q1", "q2"], ["e1", ""], [1, 2, 3], ["e1", "", "e2"])
+    gallery = ByKey([1, 2, 3], ["e1", "", "e2"])
 
-    assert pairs(qrels) == {"q1": {1: 1}, "q2": {}}
+    assert pairs(gallery.qrels(["q1", "q2"], ["e1", ""])) == {"q1": {1: 1}, "q2": {}}
+    assert gallery.most == 1
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from("abcd"), max_size=12), st.lists(st.sampled_from("abe"), max_size=9))
+def test_judging_query_by_query_is_judging_all(entry_keys: list[str], asked: list[str]) -> None:
+    gallery = ByKey(range(len(entry_keys)), entry_keys)
+    query_ids = [f"q{n}" for n in range(len(asked))]
+
+    whole = pairs(gallery.qrels(query_ids, asked))
+
+    assert whole == {
+        query_id: {n: 1 for n, of_entry in enumerate(entry_keys) if of_entry == key}
+        for query_id, key in zip(query_ids, asked, strict=True)
+    }
+    for query_id, key in zip(query_ids, asked, strict=True):
+        assert pairs(gallery.qrels([query_id], [key])) == {query_id: whole[query_id]}
+    assert gallery.most >= max(map(len, whole.values()), default=0)
 
 
 def test_equal_labels_are_relevant_and_words_without_a_label_are_their_own() -> None:
     labels = {"pick up the cup": "cup", "拿起杯子": "cup"}
     words = ["Pick up the cup!", "拿起杯子。", "open the door", "cup"]
 
-    qrels = by_label(["a", "b", "c", "d"], words, [1, 2, 3, 4], words, labels)
+    keys = list(map(Labels(labels), words))
+    qrels = ByKey([1, 2, 3, 4], keys).qrels(["a", "b", "c", "d"], keys)
 
     assert pairs(qrels) == {"a": {1: 1, 2: 1}, "b": {1: 1, 2: 1}, "c": {3: 1}, "d": {4: 1}}
 
 
 def test_two_labels_for_one_instruction_are_refused() -> None:
     with pytest.raises(InvalidInputError, match="one label"):
-        by_label([], [], [], [], {"go": "a", "Go.": "b"})
+        Labels({"go": "a", "Go.": "b"})
 
 
 def test_ids_and_keys_must_be_as_many() -> None:
     with pytest.raises(InvalidInputError, match="entry_ids"):
-        by_key(["q"], ["k"], [1, 2], ["k"])
+        ByKey([1, 2], ["k"])
 
 
 @pytest.mark.parametrize(
@@ -125,14 +144,14 @@ def test_a_qrels_file_is_brought_to_the_gallery_with_its_grades(tmp_path: Path) 
     path = tmp_path / "qrels.txt"
     path.write_text("q2 0 1 3\nq2 0 9 1\nq1 0 2 1\nother 0 1 2\nq3 0 1 0\n")
 
-    qrels, notes = for_gallery(read_qrels(path), ["q1", "q2", "q3", "q4"], [1, 2])
+    gallery = ForGallery(read_qrels(path), [1, 2])
+    asked = ["q1", "q2", "q3", "q4"]
+    notes = gallery.notes(asked)
 
-    assert pairs(qrels) == {"q1": {2: 1}, "q2": {1: 3}, "q3": {}, "q4": {}}
+    assert pairs(gallery.qrels(asked)) == {"q1": {2: 1}, "q2": {1: 3}, "q3": {}, "q4": {}}
     assert any("1 of 4 queries" in note for note in notes)
     assert any("1 judgement(s)" in note for note in notes)
 
 
 def test_qrels_without_anything_are_brought_along_too() -> None:
-    qrels, _ = for_gallery(Qrels.from_mapping({}), ["q"], [])
-
-    assert pairs(qrels) == {"q": {}}
+    assert pairs(ForGallery(Qrels.from_mapping({}), []).qrels(["q"])) == {"q": {}}

@@ -110,3 +110,21 @@ def test_the_terminal_says_the_same() -> None:
     assert "scene to scenes: against clip, 9\u202f940 queries" in text
     assert text.count("头_二 <b>") == len(COMPARISON.differences)
     assert all(word in text for word in ("▲ better", "▼ worse", "not told apart"))
+
+
+def test_names_of_runs_and_metrics_are_whole_in_eighty_columns() -> None:
+    console = Console(width=80, file=io.StringIO())
+    named = replace(
+        COMPARISON,
+        differences=tuple(
+            replace(of, run=name, metric="recall@10")
+            for of, name in zip(COMPARISON.differences, ("kitchen_joint", "kitchen_metric"),
+                                strict=False)
+        ),
+    )  # fmt: skip
+
+    console.print(comparison_table(named))
+
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert all(word in text for word in ("kitchen_joint", "kitchen_metric", "Recall@10"))
+    assert "…" not in text

@@ -18,7 +18,7 @@ from vla_retrieval.experiments.folder import write_folder
 from vla_retrieval.experiments.offline import Outcome, evaluate_bags
 from vla_retrieval.experiments.searching import DIRECTIONS
 from vla_retrieval.experiments.settings import ExperimentSettings
-from vla_retrieval.heads import JointHead
+from vla_retrieval.heads import HashHead, JointHead
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "demo"
@@ -74,6 +74,17 @@ def test_the_hash_and_the_settings_say_which_head_it_was(outcomes: dict[str, Out
     turned = HEADS["turned"]
     assert turned is not None
     assert shown["turned"] == turned.digest
+
+
+def test_a_head_that_only_makes_codes_says_that_it_changes_no_ranking(
+    outcomes: dict[str, Outcome], tmp_path: Path
+) -> None:
+    codes = HashHead.initial(ENCODER.fingerprint, 64, seed=0)
+    found = evaluate_bags([DEMO / "bag"], ENCODER, SETTINGS, tmp_path, head=codes)
+    one, other = (of.ranked["scene to scenes"].run for of in (outcomes["without"], found))
+    np.testing.assert_array_equal(one.entry_ids, other.entry_ids)
+    assert any("rankings are those without the head" in note for note in found.evaluation.notes)
+    assert not any("rankings are those" in note for note in outcomes["turned"].evaluation.notes)
 
 
 def test_the_same_head_gives_the_same_hash_in_another_work_folder(

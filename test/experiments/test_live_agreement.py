@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
 import pytest
 
-from vla_retrieval.evaluation.qrels import Qrels
+from vla_retrieval.evaluation.frames import Frame
 from vla_retrieval.evaluation.results import Agreement, Evaluation
 from vla_retrieval.evaluation.run import Run
 from vla_retrieval.experiments.assembling import Outcome
+from vla_retrieval.experiments.judging import Judge
 from vla_retrieval.experiments.live import TOLERANCE, compare
-from vla_retrieval.experiments.scoring import Ranked
+from vla_retrieval.experiments.ranked import HeldRankings, Ranked
 from vla_retrieval.experiments.searching import DIRECTIONS
+from vla_retrieval.experiments.settings import ExperimentSettings
 
 Answers = Sequence[tuple[str, Sequence[tuple[int, float]]]]
+FRAME = Frame("q", "bag", "/i", 0, 0, "camera", "go", "bag-1", 0, lambda: None, lambda: None)  # type: ignore[arg-type, return-value]
 OFFLINE: Answers = [("a", [(0, 0.9), (1, 0.8), (2, 0.1)]), ("b", [(1, 0.5), (2, 0.4), (0, 0.2)])]
 
 
@@ -25,9 +29,9 @@ def outcome(answers: Answers) -> Outcome:
     hits = [(row, *hit) for row, (_, found) in enumerate(answers) for hit in found]
     rows, entries, scores = (np.array(column) for column in zip(*hits, strict=True))
     run = Run.from_hits(ids, rows, entries, scores, 3)
-    nothing = np.zeros(0, np.int64)
-    qrels = Qrels(tuple(ids), np.zeros(len(ids) + 1, np.int64), nothing, nothing)
-    ranked = {name: Ranked((), run, qrels) for name in DIRECTIONS}
+    frames = [replace(FRAME, query_id=query_id) for query_id in ids]
+    judge = Judge(frames, ExperimentSettings())
+    ranked = {name: Ranked(frames, HeldRankings(run), judge) for name in DIRECTIONS}
     return Outcome(Evaluation("", {}, {}, (), {}), MappingProxyType(ranked))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,45 @@ def test_a_broken_evaluation_goes_on_and_ends_the_same(
     assert found.evaluation.times["encode images (batch)"].calls == 6 - batches
 
 
+def test_an_evaluation_that_broke_off_while_searching_searches_only_the_rest(
+    outcome: Outcome, tmp_path: Path
+) -> None:
+    def interrupt(doing: str, done: int, total: int) -> None:
+        if doing == "searching: instruction to scenes":
+            raise KeyboardInterrupt
+
+    bags, work = [DEMO / "bag"], tmp_path / "work"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_bags(bags, DoubleEncoder(), SETTINGS, work, interrupt)
+    found = evaluate_bags(bags, DoubleEncoder(), SETTINGS, work)
+    assert found.evaluation.hash == outcome.evaluation.hash
+    left = sum(len(outcome.ranked[name].frames) for name in list(DIRECTIONS)[3:])
+    assert found.evaluation.times["search"].calls == left
+
+
+def test_rankings_of_other_settings_are_not_taken_for_these_and_not_kept(
+    outcome: Outcome, tmp_path: Path
+) -> None:
+    kept = tmp_path / "work" / "rankings"
+    for settings in (replace(SETTINGS, depth=15), replace(SETTINGS, scene_weight=0.25), SETTINGS):
+        found = evaluated(tmp_path / "work", settings)
+        assert len(list(kept.iterdir())) == len(DIRECTIONS)
+    assert found.evaluation.hash == outcome.evaluation.hash
+
+
+def test_work_on_other_frames_of_the_same_bags_is_refused(tmp_path: Path) -> None:
+    evaluated(tmp_path / "work", replace(SETTINGS, split=SplitOptions(seed=1, every_sec=2.0)))
+    with pytest.raises(InvalidInputError, match="work"):
+        evaluated(tmp_path / "work")
+
+
+def test_work_serves_every_seed(tmp_path: Path) -> None:
+    far = SplitOptions(seed=1, exclude_within_sec=0.5)
+    evaluated(tmp_path / "work", replace(SETTINGS, split=far))
+    found = evaluated(tmp_path / "work", replace(SETTINGS, split=replace(far, seed=2)))
+    assert "encode images (batch)" not in found.evaluation.times
+
+
 def test_work_on_other_bags_is_refused(tmp_path: Path) -> None:
     evaluated(tmp_path / "work")
     copy = tmp_path / "bag"
@@ -141,6 +181,12 @@ def test_words_ask_once_however_many_frames_they_were_in_force_for(outcome: Outc
 def test_a_split_that_nobody_can_answer_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="Record each instruction in two episodes"):
         evaluated(tmp_path / "work", ExperimentSettings(depth=20))
+
+
+def test_a_split_whose_frames_are_all_too_near_says_so(tmp_path: Path) -> None:
+    near = SplitOptions(seed=1, exclude_within_sec=20.0)
+    with pytest.raises(InvalidInputError, match="86 that --exclude-within-sec leaves out"):
+        evaluated(tmp_path / "work", replace(SETTINGS, split=near))
 
 
 def test_the_rest_of_an_episode_is_relevant_where_episodes_are_to_be_found(tmp_path: Path) -> None:

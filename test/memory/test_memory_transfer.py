@@ -282,6 +282,7 @@ class TestTheFolder:
         assert 'href="../index.html"' in found[1]
         assert 'href="../pages/3.html"' in found[1]
         assert 'src="../thumbnails/450.jpg"' in found[2]
+        assert not any("loading=" in text for text in found)  # what is lazy may miss on paper
 
     def test_the_page_runs_nothing_that_an_instruction_says(
         self, open_memory: OpenMemory, directory: Path, tmp_path: Path

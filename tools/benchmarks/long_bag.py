@@ -3,14 +3,16 @@
 ``python -m tools.benchmarks.long_bag FRAMES [FRAMES ...]`` makes bags of so many frames from the
 demonstration bag's episodes, again and again under later stamps, and evaluates each in a process of
 its own. ``--model ViT-B-32`` takes random weights of that architecture, written to a local file
-once: encoding costs what it costs with trained ones.
+once: encoding costs what it costs with trained ones. RAM is sampled from outside: the anonymous
+part, and with it the pages of files that are mapped, which the kernel takes away where it needs
+them.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
+import shutil
 import struct
 import subprocess
 import sys
@@ -23,8 +25,12 @@ from rich.table import Table
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from tools.benchmarks.machine import anonymous_bytes
+from tools.soak.growth import ProcessMemory
+
 _DEMO = Path(__file__).parents[2] / "demo"
 _IMAGES = "/camera/image/compressed"
+_SAMPLED_EVERY_SEC = 0.05
 _NS_PER_SEC = 1_000_000_000
 _SHIPPED = ("double", "vla-retrieval-demo")
 
@@ -91,35 +97,46 @@ def measure(frames: int, model: str, folder: Path) -> dict[str, object]:
     checkpoint = "" if model in _SHIPPED else str(random_checkpoint(model, folder))
     settings = EncoderSettings(model=model, checkpoint=checkpoint, device="cpu")
     encoder = DoubleEncoder() if model == "double" else load_encoder(settings)
-    loaded = _peak_mb()
+    loaded = anonymous_bytes() / 1e6
     labels = ExperimentSettings(
         split=SplitOptions(seed=1), relevance="labels", relevance_file=_DEMO / "tasks.yaml"
     )
     with tempfile.TemporaryDirectory(dir=folder) as work:
         outcome = evaluate_bags([bag], encoder, labels, Path(work) / "work")
-    evaluated = _peak_mb()
-    report = folder / f"report-{model}-{frames}"
-    write_folder(outcome, report, f"{frames} frames")
+        report = folder / f"report-{model}-{frames}"
+        shutil.rmtree(report, ignore_errors=True)
+        write_folder(outcome, report, f"{frames} frames")
     return {
         "frames": outcome.evaluation.counts["frames"],
         "model": model,
+        "hash": outcome.evaluation.hash,
         "wall_sec": dict(outcome.evaluation.wall_sec),
         "loaded_mb": loaded,
-        "peak_mb": evaluated,
         "page_bytes": (report / "index.html").stat().st_size,
         "page": str(report / "index.html"),
     }
 
 
-def _peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def _in_a_process(frames: int, model: str, folder: Path) -> dict[str, object]:
+    """Evaluate in a process of its own, and add what it held at most."""
+    command = [sys.executable, "-m", "tools.benchmarks.long_bag", str(frames), "--here"]
+    command += ["--model", model, "--folder", str(folder)]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process,
+        ProcessMemory(process.pid, _SAMPLED_EVERY_SEC) as memory,
+    ):
+        said, _ = process.communicate()
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    resident, anonymous = memory.since(0.0)[1].max(axis=0) / 1e6
+    return {**json.loads(said.splitlines()[-1]), "peak_mb": resident, "anonymous_mb": anonymous}
 
 
 def _table(results: list[dict[str, object]]) -> Table:
     table = Table(title="evaluations of long bags", title_justify="left", box=None)
     for head in (
-        "frames", "model", "wall, s", "encoding and searching", "peak RSS after loading, MB",
-        "after evaluating, MB", "page, MB",
+        "frames", "model", "wall, s", "encoding and searching", "anonymous RAM after loading, MB",
+        "at most, MB", "with files, MB", "page, MB", "hash",
     ):  # fmt: skip
         table.add_column(head, justify="right")
     for one in results:
@@ -129,8 +146,8 @@ def _table(results: list[dict[str, object]]) -> Table:
         share = (wall["encoding"] + wall["searching"]) / total
         table.add_row(
             str(one["frames"]), str(one["model"]), f"{total:.1f}", f"{share:.1%}",
-            f"{one['loaded_mb']:.0f}", f"{one['peak_mb']:.0f}",
-            f"{int(str(one['page_bytes'])) / 1e6:.2f}",
+            f"{one['loaded_mb']:.0f}", f"{one['anonymous_mb']:.0f}", f"{one['peak_mb']:.0f}",
+            f"{int(str(one['page_bytes'])) / 1e6:.2f}", str(one["hash"])[:12],
         )  # fmt: skip
     return table
 
@@ -149,10 +166,7 @@ def main() -> None:
         return
     results = []
     for frames in args.frames:
-        command = [sys.executable, "-m", "tools.benchmarks.long_bag", str(frames), "--here"]
-        command += ["--model", args.model, "--folder", str(args.folder)]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        results.append(json.loads(done.stdout.splitlines()[-1]))
+        results.append(_in_a_process(frames, args.model, args.folder))
         print(json.dumps(results[-1]), file=sys.stderr, flush=True)
     Console().print(_table(results))
 

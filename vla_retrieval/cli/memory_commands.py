@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_retrieval import reembedding, transfer
+from vla_retrieval.calibration import Calibration
 from vla_retrieval.cli.output import print_json, progress_bars, size
 from vla_retrieval.encoders import load_encoder
 from vla_retrieval.errors import RetrievalError
@@ -212,6 +213,17 @@ def _id_file(path: Path | None) -> Iterator[Callable[[Sequence[int], Sequence[in
         yield write
 
 
+def _calibration(text: str | None) -> str:
+    if text is None:
+        return "none: whether a query is known is not said until `memory calibrate` was called"
+    made = Calibration.from_json(text)
+    return (
+        f"{len(made.directions)} directions, alpha {made.alpha:g}, {made.similarity.value}, scene"
+        f" weight {made.scene_weight:g}, head {short_digest(made.fingerprint.head) or 'none'},"
+        f" of {made.memory_size} entries, {made.date}"
+    )
+
+
 def _print_info(found: MemoryInfo) -> None:
     stats, index = found.stats, found.stats.index
     lines = {
@@ -226,6 +238,7 @@ def _print_info(found: MemoryInfo) -> None:
         f" {size(index.ram_bytes)} of RAM, similarity {stats.similarity.value}",
         "opened from": index.opened_from,
         "snapshot": f"{index.snapshot_behind} changes behind",
+        "calibration": _calibration(found.calibration),
     }
     for name, value in lines.items():
         print(f"{name + ':':17}{value}")

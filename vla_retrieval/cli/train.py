@@ -126,8 +126,10 @@ def _about(trained: Trained) -> dict[str, Any]:
 def _print(trained: Trained, output: Path, page: Path | None) -> None:
     record, console = trained.record, Console(highlight=False)
     table = Table(title_justify="left", box=None, pad_edge=False)
-    for name in ("side", "direction", "metric", "before", "after"):
-        table.add_column(name, justify="right" if name in ("before", "after") else "left")
+    for name in ("side", "direction", "metric"):
+        table.add_column(name, no_wrap=name == "metric")
+    for name in ("before", "after"):
+        table.add_column(name, justify="right", no_wrap=True)
     for side, metrics in record["metrics"].items():
         for direction, before in metrics["before"].items():
             for metric, value in before.items():

@@ -15,8 +15,8 @@ from vla_retrieval.evaluation.results import Estimate
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
-CHUNK_CELLS = 1 << 21
-"""Resamples times units held at a time: 16 MB of random positions and as much of counts."""
+CHUNK_CELLS = 1 << 19
+"""Resamples times units held at a time: 4 MB of random positions and twice as much of counts."""
 
 
 def estimates(

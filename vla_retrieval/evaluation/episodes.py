@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from vla_retrieval.errors import InvalidInputError
 
@@ -36,7 +34,7 @@ class EpisodeRule:
             raise InvalidInputError("gap_sec", "a number from 0 on", str(self.gap_sec))
 
 
-def in_force(frame_ns: Sequence[int], instruction_ns: Sequence[int]) -> NDArray[np.int64]:
+def in_force(frame_ns: ArrayLike, instruction_ns: ArrayLike) -> NDArray[np.int64]:
     """Return which instruction holds at each frame.
 
     Args:
@@ -52,18 +50,22 @@ def in_force(frame_ns: Sequence[int], instruction_ns: Sequence[int]) -> NDArray[
     return np.searchsorted(given, frames, side="right").astype(np.int64) - 1
 
 
-def runs_of(texts: Sequence[str]) -> NDArray[np.int64]:
+def runs_of(texts: ArrayLike) -> NDArray[np.int64]:
     """Number instructions so that one that repeats the words before it has the same number.
+
+    Args:
+        texts: Their words, or numbers that stand for those.
 
     Returns:
         Int64, one for each text, ascending from 0.
     """
-    changes = [before != text for before, text in itertools.pairwise(texts)]
-    return np.concatenate([np.zeros(min(len(texts), 1)), np.cumsum(changes)]).astype(np.int64)
+    words = np.asarray(texts)
+    changes = np.cumsum(words[1:] != words[:-1])
+    return np.concatenate([np.zeros(min(len(words), 1)), changes]).astype(np.int64)
 
 
 def number_episodes(
-    frame_ns: Sequence[int], runs: Sequence[int], marker_ns: Sequence[int], rule: EpisodeRule
+    frame_ns: ArrayLike, runs: ArrayLike, marker_ns: ArrayLike, rule: EpisodeRule
 ) -> NDArray[np.int64]:
     """Number the episodes of one bag.
 
@@ -77,9 +79,9 @@ def number_episodes(
     Returns:
         Int64, one for each frame, ascending from 0 in steps of 1.
     """
-    if not len(frame_ns):
-        return np.zeros(0, np.int64)
     stamps = np.array(frame_ns, np.int64)
+    if not len(stamps):
+        return np.zeros(0, np.int64)
     cut = np.zeros(len(stamps) - 1, bool)
     if rule.at_instructions:
         cut |= np.diff(np.array(runs, np.int64)) != 0

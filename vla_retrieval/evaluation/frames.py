@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,7 +75,7 @@ class Recording:
     """What a bag holds for an evaluation.
 
     Attributes:
-        frames: By stamp.
+        frames: By stamp. They are made when they are looked at, each time anew.
         images: Image messages that were read, good or not.
         before_instruction: Images before the first instruction; they are no frames.
         after_instruction: Images after an empty instruction, which ends the one in force; no
@@ -85,7 +85,7 @@ class Recording:
     """
 
     bag: str
-    frames: tuple[Frame, ...]
+    frames: Sequence[Frame]
     images: int
     before_instruction: int
     after_instruction: int

@@ -7,7 +7,7 @@ two halves would judge half of them, by one fitted on the other half.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,14 +63,10 @@ def measure_known(
     rejects = _weighted_mean(~known[0])
     accepts = _weighted_mean(known[1])
     area = _area(answerable.scores, absent.scores)
-    counts = _resamples(answerable_instructions, absent_instructions, rng)
+    statistics = (lambda _, b: accepts(b)), (lambda a, _: rejects(a)), area
+    estimates = _estimates(statistics, answerable_instructions, absent_instructions, rng)
     whole = fit(answerable, alpha=alpha, similarity=similarity)
-    return KnownResult(
-        len(answerable), len(absent), whole.threshold,
-        _estimate(lambda a, b: accepts(b), answerable_instructions, absent_instructions, counts),
-        _estimate(lambda a, b: rejects(a), answerable_instructions, absent_instructions, counts),
-        _estimate(area, answerable_instructions, absent_instructions, counts),
-    )  # fmt: skip
+    return KnownResult(len(answerable), len(absent), whole.threshold, *estimates)
 
 
 def auroc(answerable: NDArray[np.float64], absent: NDArray[np.float64]) -> float:
@@ -143,25 +139,29 @@ def _check_enough(rest: TopScores, absent: TopScores, alpha: float) -> None:
 
 def _resamples(
     answerable: NDArray[np.int64], absent: NDArray[np.int64], rng: np.random.Generator
-) -> NDArray[np.float64]:
-    """Return how often each number of an instruction is drawn, shape ``(resamples, numbers)``."""
+) -> Iterator[NDArray[np.float64]]:
+    """Yield how often each number of an instruction is drawn, shape ``(numbers,)``, many times."""
     instructions = np.union1d(answerable, absent)
-    drawn = rng.integers(0, len(instructions), (_RESAMPLES, len(instructions)))
-    counts = np.zeros((_RESAMPLES, int(instructions.max()) + 1))
-    np.add.at(counts, (np.arange(_RESAMPLES)[:, None], instructions[drawn]), 1.0)
-    return counts
+    numbers = int(instructions.max()) + 1
+    for _ in range(_RESAMPLES):
+        drawn = rng.integers(0, len(instructions), len(instructions))
+        yield np.bincount(instructions[drawn], minlength=numbers).astype(np.float64)
 
 
-def _estimate(
-    statistic: _Statistic,
+def _estimates(
+    statistics: Sequence[_Statistic],
     answerable: NDArray[np.int64],
     absent: NDArray[np.int64],
-    counts: NDArray[np.float64],
-) -> Estimate:
-    value = statistic(np.ones(len(answerable)), np.ones(len(absent)))
-    values = np.array([statistic(count[answerable], count[absent]) for count in counts])
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return Estimate(value, float("nan"), float("nan"))
-    low, high = np.percentile(values, _INTERVAL)
-    return Estimate(value, float(low), float(high))
+    rng: np.random.Generator,
+) -> list[Estimate]:
+    drawn = [
+        [statistic(count[answerable], count[absent]) for statistic in statistics]
+        for count in _resamples(answerable, absent, rng)
+    ]
+    found = []
+    for statistic, column in zip(statistics, np.array(drawn).T, strict=True):
+        value = statistic(np.ones(len(answerable)), np.ones(len(absent)))
+        values = column[np.isfinite(column)]
+        low, high = np.percentile(values, _INTERVAL) if len(values) else (np.nan, np.nan)
+        found.append(Estimate(value, float(low), float(high)))
+    return found

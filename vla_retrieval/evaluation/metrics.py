@@ -105,6 +105,22 @@ def evaluate(qrels: Qrels, run: Run, ks: Iterable[int] = DEFAULT_KS) -> QueryMet
     return QueryMetrics(qrels.query_ids, relevant, values)
 
 
+def joined(parts: Sequence[QueryMetrics], ks: Iterable[int] = DEFAULT_KS) -> QueryMetrics:
+    """Return the metrics of all queries of some parts, one part after the other.
+
+    Args:
+        parts: With the same metrics; there may be none.
+        ks: At which they were cut, for the names where there is no part.
+    """
+    names = [f"{name}@{k}" for name in AT_K for k in sorted(set(ks))] + ["mrr"]
+    nothing = np.zeros(0)
+    return QueryMetrics(
+        tuple(query_id for part in parts for query_id in part.query_ids),
+        np.concatenate([nothing.astype(np.int64), *(part.relevant for part in parts)]),
+        {name: np.concatenate([nothing, *(part.values[name] for part in parts)]) for name in names},
+    )
+
+
 def retrieved_grades(qrels: Qrels, run: Run) -> NDArray[np.int64]:
     """Return the grade of each retrieved entry, 0 where it is not relevant or padding.
 

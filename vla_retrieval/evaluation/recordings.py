@@ -6,27 +6,24 @@ again for the pictures, when somebody asks for them.
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vla_retrieval.errors import InvalidInputError
-from vla_retrieval.evaluation.bags import Bag, Cursor, Message, Place, bag_names
+from vla_retrieval.evaluation.bags import Bag, Message, bag_names
 from vla_retrieval.evaluation.decoding import header_stamp_ns
 from vla_retrieval.evaluation.episodes import EpisodeRule, in_force, number_episodes, runs_of
-from vla_retrieval.evaluation.frames import Frame, ReadOptions, Recording
+from vla_retrieval.evaluation.frame_lists import FrameTable, Words
+from vla_retrieval.evaluation.frames import ReadOptions, Recording
 from vla_retrieval.evaluation.topics import COMPRESSED_IMAGE, ChosenTopics, choose_topics
-from vla_retrieval.images import (
-    check_compressed,
-    check_raw,
-    compressed_to_rgb,
-    raw_to_rgb,
-    rosbags_converter,
-)
-from vla_retrieval.types import RgbImage, check_instruction
+from vla_retrieval.images import check_compressed, check_raw
+from vla_retrieval.types import check_instruction
 
 _OTHER_CLOCK_SEC = 60
 _NS_PER_SEC = 1_000_000_000
@@ -85,20 +82,38 @@ def image_type(paths: Sequence[Path], options: ReadOptions | None = None) -> str
     return next(iter(kinds.values()))
 
 
-class _Seen(NamedTuple):
-    """An image message, as far as it is kept."""
+class _Numbers:
+    """Numbers texts in the order in which they first come."""
 
-    stamp_ns: int
-    place: Place
-    frame_id: str
+    def __init__(self, texts: Sequence[str] = ()) -> None:
+        self._number_of = {text: number for number, text in enumerate(texts)}
+
+    def __call__(self, text: str) -> int:
+        return self._number_of.setdefault(text, len(self._number_of))
+
+    @property
+    def texts(self) -> list[str]:
+        return list(self._number_of)
 
 
-class _Given(NamedTuple):
-    """An instruction message; an empty text ends the instruction in force."""
+class _Rows:
+    """Rows of integers, some bytes each, where tuples of Python's would take hundreds."""
 
-    stamp_ns: int
-    received_ns: int
-    text: str
+    def __init__(self, *names: str) -> None:
+        self._columns = {name: array("q") for name in names}
+
+    def __len__(self) -> int:
+        return min(map(len, self._columns.values()))
+
+    def append(self, *values: int) -> None:
+        for column, value in zip(self._columns.values(), values, strict=True):
+            column.append(value)
+
+    def sorted_by(self, *names: str) -> dict[str, NDArray[np.int64]]:
+        """Return name to column, by the first name, then the second, and so on."""
+        columns = {name: np.array(column, np.int64) for name, column in self._columns.items()}
+        order = np.lexsort([columns[name] for name in reversed(names)])
+        return {name: column[order] for name, column in columns.items()}
 
 
 class _Scan:
@@ -108,10 +123,13 @@ class _Scan:
         self._bag = bag
         self._topics = topics
         self._by_header = stamps == "header"
-        self._seen: list[_Seen] = []
-        self._given: list[_Given] = []
-        self._markers: list[int] = []
-        self._clock_offsets_ns: list[int] = []
+        # In this order, both storages of one bag agree on who comes first of equal stamps.
+        self._topic_numbers = _Numbers(sorted(topics.images))
+        self._frame_ids = _Numbers()
+        self._texts = _Numbers([""])
+        self._seen = _Rows("stamp_ns", "received_ns", "file", "topic", "ordinal", "frame_id")
+        self._given = _Rows("stamp_ns", "received_ns", "text")
+        self._markers = array("q")
         self._refused: Counter[str] = Counter()
         self._first_refusals: dict[str, str] = {}
         self._unread: Counter[str] = Counter()
@@ -147,14 +165,18 @@ class _Scan:
             what = f"{error.field} {encoding!r}" if "encoding" in error.field else error.field
             self._refuse(what, error)
             return
-        self._seen.append(_Seen(stamp_ns, message.place, content.header.frame_id))
-        self._clock_offsets_ns.append(stamp_ns - message.place.received_ns)
+        at = message.place
+        self._seen.append(
+            stamp_ns, at.received_ns, at.file, self._topic_numbers(at.topic), at.ordinal,
+            self._frame_ids(content.header.frame_id),
+        )  # fmt: skip
 
     def _take_instruction(self, content: Any, message: Message, stamp_ns: int) -> None:
         text = str(getattr(content, self._bag.decoder.text_field(message.msgtype)))
         if text.strip():
             check_instruction(text)
-        self._given.append(_Given(stamp_ns, message.place.received_ns, text.strip() and text))
+        number = self._texts(text.strip() and text)
+        self._given.append(stamp_ns, message.place.received_ns, number)
 
     def _refuse(self, what: str, error: InvalidInputError) -> None:
         is_image = what != self._topics.instruction
@@ -169,58 +191,48 @@ class _Scan:
             reasons = "; ".join(self._first_refusals.values()) or "none"
             expected = f"a readable image on {', '.join(self._topics.images)}"
             raise InvalidInputError("bag", expected, f"{name} with none: {reasons}")
-        if not any(given.text for given in self._given):
+        if self._texts.texts == [""]:
             expected = f"an instruction on {self._topics.instruction}"
             reason = self._first_refusals.get(self._topics.instruction, "only empty ones")
             raise InvalidInputError("bag", expected, f"{name} with none: {reason}")
 
     def recording(self, rule: EpisodeRule) -> Recording:
         """Return what was found; raise InvalidInputError without an instruction in force."""
-        # In order of stamps, and where those are equal, in an order that both storages agree on.
-        self._seen.sort(key=lambda seen: (seen.stamp_ns, seen.place.received_ns, *seen.place))
-        self._given.sort(key=lambda given: given[:2])
-        positions = in_force([s.stamp_ns for s in self._seen], [g.stamp_ns for g in self._given])
-        texts = [given.text for given in self._given]
-        runs = runs_of(texts)
-        kept = [n for n, at in enumerate(positions) if at >= 0 and texts[at]]
+        seen = self._seen.sorted_by("stamp_ns", "received_ns", "file", "topic", "ordinal")
+        given = self._given.sorted_by("stamp_ns", "received_ns")
+        positions = in_force(seen["stamp_ns"], given["stamp_ns"])
+        kept = np.flatnonzero((positions >= 0) & (given["text"][positions] > 0))
         before = int(np.count_nonzero(positions < 0))
-        if not kept:
+        if not len(kept):
             raise self._nothing_in_force(before)
-        numbers = number_episodes(
-            [self._seen[n].stamp_ns for n in kept], [int(runs[positions[n]]) for n in kept],
-            self._markers, rule,
-        )  # fmt: skip
-        words = [texts[positions[n]] for n in kept]
+        after = len(self._seen) - before - len(kept)
         return Recording(
             self._bag.name,
-            self._frames(kept, words, numbers.tolist()),
+            self._frames(seen, given["text"], positions, kept, rule),
             len(self._seen) + self._refused.total(),
             before,
-            len(self._seen) - before - len(kept),
+            after,
             dict(sorted(self._refused.items())),
-            self._notes(before, len(self._seen) - before - len(kept)),
+            self._notes(before, after),
         )
 
-    def _frames(self, kept: list[int], words: list[str], episodes: list[int]) -> tuple[Frame, ...]:
-        cursor = Cursor(self._bag, self._topics.images)
-        bag = self._bag.name
-        names: Counter[str] = Counter()
-        frames = []
-        for index, text, episode in zip(kept, words, episodes, strict=True):
-            seen = self._seen[index]
-            query_id = f"{bag}:{seen.place.topic}@{seen.stamp_ns}"
-            names[query_id] += 1
-            if names[query_id] > 1:
-                query_id += f"#{names[query_id]}"
-            picture = _Picture(self._bag, cursor, seen.place)
-            frames.append(
-                Frame(
-                    query_id, bag, seen.place.topic, seen.stamp_ns, seen.place.received_ns,
-                    seen.frame_id, text, f"{bag}-{episode + 1:04d}", index, picture,
-                    picture.message,
-                )
-            )  # fmt: skip
-        return tuple(frames)
+    def _frames(
+        self,
+        seen: dict[str, NDArray[np.int64]],
+        texts: NDArray[np.int64],
+        positions: NDArray[np.int64],
+        kept: NDArray[np.int64],
+        rule: EpisodeRule,
+    ) -> FrameTable:
+        """Return the frames of the images at ``kept``, with the instructions at ``positions``."""
+        columns = {name: column[kept] for name, column in seen.items()}
+        columns["instruction"] = texts[positions[kept]]
+        columns["index"] = kept
+        columns["episode"] = number_episodes(
+            columns["stamp_ns"], runs_of(texts)[positions[kept]], self._markers, rule
+        )
+        words = Words(self._topic_numbers.texts, self._frame_ids.texts, self._texts.texts)
+        return FrameTable(self._bag, words, columns)
 
     def _nothing_in_force(self, before: int) -> InvalidInputError:
         got = f"{self._bag.name} with {len(self._seen)} images, {before} before any instruction"
@@ -230,7 +242,8 @@ class _Scan:
 
     def _other_clock(self) -> str:
         """Say that headers and recorder disagree about the time, or nothing."""
-        offset_sec = float(np.median(self._clock_offsets_ns)) / _NS_PER_SEC
+        seen = self._seen.sorted_by("stamp_ns")
+        offset_sec = float(np.median(seen["stamp_ns"] - seen["received_ns"])) / _NS_PER_SEC
         if abs(offset_sec) < _OTHER_CLOCK_SEC:
             return ""
         return (
@@ -255,32 +268,3 @@ class _Scan:
         if other := self._other_clock():
             notes.append(other)
         return tuple(notes)
-
-
-def picture_of(recorded: Any) -> RgbImage:
-    """Return the picture in a recorded image message, raw or compressed, whatever decoded it.
-
-    Returns:
-        Uint8, shape ``(height, width, 3)``, RGB.
-
-    Raises:
-        InvalidInputError: If it turns out not to be one.
-    """
-    if hasattr(recorded, "encoding"):
-        return raw_to_rgb(recorded, rosbags_converter())
-    return compressed_to_rgb(recorded)
-
-
-class _Picture:
-    """Reads one picture when it is called."""
-
-    def __init__(self, bag: Bag, cursor: Cursor, place: Place) -> None:
-        self._bag, self._cursor, self._place = bag, cursor, place
-
-    def message(self) -> Any:
-        """Return the message as it was recorded."""
-        return self._bag.decode(self._cursor.read(self._place))
-
-    def __call__(self) -> RgbImage:
-        """Return the picture."""
-        return picture_of(self.message())

@@ -1,14 +1,17 @@
 """Which entries are relevant to a query: by instruction, episode or task label, or from a file.
 
-Each function gives ``Qrels`` with the queries in the order given. A query without a relevant entry
-stays in it, and is counted apart by the metrics.
+What is relevant to a query is looked up when it is needed, for some queries at a time: all
+judgements of a long bag would fill the RAM. ``Qrels`` come with the queries in the order given. A
+query without a relevant entry stays in them, and is counted apart by the metrics.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import unicodedata
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,125 +38,117 @@ def normalise(instruction: str) -> str:
     return text.rstrip(_END_MARKS) or text
 
 
-def by_instruction(
-    query_ids: Sequence[str],
-    query_instructions: Sequence[str],
-    entry_ids: Sequence[int],
-    entry_instructions: Sequence[str],
-) -> Qrels:
-    """Make entries with the query's instruction relevant, compared as ``normalise`` writes it.
-
-    Raises:
-        InvalidInputError: If ids and instructions differ in number, or ``Qrels`` refuses an id.
-    """
-    return by_key(
-        query_ids,
-        [normalise(text) for text in query_instructions],
-        entry_ids,
-        [normalise(text) for text in entry_instructions],
-    )
-
-
-def by_label(
-    query_ids: Sequence[str],
-    query_instructions: Sequence[str],
-    entry_ids: Sequence[int],
-    entry_instructions: Sequence[str],
-    labels: Mapping[str, str],
-) -> Qrels:
-    """Make entries whose instruction has the same task label as the query's relevant.
+class ByKey:
+    """Makes the gallery's entries with a query's key relevant, for some queries after others.
 
     Args:
-        query_ids: ``m`` ids.
-        query_instructions: One for each.
-        entry_ids: Of the gallery.
-        entry_instructions: One for each.
-        labels: Instruction to label (``read_labels``), compared as ``normalise`` writes it. An
-            instruction without a label is the only one of its task.
-
-    Raises:
-        InvalidInputError: If ids and instructions differ in number, or ``Qrels`` refuses an id.
-    """
-    key = Labels(labels)
-    return by_key(
-        query_ids,
-        [key(text) for text in query_instructions],
-        entry_ids,
-        [key(text) for text in entry_instructions],
-    )
-
-
-def by_key(
-    query_ids: Sequence[str],
-    query_keys: Sequence[str],
-    entry_ids: Sequence[int],
-    entry_keys: Sequence[str],
-) -> Qrels:
-    """Make entries with the query's key relevant: an episode id, or a label from metadata.
-
-    An empty key is no key: it matches nothing, not even another empty one.
-
-    Args:
-        query_ids: ``m`` ids.
-        query_keys: One for each.
         entry_ids: Of the gallery, from 0 on, each once.
-        entry_keys: One for each.
+        entry_keys: One for each; an empty one is none.
 
     Raises:
-        InvalidInputError: If ids and keys differ in number, or ``Qrels`` refuses an id.
+        InvalidInputError: If they differ in number.
     """
-    for field, ids, keys in (
-        ("query_ids", query_ids, query_keys),
-        ("entry_ids", entry_ids, entry_keys),
-    ):
-        if len(ids) != len(keys):
-            raise InvalidInputError(field, f"one for each of {len(keys)} keys", str(len(ids)))
-    of_key: dict[str, list[int]] = {}
-    for entry_id, key in zip(entry_ids, entry_keys, strict=True):
-        if key:
-            of_key.setdefault(key, []).append(int(entry_id))
-    parts = {key: np.sort(np.array(ids, np.int64)) for key, ids in of_key.items()}
-    nothing = np.zeros(0, np.int64)
-    found = [parts.get(key, nothing) for key in query_keys]
-    offsets = np.cumsum([0, *map(len, found)], dtype=np.int64)
-    relevant = np.concatenate([*found, nothing])
-    # One 1 for all: there are as many judgements as queries times what is relevant to each.
-    grades = np.broadcast_to(np.int64(1), relevant.shape)
-    return Qrels(tuple(query_ids), offsets, relevant, grades)
+
+    def __init__(self, entry_ids: Sequence[int], entry_keys: Iterable[str]) -> None:
+        """Sort the entries by key."""
+        numbers: dict[str, int] = {}
+        keys = np.array(array("q", (numbers.setdefault(key, len(numbers)) for key in entry_keys)))
+        ids = np.array(entry_ids, np.int64)
+        _check_number("entry_ids", len(ids), len(keys))
+        order = np.lexsort((ids, keys))
+        self._ids = ids[order]
+        ends = np.cumsum(np.bincount(keys, minlength=len(numbers)))
+        self._part_of = dict(zip(numbers, itertools.pairwise([0, *ends.tolist()]), strict=True))
+        self._part_of.pop("", None)
+
+    @property
+    def most(self) -> int:
+        """Entries that are relevant to a query, at most."""
+        return max((end - start for start, end in self._part_of.values()), default=0)
+
+    def qrels(self, query_ids: Sequence[str], query_keys: Sequence[str]) -> Qrels:
+        """Return what is relevant to some queries.
+
+        Args:
+            query_ids: ``m`` ids.
+            query_keys: One for each.
+
+        Raises:
+            InvalidInputError: If they differ in number, or ``Qrels`` refuses an id.
+        """
+        _check_number("query_ids", len(query_ids), len(query_keys))
+        parts = [self._part_of.get(key, (0, 0)) for key in query_keys]
+        found = [self._ids[start:end] for start, end in parts]
+        offsets = np.cumsum([0, *map(len, found)], dtype=np.int64)
+        relevant = np.concatenate([*found, np.zeros(0, np.int64)])
+        # One 1 for all: there are as many judgements as queries times what is relevant to each.
+        grades = np.broadcast_to(np.int64(1), relevant.shape)
+        return Qrels(tuple(query_ids), offsets, relevant, grades)
 
 
-def for_gallery(
-    qrels: Qrels, query_ids: Sequence[str], entry_ids: Sequence[int]
-) -> tuple[Qrels, tuple[str, ...]]:
-    """Bring qrels from a file to the queries and entries of an evaluation.
+def _check_number(field: str, ids: int, keys: int) -> None:
+    if ids != keys:
+        raise InvalidInputError(field, f"one for each of {keys} keys", str(ids))
+
+
+class ForGallery:
+    """Brings qrels from a file to the entries of a gallery, for some queries after others.
 
     Args:
         qrels: Of any queries, for example from ``trec.read_qrels``.
-        query_ids: Whose relevance is wanted, in this order.
-        entry_ids: Of the gallery.
-
-    Returns:
-        Qrels of exactly these queries, with grades as they were; a query that the file lacks has
-        nothing relevant, and an entry that the gallery lacks is left out. And sentences about both.
-
-    Raises:
-        InvalidInputError: If ``Qrels`` refuses the ids.
+        entry_ids: Of the gallery; an entry that it lacks is left out.
     """
-    row_of = {query_id: row for row, query_id in enumerate(query_ids)}
-    rows = np.array([row_of.get(query_id, -1) for query_id in qrels.query_ids], np.int64)
-    rows = rows[qrels.rows] if len(rows) else np.zeros(0, np.int64)
-    asked = rows >= 0
-    held = np.isin(qrels.entry_ids, np.array(entry_ids, np.int64))
-    kept = asked & held
-    notes = []
-    if absent := len(set(query_ids) - set(qrels.query_ids)):
-        notes.append(f"{absent} of {len(query_ids)} queries are not in the qrels file.")
-    if gone := int(np.count_nonzero(asked & ~held)):
-        notes.append(
-            f"{gone} judgement(s) of the qrels file name entries that are not in the gallery."
+
+    def __init__(self, qrels: Qrels, entry_ids: Sequence[int]) -> None:
+        """Leave out what the gallery lacks."""
+        held = np.isin(qrels.entry_ids, np.array(entry_ids, np.int64))
+        rows = qrels.rows
+        self._qrels = Qrels.from_pairs(
+            qrels.query_ids, rows[held], qrels.entry_ids[held], qrels.grades[held]
         )
-    made = Qrels.from_pairs(query_ids, rows[kept], qrels.entry_ids[kept], qrels.grades[kept])
-    return made, tuple(notes)
+        self._gone = np.bincount(rows[~held], minlength=len(qrels.query_ids))
+        self._row_of = {query_id: row for row, query_id in enumerate(qrels.query_ids)}
+
+    @property
+    def most(self) -> int:
+        """Entries that are relevant to a query, at most."""
+        return int(self._qrels.relevant.max(initial=0))
+
+    def qrels(self, query_ids: Sequence[str]) -> Qrels:
+        """Return qrels of exactly these queries, in this order, with grades as they were.
+
+        A query that the file lacks has nothing relevant.
+
+        Raises:
+            InvalidInputError: If ``Qrels`` refuses the ids.
+        """
+        of, nothing = self._qrels, np.zeros(0, np.int64)
+        found = [self._row_of.get(query_id) for query_id in query_ids]
+        parts = [slice(0) if row is None else slice(of.offsets[row], of.offsets[row + 1])
+                 for row in found]  # fmt: skip
+        offsets = np.cumsum([0, *(part.stop - (part.start or 0) for part in parts)])
+        entry_ids, grades = (
+            np.concatenate([*(values[part] for part in parts), nothing])
+            for values in (of.entry_ids, of.grades)
+        )
+        return Qrels(tuple(query_ids), offsets.astype(np.int64), entry_ids, grades)
+
+    def notes(self, query_ids: Iterable[str]) -> tuple[str, ...]:
+        """Return sentences about what the file or the gallery lacks of some queries."""
+        asked = absent = gone = 0
+        for query_id in query_ids:
+            asked += 1
+            row = self._row_of.get(query_id)
+            absent += row is None
+            gone += 0 if row is None else int(self._gone[row])
+        said = []
+        if absent:
+            said.append(f"{absent} of {asked} queries are not in the qrels file.")
+        if gone:
+            said.append(
+                f"{gone} judgement(s) of the qrels file name entries that are not in the gallery."
+            )
+        return tuple(said)
 
 
 class Labels:

@@ -9,23 +9,28 @@ the storage, the bag's name and the version of NumPy: the draw is by SHA-256.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.evaluation.frame_lists import Chosen
 from vla_retrieval.evaluation.frames import Frame
 from vla_retrieval.evaluation.relevance import normalise
 
 _NS_PER_SEC = 1_000_000_000
 _GALLERY, _QUERIES, _ABSENT, _UNUSED = "gallery", "queries", "absent", "unused"
 
-Sides: TypeAlias = dict[str, str]
-"""From episode id to its side."""
+Sides: TypeAlias = dict[int, str]
+"""From an episode's number to its side."""
+Rows: TypeAlias = NDArray[np.int64]
+"""Positions of frames, ascending, shape ``(n,)``."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,7 @@ class Split:
     No episode of the memory asks, unless they were split within episodes.
 
     Attributes:
-        gallery: Make the memory.
+        gallery: Make the memory; like the other two, in the order in which they were given.
         queries: Ask for what the memory holds: each one's instruction is in the gallery, or its
             episode where they were split within episodes.
         absent: Ask for what the memory does not hold: none's instruction is in the gallery.
@@ -92,9 +97,9 @@ class Split:
         notes: Sentences about each choice.
     """
 
-    gallery: tuple[Frame, ...]
-    queries: tuple[Frame, ...]
-    absent: tuple[Frame, ...]
+    gallery: Sequence[Frame]
+    queries: Sequence[Frame]
+    absent: Sequence[Frame]
     counts: Mapping[str, int]
     notes: tuple[str, ...]
 
@@ -123,39 +128,80 @@ def split_frames(
     if not frames:
         raise InvalidInputError("frames", "at least one", "none")
     chosen = options or SplitOptions()
-    groups = {text: group(text) for text in {frame.instruction for frame in frames}}
     kept, thinned = thin(frames, chosen.every_sec)
+    facts = _facts(kept, group)
     if within_episodes:
-        gallery, asking, notes = _within_episodes(kept, chosen)
+        gallery, asking, notes = _within_episodes(facts, chosen)
     else:
         by_bags = chosen.gallery_bags or chosen.query_bags
-        sides, notes = _by_bags(kept, chosen) if by_bags else _by_episodes(kept, groups, chosen)
-        gallery = _frames_of(kept, sides, _GALLERY)
-        asking = _frames_of(kept, sides, _QUERIES, _ABSENT)
-    far = _far_from(gallery, asking, chosen.exclude_within_sec)
-    held = {groups[frame.instruction] for frame in gallery}
-    queries = tuple(f for f in far if within_episodes or groups[f.instruction] in held)
-    absent = tuple(f for f in far if not within_episodes and groups[f.instruction] not in held)
+        sides, notes = _by_bags(facts, chosen) if by_bags else _by_episodes(facts, chosen)
+        gallery = _rows_of(facts, sides, _GALLERY)
+        asking = _rows_of(facts, sides, _QUERIES, _ABSENT)
+    far = _far_from(facts, gallery, asking, chosen.exclude_within_sec)
+    held = np.isin(facts.groups[far], facts.groups[gallery]) | within_episodes
+    rows = {"gallery": gallery, "queries": far[held], "absent": far[~held]}
     left_out = {"frames thinned out": thinned, "frames too near": len(asking) - len(far)}
-    counts = _counts(gallery, queries, absent, groups) | left_out
-    return Split(gallery, queries, absent, counts, (*notes, *_notes(counts, chosen)))
+    counts = _counts(facts, rows) | left_out
+    gallery_frames, queries, absent = (Chosen(kept, of) for of in rows.values())
+    said = (*notes, *_notes(counts, chosen))
+    return Split(gallery_frames, queries, absent, counts, said)
 
 
-def thin(frames: Sequence[Frame], every_sec: float) -> tuple[list[Frame], int]:
+def thin(frames: Sequence[Frame], every_sec: float) -> tuple[Sequence[Frame], int]:
     """Leave out frames that follow closely in their episode; return the rest and how many."""
     every_ns = every_sec * _NS_PER_SEC
     latest: dict[tuple[str, str], int] = {}
-    kept = []
-    for frame in frames:
+    kept = array("q")
+    for place, frame in enumerate(frames if every_ns else ()):
         camera = frame.episode_id, frame.topic
         if camera not in latest or frame.stamp_ns - latest[camera] >= every_ns:
             latest[camera] = frame.stamp_ns
-            kept.append(frame)
-    return kept, len(frames) - len(kept)
+            kept.append(place)
+    if not every_ns:
+        return frames, 0
+    return Chosen(frames, np.array(kept, np.int64)), len(frames) - len(kept)
 
 
-def _by_bags(frames: Sequence[Frame], options: SplitOptions) -> tuple[Sides, list[str]]:
-    names = list(dict.fromkeys(frame.bag for frame in frames))
+class _Facts(NamedTuple):
+    """What decides about ``n`` frames; names are in the order in which they first come.
+
+    Attributes:
+        episodes: Number of each frame's episode, int64, shape ``(n,)``.
+        groups: Of what makes its instruction the same as another one.
+        bags: Of its bag.
+        stamps: In nanoseconds.
+        episode_names: Episode ids.
+        bag_names: Names of bags.
+    """
+
+    episodes: NDArray[np.int64]
+    groups: NDArray[np.int64]
+    bags: NDArray[np.int64]
+    stamps: NDArray[np.int64]
+    episode_names: tuple[str, ...]
+    bag_names: tuple[str, ...]
+
+
+def _facts(frames: Sequence[Frame], group: Callable[[str], str]) -> _Facts:
+    episodes: dict[str, int] = {}
+    bags: dict[str, int] = {}
+    groups: dict[str, int] = {}
+    group_of: dict[str, int] = {}
+    rows = array("q")
+    for frame in frames:
+        if frame.instruction not in group_of:
+            name = group(frame.instruction)
+            group_of[frame.instruction] = groups.setdefault(name, len(groups))
+        rows.append(episodes.setdefault(frame.episode_id, len(episodes)))
+        rows.append(group_of[frame.instruction])
+        rows.append(bags.setdefault(frame.bag, len(bags)))
+        rows.append(frame.stamp_ns)
+    of_episode, of_group, of_bag, stamps = np.array(rows, np.int64).reshape(-1, 4).T.copy()
+    return _Facts(of_episode, of_group, of_bag, stamps, tuple(episodes), tuple(bags))
+
+
+def _by_bags(facts: _Facts, options: SplitOptions) -> tuple[Sides, list[str]]:
+    names = facts.bag_names
     for field in ("gallery_bags", "query_bags"):
         if unknown := set(getattr(options, field)) - set(names):
             got = ", ".join(sorted(unknown))
@@ -172,12 +218,11 @@ def _by_bags(frames: Sequence[Frame], options: SplitOptions) -> tuple[Sides, lis
     notes = [f"Split by bags: {shown}."]
     if others:
         notes.append(f"Bags that were named for neither side are not used: {_names(others)}.")
-    return {frame.episode_id: side_of[frame.bag] for frame in frames}, notes
+    bag_of = dict(zip(facts.episodes.tolist(), facts.bags.tolist(), strict=True))
+    return {episode: side_of[names[bag]] for episode, bag in bag_of.items()}, notes
 
 
-def _within_episodes(
-    frames: Sequence[Frame], options: SplitOptions
-) -> tuple[tuple[Frame, ...], tuple[Frame, ...], list[str]]:
+def _within_episodes(facts: _Facts, options: SplitOptions) -> tuple[Rows, Rows, list[str]]:
     """Return the first frames of each episode, the last ones, and a sentence."""
     if options.gallery_bags or options.query_bags:
         raise InvalidInputError(
@@ -185,35 +230,29 @@ def _within_episodes(
             _names([*options.gallery_bags, *options.query_bags]),
             "No two bags have an episode in common: choose another relevance.",
         )  # fmt: skip
-    of_episode: dict[str, list[Frame]] = {}
-    for frame in frames:
-        of_episode.setdefault(frame.episode_id, []).append(frame)
-    asking = {
-        frame.query_id
-        for of in of_episode.values()
-        for frame in of[len(of) - min(max(_rounded(options.query_fraction * len(of)), 1),
-                                      len(of) - 1) :]
-    }  # fmt: skip
+    asks = np.zeros(len(facts.episodes), bool)
+    by_episode = np.argsort(facts.episodes, kind="stable")
+    ends = np.cumsum(np.bincount(facts.episodes))
+    for start, end in itertools.pairwise([0, *ends.tolist()]):
+        size = end - start
+        last = min(max(_rounded(options.query_fraction * size), 1), size - 1)
+        asks[by_episode[end - last : end]] = True
     note = (
         f"Split within episodes: the last {options.query_fraction:.0%} of each one's frames ask, "
         "the others make the memory. Frames where the two meet are nearly the same picture"
         + ("." if options.exclude_within_sec else "; --exclude-within-sec keeps them apart.")
     )
-    gallery = tuple(frame for frame in frames if frame.query_id not in asking)
-    return gallery, tuple(frame for frame in frames if frame.query_id in asking), [note]
+    return np.flatnonzero(~asks), np.flatnonzero(asks), [note]
 
 
-def _by_episodes(
-    frames: Sequence[Frame], groups: Mapping[str, str], options: SplitOptions
-) -> tuple[Sides, list[str]]:
+def _by_episodes(facts: _Facts, options: SplitOptions) -> tuple[Sides, list[str]]:
     """Draw episodes so that each group that several have is on both sides."""
-    groups_of: dict[str, set[str]] = {}
-    for frame in frames:
-        groups_of.setdefault(frame.episode_id, set()).add(groups[frame.instruction])
-    drawn = _drawn_order(frames, options.seed)
-    of_group: dict[str, list[str]] = {}
-    for frame in frames:
-        of_group.setdefault(groups[frame.instruction], [])
+    pairs = np.unique(np.stack([facts.episodes, facts.groups], axis=1), axis=0).tolist()
+    groups_of: dict[int, list[int]] = {}
+    for episode, group in pairs:
+        groups_of.setdefault(episode, []).append(group)
+    drawn = _drawn_order(len(facts.episode_names), options.seed)
+    of_group: dict[int, list[int]] = {group: [] for group in range(int(facts.groups.max()) + 1)}
     for episode in drawn:
         for name in groups_of[episode]:
             of_group[name].append(episode)
@@ -229,21 +268,17 @@ def _by_episodes(
     return sides, _draw_notes(options, len(several), len(one_sided), len(single), len(held_out))
 
 
-def _drawn_order(frames: Sequence[Frame], seed: int) -> list[str]:
-    """Return the episode ids in an order that depends on the seed and their number of appearance.
+def _drawn_order(episodes: int, seed: int) -> list[int]:
+    """Return the numbers of episodes in an order that depends on the seed and on them.
 
     Neither on names, which differ between two storages of one bag, nor on NumPy's generators,
     whose streams may change between versions.
     """
-    episodes = list(dict.fromkeys(frame.episode_id for frame in frames))
-    draw = {
-        episode: hashlib.sha256(f"{seed} {number}".encode()).digest()
-        for number, episode in enumerate(episodes)
-    }
-    return sorted(episodes, key=draw.__getitem__)
+    draw = [hashlib.sha256(f"{seed} {number}".encode()).digest() for number in range(episodes)]
+    return sorted(range(episodes), key=draw.__getitem__)
 
 
-def _assign(episodes: Sequence[str], sides: Sides, query_fraction: float) -> None:
+def _assign(episodes: Sequence[int], sides: Sides, query_fraction: float) -> None:
     """Give the episodes of one group their sides; those that have one keep it."""
     count = len(episodes)
     wanted = min(max(_rounded(query_fraction * count), 1), count - 1)
@@ -258,41 +293,38 @@ def _rounded(number: float) -> int:
     return math.floor(number + 0.5)
 
 
-def _frames_of(frames: Iterable[Frame], sides: Sides, *wanted: str) -> tuple[Frame, ...]:
-    return tuple(frame for frame in frames if sides[frame.episode_id] in wanted)
+def _rows_of(facts: _Facts, sides: Sides, *wanted: str) -> Rows:
+    is_wanted = [sides[episode] in wanted for episode in range(len(facts.episode_names))]
+    return np.flatnonzero(np.array(is_wanted)[facts.episodes])
 
 
-def _far_from(
-    gallery: Sequence[Frame], asking: Sequence[Frame], within_sec: float
-) -> tuple[Frame, ...]:
-    """Return the frames that no gallery frame of their bag is near in time."""
-    within_ns = within_sec * _NS_PER_SEC
-    stamps: dict[str, list[int]] = {}
-    for frame in gallery:
-        stamps.setdefault(frame.bag, []).append(frame.stamp_ns)
-    in_order = {bag: np.sort(np.array(found, np.int64)) for bag, found in stamps.items()}
-    return tuple(f for f in asking if _distance(in_order.get(f.bag), f.stamp_ns) >= within_ns)
+def _far_from(facts: _Facts, gallery: Rows, asking: Rows, within_sec: float) -> Rows:
+    """Return the asking frames that no gallery frame of their bag is near in time."""
+    if not within_sec:
+        return asking
+    far = np.ones(len(asking), bool)
+    for bag in range(len(facts.bag_names)):
+        stamps = np.sort(facts.stamps[gallery[facts.bags[gallery] == bag]])
+        of_bag = np.flatnonzero(facts.bags[asking] == bag)
+        if len(stamps):
+            asked = facts.stamps[asking[of_bag]]
+            far[of_bag] = _distances(stamps, asked) >= within_sec * _NS_PER_SEC
+    return asking[far]
 
 
-def _distance(stamps: NDArray[np.int64] | None, stamp_ns: int) -> float:
-    """Return nanoseconds to the nearest of ascending stamps, infinity where there is none."""
-    if stamps is None:
-        return math.inf
-    at = int(np.searchsorted(stamps, stamp_ns))
-    return min(abs(int(near) - stamp_ns) for near in stamps[max(at - 1, 0) : at + 1])
+def _distances(stamps: NDArray[np.int64], asked: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return nanoseconds from each of some stamps to the nearest of ascending ones."""
+    at = np.searchsorted(stamps, asked)
+    after, before = stamps[at.clip(max=len(stamps) - 1)], stamps[(at - 1).clip(min=0)]
+    return np.minimum(np.abs(after - asked), np.abs(asked - before))
 
 
-def _counts(
-    gallery: Sequence[Frame],
-    queries: Sequence[Frame],
-    absent: Sequence[Frame],
-    groups: Mapping[str, str],
-) -> dict[str, int]:
+def _counts(facts: _Facts, rows: Mapping[str, Rows]) -> dict[str, int]:
     counts = {}
-    for name, frames in (("gallery", gallery), ("queries", queries), ("absent", absent)):
-        counts[f"{name} frames"] = len(frames)
-        counts[f"{name} episodes"] = len({frame.episode_id for frame in frames})
-        counts[f"{name} instructions"] = len({groups[frame.instruction] for frame in frames})
+    for name, of in rows.items():
+        counts[f"{name} frames"] = len(of)
+        counts[f"{name} episodes"] = len(np.unique(facts.episodes[of]))
+        counts[f"{name} instructions"] = len(np.unique(facts.groups[of]))
     return counts
 
 

@@ -6,18 +6,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from vla_retrieval.evaluation.frames import Frame
-from vla_retrieval.evaluation.qrels import Qrels
 from vla_retrieval.evaluation.results import DirectionResult, Evaluation, KnownResult
-from vla_retrieval.evaluation.run import Run
 from vla_retrieval.experiments import scoring
+from vla_retrieval.experiments.judging import Judge
 from vla_retrieval.experiments.planning import Plan
-from vla_retrieval.experiments.scoring import Picture, Ranked
+from vla_retrieval.experiments.ranked import Ranked, Rankings
+from vla_retrieval.experiments.scoring import Picture
 from vla_retrieval.experiments.searching import DIRECTIONS
 from vla_retrieval.types import Fingerprint
 
-Answer = Callable[[Sequence[Frame], str], tuple[tuple[Frame, ...], Run]]
-"""From frames and a direction to the queries that they make there and their rankings, of positions
-in the gallery."""
+Answer = Callable[[Sequence[Frame], str], tuple[Sequence[Frame], Rankings]]
+"""From frames and a direction to the queries that they make there and their rankings."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Outcome:
 
     Attributes:
         evaluation: The numbers.
-        ranked: The rankings behind them, by direction.
+        ranked: The rankings behind them, by direction; those of bags are read from the work folder.
     """
 
     evaluation: Evaluation
@@ -61,20 +60,14 @@ def assemble(
     results: dict[str, DirectionResult] = {}
     known: dict[str, KnownResult] = {}
     said = [*plan.notes, *notes]
-    # Judged once for all directions with the same queries.
-    judged: dict[tuple[str, ...], tuple[Qrels, tuple[str, ...]]] = {}
+    judge = Judge(gallery, settings)
     for direction in DIRECTIONS:
-        frames, run = answer(split.queries, direction)
-        if run.query_ids not in judged:
-            judged[run.query_ids] = scoring.judge(frames, gallery, settings)
-        qrels, more = judged[run.query_ids]
-        ranked[direction] = Ranked(frames, run, qrels)
-        results[direction] = scoring.score(ranked[direction], gallery, settings, picture)
-        said += [note for note in more if note not in said]
+        one = ranked[direction] = Ranked(*answer(split.queries, direction), judge)
+        results[direction] = scoring.score(one, gallery, settings, picture)
+        said += [note for note in judge.notes(one.frames) if note not in said]
         if split.absent:
-            absent, absent_run = answer(split.absent, direction)
-            top, absent_top = scoring.top_scores(run), scoring.top_scores(absent_run)
-            found = scoring.try_known((frames, top), (absent, absent_top), settings)
+            absent = answer(split.absent, direction)
+            found = scoring.try_known((one.frames, one.rankings), absent, settings)
             if isinstance(found, KnownResult):
                 known[direction] = found
             else:

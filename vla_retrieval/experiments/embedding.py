@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vla_retrieval.encoders import Encoder
+from vla_retrieval.evaluation.frame_lists import joined
 from vla_retrieval.evaluation.frames import ReadOptions
 from vla_retrieval.evaluation.recordings import read_recordings
 from vla_retrieval.evaluation.splits import thin
@@ -40,8 +41,8 @@ def embedded_bags(
         StorageError: If the work folder cannot be used.
     """
     recordings = read_recordings(paths, reading)
-    frames, _ = thin([f for recording in recordings for f in recording.frames], every_sec)
-    source = f"{frame_store.fingerprint_of(paths)} {reading} {every_sec}"
+    frames, _ = thin(joined([recording.frames for recording in recordings]), every_sec)
+    source = frame_store.source_of(paths, reading, every_sec)
     with frame_store.open_store(work, encoder, Similarity.COSINE, source) as memory:
         frame_store.fill(memory, frames, encoder, StageSeconds(), progress)
         yield memory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 from vla_retrieval.errors import InvalidInputError
@@ -31,8 +32,10 @@ def write_folder(outcome: Outcome, folder: Path, title: str) -> None:
 
     def write_trec(partial: Path) -> None:
         for direction, ranked in outcome.ranked.items():
-            _write(partial / _file(direction, "run"), trec.run_lines(ranked.run, _TAG))
-            _write(partial / _file(direction, "qrels"), trec.qrels_lines(ranked.qrels))
+            lines = (trec.run_lines(run, _TAG) for run, _ in ranked.parts())
+            _write(partial / _file(direction, "run"), chain.from_iterable(lines))
+            lines = (trec.qrels_lines(qrels) for _, qrels in ranked.parts())
+            _write(partial / _file(direction, "qrels"), chain.from_iterable(lines))
 
     write_report(outcome.evaluation, folder, title, write_trec)
 

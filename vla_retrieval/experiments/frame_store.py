@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,8 +21,8 @@ from numpy.typing import NDArray
 
 from vla_retrieval.encoders import Encoder
 from vla_retrieval.errors import InvalidInputError
-from vla_retrieval.evaluation.frames import Frame
-from vla_retrieval.evaluation.recordings import picture_of
+from vla_retrieval.evaluation.frames import Frame, ReadOptions
+from vla_retrieval.evaluation.recorded import picture_of
 from vla_retrieval.memory import Memory, MemoryOptions
 from vla_retrieval.projection import Head
 from vla_retrieval.thumbnails import make_thumbnail
@@ -34,6 +35,7 @@ _READ_AT_ONCE = 1000
 _THUMBNAIL_PX = 120
 _QUERY_ID = "query_id"
 
+_KEY = "S16"
 _Picture = tuple[RgbImage, bytes]
 """A frame's image, and its small picture as JPEG."""
 _Coming = list[tuple[Frame, "Future[_Picture]"]]
@@ -44,35 +46,81 @@ _Coming = list[tuple[Frame, "Future[_Picture]"]]
 class StageSeconds:
     """Seconds of each call, by stage."""
 
-    calls: dict[str, list[float]] = field(default_factory=dict)
+    calls: dict[str, array[float]] = field(default_factory=dict)
 
     def add(self, stage: str, seconds: float) -> None:
         """Note one call."""
-        self.calls.setdefault(stage, []).append(seconds)
+        self.calls.setdefault(stage, array("d")).append(seconds)
+
+
+class Held:
+    """Which frames a memory holds: 24 bytes each."""
+
+    def __init__(self) -> None:
+        """Know of none."""
+        self._keys = np.zeros(0, _KEY)
+        self._ids = np.zeros(0, np.int64)
+        self._new_keys = bytearray()
+        self._new_ids = array("q")
+
+    def add(self, query_ids: Sequence[str], entry_ids: Sequence[int]) -> None:
+        """Note where frames are."""
+        self._new_keys += _keys(query_ids)
+        self._new_ids.extend(entry_ids)
+
+    def join(self, other: Held) -> None:
+        """Note what another one knows."""
+        other._settle()
+        self._new_keys += other._keys.tobytes()
+        self._new_ids.extend(other._ids.tolist())
+
+    def find(self, query_ids: Sequence[str]) -> NDArray[np.int64]:
+        """Return the entry of each frame, -1 where there is none: int64, shape ``(n,)``."""
+        self._settle()
+        if not len(self._keys):
+            return np.full(len(query_ids), -1, np.int64)
+        wanted = np.frombuffer(_keys(query_ids), _KEY)
+        at = np.searchsorted(self._keys, wanted).clip(max=len(self._keys) - 1)
+        return np.where(self._keys[at] == wanted, self._ids[at], -1)
+
+    def _settle(self) -> None:
+        """Sort what came since the last time."""
+        if not self._new_ids:
+            return
+        keys = np.concatenate([self._keys, np.frombuffer(bytes(self._new_keys), _KEY)])
+        order = np.argsort(keys, kind="stable")
+        self._keys = keys[order]
+        self._ids = np.concatenate([self._ids, np.array(self._new_ids, np.int64)])[order]
+        self._new_keys, self._new_ids = bytearray(), array("q")
+
+
+def _keys(query_ids: Sequence[str]) -> bytes:
+    """Return what stands for query ids: 16 bytes of a hash, which no two of them share."""
+    made = (hashlib.blake2b(query_id.encode(), digest_size=16) for query_id in query_ids)
+    return b"".join(hashed.digest() for hashed in made)
 
 
 class FrameStore:
-    """Frames with their embeddings and small pictures, in the order of the frames.
+    """Frames with their embeddings and small pictures.
 
     Args:
         memory: Holds them; each entry's metadata has the frame's ``query_id``.
-        frames: Those that can be read, in order.
-        entry_ids: Theirs, in the memory.
+        held: Which frames are in it. Entries are in the order of the frames.
         refused: Why others have no picture -> how many.
     """
 
-    def __init__(
-        self,
-        memory: Memory,
-        frames: tuple[Frame, ...],
-        entry_ids: NDArray[np.int64],
-        refused: dict[str, int],
-    ) -> None:
+    def __init__(self, memory: Memory, held: Held, refused: dict[str, int]) -> None:
         """Use ``fill``."""
         self.memory = memory
-        self.frames = frames
-        self.entry_ids = entry_ids
         self.refused = refused
+        self._held = held
+
+    def entries_of(self, frames: Sequence[Frame]) -> NDArray[np.int64]:
+        """Return the entry of each frame, -1 where it has no picture: int64, shape ``(n,)``."""
+        parts = (frames[start : start + _READ_AT_ONCE]
+                 for start in range(0, len(frames), _READ_AT_ONCE))  # fmt: skip
+        found = [self._held.find([frame.query_id for frame in part]) for part in parts]
+        return np.concatenate([np.zeros(0, np.int64), *found])
 
 
 def open_store(
@@ -101,26 +149,29 @@ def open_store(
     wanted = json.dumps({"source": source})
     if note.exists() and note.read_text(encoding="utf-8") != wanted:
         raise InvalidInputError(
-            "work", "the work on these bags, unchanged", f"that on others in {folder}",
-            "Give another folder, or remove it.",
+            "work", "the work on these bags, unchanged and read in the same way",
+            f"that on others in {folder}", "Give another folder, or remove it.",
         )  # fmt: skip
     note.write_text(wanted, encoding="utf-8")
-    options = MemoryOptions(index="exact")
+    options = MemoryOptions(index="exact", vectors_in=folder)
     return Memory.open(
         folder / "frames", encoder.fingerprint, similarity, durable=False, options=options,
         head=head,
     )  # fmt: skip
 
 
-def fingerprint_of(paths: Sequence[Path]) -> str:
-    """Return a hash of which files bags are, by name, size and time of change."""
+def source_of(paths: Sequence[Path], reading: ReadOptions, every_sec: float) -> str:
+    """Return what frames are from: a hash of the bags' files, and how they are read.
+
+    Files count by name, size and time of change.
+    """
     digest = hashlib.sha256()
     for path in paths:
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         for file in files:
             stat = file.stat()
             digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
+    return f"{digest.hexdigest()} {reading} {every_sec}"
 
 
 def fill(
@@ -139,45 +190,54 @@ def fill(
         seconds: Filled with what each stage took.
         progress: Told how far it is.
     """
-    held = _held(memory)
+    held, added = _held(memory), Held()
     refused: dict[str, int] = {}
-    # Always the same frames together: a model's last bits depend on the batch. A batch is
-    # committed whole, so what is left of one that was begun cannot be read.
-    batches = [frames[start : start + _BATCH] for start in range(0, len(frames), _BATCH)]
-    missing = [[frame for frame in batch if frame.query_id not in held] for batch in batches]
     with ThreadPoolExecutor(1, "pictures") as decoder:
-        for number, coming in enumerate(_ahead(missing, decoder, refused, seconds)):
+        ahead = _ahead(_missing(frames, held), decoder, refused, seconds)
+        for number, (whole, coming) in enumerate(ahead):
             progress("embedding", number * _BATCH, len(frames))
             readable, pictures = _arrived(coming, refused, seconds)
-            if readable and len(missing[number]) == len(batches[number]):
-                _add(memory, readable, pictures, encoder, seconds)
+            if readable and whole:
+                ids = _add(memory, readable, pictures, encoder, seconds)
+                added.add([frame.query_id for frame in readable], ids)
+            del readable, pictures  # else they stay while the next ones are decoded
     progress("embedding", len(frames), len(frames))
-    held = _held(memory)
-    kept = tuple(frame for frame in frames if frame.query_id in held)
-    ids = np.array([held[frame.query_id] for frame in kept], dtype=np.int64)
-    return FrameStore(memory, kept, ids, refused)
+    held.join(added)
+    return FrameStore(memory, held, refused)
 
 
-def _held(memory: Memory) -> dict[str, int]:
-    """Return query id to entry id."""
-    found: dict[str, int] = {}
+def _held(memory: Memory) -> Held:
+    held = Held()
     ids = memory.entry_ids()
     for start in range(0, len(ids), _READ_AT_ONCE):
         entries = memory.get_many(ids[start : start + _READ_AT_ONCE])
-        found |= {entry.metadata[_QUERY_ID]: entry.entry_id for entry in entries}
-    return found
+        held.add([entry.metadata[_QUERY_ID] for entry in entries], [e.entry_id for e in entries])
+    return held
+
+
+def _missing(frames: Sequence[Frame], held: Held) -> Iterator[tuple[bool, list[Frame]]]:
+    """Yield the frames of each batch that are not held, and whether those are all of it.
+
+    Always the same frames are together: a model's last bits depend on the batch. A batch is
+    committed whole, so what is left of one that was begun cannot be read.
+    """
+    for start in range(0, len(frames), _BATCH):
+        batch = list(frames[start : start + _BATCH])
+        found = held.find([frame.query_id for frame in batch])
+        missing = [frame for frame, at in zip(batch, found, strict=True) if at < 0]
+        yield len(missing) == len(batch), missing
 
 
 def _ahead(
-    batches: Sequence[Sequence[Frame]],
+    batches: Iterator[tuple[bool, list[Frame]]],
     decoder: ThreadPoolExecutor,
     refused: dict[str, int],
     seconds: StageSeconds,
-) -> Iterator[_Coming]:
+) -> Iterator[tuple[bool, _Coming]]:
     """Yield each batch once the next one is on its way too."""
-    before: _Coming | None = None
-    for batch in batches:
-        coming = _begin(batch, decoder, refused, seconds)
+    before: tuple[bool, _Coming] | None = None
+    for whole, batch in batches:
+        coming = whole, _begin(batch, decoder, refused, seconds)
         if before is not None:
             yield before
         before = coming
@@ -239,7 +299,7 @@ def _add(
     pictures: Sequence[_Picture],
     encoder: Encoder,
     seconds: StageSeconds,
-) -> None:
+) -> list[int]:
     started = time.perf_counter()
     scenes: Embeddings = encoder.encode_images([image for image, _ in pictures])
     between = time.perf_counter()
@@ -255,5 +315,6 @@ def _add(
         )
         for frame, (_, thumbnail) in zip(frames, pictures, strict=True)
     ]  # fmt: skip
-    memory.add(entries, scenes, instructions)
+    ids = memory.add(entries, scenes, instructions)
     seconds.add("keep (batch)", time.perf_counter() - ended)
+    return ids

@@ -13,6 +13,7 @@ from vla_retrieval.evaluation.run import Run
 from vla_retrieval.experiments import scoring
 from vla_retrieval.experiments.assembling import Outcome, assemble
 from vla_retrieval.experiments.planning import Plan
+from vla_retrieval.experiments.ranked import HeldRankings, Rankings
 from vla_retrieval.experiments.searching import DIRECTIONS, asking
 from vla_retrieval.thumbnails import make_thumbnail
 from vla_retrieval.types import Fingerprint
@@ -56,10 +57,11 @@ def score_heard(
         fingerprint: Of the node's encoder.
     """
 
-    def answer(frames: Sequence[Frame], direction: str) -> tuple[tuple[Frame, ...], Run]:
+    def answer(frames: Sequence[Frame], direction: str) -> tuple[Sequence[Frame], Rankings]:
         said = heard.hits.get(direction, {})
-        answered = tuple(f for f in asking(frames, direction) if f.query_id in said)
-        return answered, _run([said[f.query_id] for f in answered], answered, plan.settings.depth)
+        answered = [f for f in asking(frames, direction) if f.query_id in said]
+        run = _run([said[f.query_id] for f in answered], answered, plan.settings.depth)
+        return answered, HeldRankings(run)
 
     outcome = assemble(plan, gallery, answer, _picture, fingerprint, heard.notes, 0)
     times = {f"node: {name}": scoring.summarise(calls) for name, calls in heard.stages.items()}

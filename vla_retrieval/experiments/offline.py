@@ -12,11 +12,11 @@ import numpy as np
 from vla_retrieval.encoders import Encoder
 from vla_retrieval.evaluation.frames import Frame
 from vla_retrieval.evaluation.results import MapPoint
-from vla_retrieval.evaluation.run import Run
 from vla_retrieval.experiments import frame_store, scoring
 from vla_retrieval.experiments.assembling import Outcome, assemble
 from vla_retrieval.experiments.frame_store import FrameStore, Progress, StageSeconds
 from vla_retrieval.experiments.planning import Plan, check_sides, make_plan
+from vla_retrieval.experiments.ranked import Rankings
 from vla_retrieval.experiments.searching import Searcher
 from vla_retrieval.experiments.settings import ExperimentSettings
 from vla_retrieval.projection import Head
@@ -47,7 +47,7 @@ def evaluate_bags(
         paths: Of rosbag2 folders or files.
         encoder: Makes the embeddings.
         settings: What is wanted.
-        work: Folder that keeps what was embedded; a second call goes on from there.
+        work: Folder that keeps what was embedded and found; a second call goes on from there.
         progress: Told how far it is.
         head: Projects embeddings before they are compared, or None. The work folder keeps
             embeddings, so one serves evaluations with several heads and without.
@@ -61,29 +61,30 @@ def evaluate_bags(
     plan = make_plan(paths, settings)
     read_sec = time.perf_counter() - started
     seconds = StageSeconds()
-    source = frame_store.fingerprint_of(paths)
+    source = frame_store.source_of(paths, settings.reading, settings.split.every_sec)
+    source += "".join(f" {bag}" for bag in plan.bags)
     with frame_store.open_store(work, encoder, settings.similarity, source, head) as memory:
         store = frame_store.fill(memory, plan.frames, encoder, seconds, progress)
-        outcome = _evaluate(store, plan, encoder, seconds, progress)
+        outcome = _evaluate(store, plan, work, seconds, progress)
     wall = _wall(seconds, read_sec, time.perf_counter() - started)
     return replace(outcome, evaluation=replace(outcome.evaluation, wall_sec=wall))
 
 
 def _evaluate(
-    store: FrameStore, plan: Plan, encoder: Encoder, seconds: StageSeconds, progress: Progress
+    store: FrameStore, plan: Plan, work: Path, seconds: StageSeconds, progress: Progress
 ) -> Outcome:
     settings = plan.settings
-    searcher = Searcher(store, plan.split.gallery, settings.depth, settings.scene_weight)
-    check_sides(searcher.gallery, plan.split.queries)
+    searcher = Searcher(store, plan.split.gallery, settings, work)
+    check_sides(searcher.gallery, plan.split)
 
-    def answer(frames: Sequence[Frame], direction: str) -> tuple[tuple[Frame, ...], Run]:
-        asked = searcher.asked(frames, direction)
-        return asked.frames, searcher.run(asked, direction, seconds, progress)
+    def answer(frames: Sequence[Frame], direction: str) -> tuple[Sequence[Frame], Rankings]:
+        return searcher.rankings(frames, direction, seconds, progress)
 
     outcome = assemble(
         plan, searcher.gallery, answer, searcher.thumbnail, store.memory.compared,
-        _refusals(store), sum(store.refused.values()),
+        [*_refusals(store), *_of_head(store.memory.head)], sum(store.refused.values()),
     )  # fmt: skip
+    searcher.forget_others()
     evaluation = replace(
         outcome.evaluation,
         times={name: scoring.summarise(calls) for name, calls in seconds.calls.items()},
@@ -106,6 +107,16 @@ def _refusals(store: FrameStore) -> list[str]:
     return [
         f"{count} image(s) could not be decoded: {reason}."
         for reason, count in sorted(store.refused.items())
+    ]
+
+
+def _of_head(head: Head | None) -> list[str]:
+    """Return what has to be said about a head."""
+    if head is None or not head.bits:
+        return []
+    return [
+        "The head makes codes, and leaves embeddings as they are: an evaluation compares all of "
+        "them, so that its rankings are those without the head. Training measures the codes."
     ]
 
 

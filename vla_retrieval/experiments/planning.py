@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.evaluation.frame_lists import joined
 from vla_retrieval.evaluation.frames import Frame, Recording
 from vla_retrieval.evaluation.recordings import read_recordings
 from vla_retrieval.evaluation.relevance import Labels, normalise, read_labels
-from vla_retrieval.evaluation.splits import Split, split_frames
+from vla_retrieval.evaluation.splits import Split, split_frames, thin
 from vla_retrieval.experiments.settings import ExperimentSettings
 
 _RELEVANT = {
@@ -28,21 +29,18 @@ class Plan:
 
     Attributes:
         recordings: What the bags hold.
-        split: Of their frames.
+        bags: Names of those that have a side.
+        frames: Theirs, in order, without those that were thinned out: all that may be needed,
+            whatever the seed.
+        split: Of these frames.
         settings: What is wanted.
     """
 
     recordings: tuple[Recording, ...]
+    bags: tuple[str, ...]
+    frames: Sequence[Frame]
     split: Split
     settings: ExperimentSettings
-
-    @property
-    def frames(self) -> list[Frame]:
-        """All frames that are used, in the order of the recordings."""
-        split = self.split
-        used = {f.query_id for f in (*split.gallery, *split.queries, *split.absent)}
-        frames = (frame for recording in self.recordings for frame in recording.frames)
-        return [frame for frame in frames if frame.query_id in used]
 
     @property
     def notes(self) -> list[str]:
@@ -77,26 +75,39 @@ def make_plan(paths: Sequence[Path], settings: ExperimentSettings) -> Plan:
     Raises:
         InvalidInputError: If a bag cannot be evaluated.
     """
-    recordings = tuple(read_recordings(paths, settings.reading))
-    frames = [frame for recording in recordings for frame in recording.frames]
+    recordings = read_recordings(paths, settings.reading)
+    frames = joined([recording.frames for recording in recordings])
     group = normalise
     if settings.relevance == "labels" and settings.relevance_file is not None:
         group = Labels(read_labels(settings.relevance_file)).__call__
     within = settings.relevance == "episode"
     split = split_frames(frames, settings.split, group, within_episodes=within)
-    return Plan(recordings, split, settings)
+    chosen = settings.split
+    named = {*chosen.gallery_bags, *chosen.query_bags}
+    both = chosen.gallery_bags and chosen.query_bags
+    used = [recording for recording in recordings if not both or recording.bag in named]
+    kept, _ = thin(joined([recording.frames for recording in used]), chosen.every_sec)
+    return Plan(recordings, tuple(recording.bag for recording in used), kept, split, settings)
 
 
-def check_sides(gallery: Sequence[Frame], queries: Sequence[Frame]) -> None:
+def check_sides(gallery: Sequence[Frame], split: Split) -> None:
     """Refuse an evaluation without a memory or without a query.
+
+    Args:
+        gallery: Frames that make the memory and have a picture.
+        split: Of all frames.
 
     Raises:
         InvalidInputError: If one of them is empty.
     """
-    if not gallery or not queries:
-        raise InvalidInputError(
-            "split", "frames that make the memory and frames that ask for them",
-            f"{len(gallery)} and {len(queries)}",
-            "Record each instruction in two episodes at least, say with --relevance labels:FILE "
-            "which ones mean the same, or name bags with --gallery-bag and --query-bag.",
-        )  # fmt: skip
+    if gallery and split.queries:
+        return
+    near = split.counts["frames too near"]
+    raise InvalidInputError(
+        "split", "frames that make the memory and frames that ask for them",
+        f"{len(gallery)} and {len(split.queries)}"
+        + (f", without {near} that --exclude-within-sec leaves out" if near else ""),
+        "Take a lower --exclude-within-sec." if near else
+        "Record each instruction in two episodes at least, say with --relevance labels:FILE "
+        "which ones mean the same, or name bags with --gallery-bag and --query-bag.",
+    )  # fmt: skip

@@ -5,8 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,10 @@ from numpy.typing import NDArray
 
 from vla_retrieval.calibration import TopScores
 from vla_retrieval.errors import InvalidInputError
-from vla_retrieval.evaluation import averaging, metrics, relevance, trec
+from vla_retrieval.evaluation import averaging, metrics, relevance
 from vla_retrieval.evaluation.frames import Frame
 from vla_retrieval.evaluation.known import measure_known
-from vla_retrieval.evaluation.qrels import Qrels
+from vla_retrieval.evaluation.metrics import QueryMetrics
 from vla_retrieval.evaluation.results import (
     DirectionResult,
     Example,
@@ -25,59 +26,23 @@ from vla_retrieval.evaluation.results import (
     Shown,
     StageSummary,
 )
-from vla_retrieval.evaluation.run import Run
+from vla_retrieval.experiments.ranked import Ranked, Rankings
 from vla_retrieval.experiments.settings import ExperimentSettings
 
 _EXAMPLES = 6
 _MATCHES_SHOWN = 5
 _BINS = 30
+_LEAST_MS = 1e-3
+_AT_ONCE = 1024  # queries whose best scores are read
 
 Picture = Callable[[Frame], bytes]
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """One direction's rankings.
-
-    Attributes:
-        frames: One per query.
-        run: Their rankings, of gallery positions.
-        qrels: Their relevance.
-    """
-
-    frames: tuple[Frame, ...]
-    run: Run
-    qrels: Qrels
-
-
-def judge(
-    frames: Sequence[Frame], gallery: Sequence[Frame], settings: ExperimentSettings
-) -> tuple[Qrels, tuple[str, ...]]:
-    """Return which gallery positions are relevant to which query, and sentences about it.
-
-    Raises:
-        InvalidInputError: If the file with labels or qrels cannot be read.
-    """
-    query_ids = tuple(frame.query_id for frame in frames)
-    numbers = range(len(gallery))
-    texts = [frame.instruction for frame in frames], [frame.instruction for frame in gallery]
-    if settings.relevance == "instruction":
-        return relevance.by_instruction(query_ids, texts[0], numbers, texts[1]), ()
-    if settings.relevance == "episode":
-        keys = [f.episode_id for f in frames], [f.episode_id for f in gallery]
-        return relevance.by_key(query_ids, keys[0], numbers, keys[1]), ()
-    assert settings.relevance_file is not None
-    if settings.relevance == "labels":
-        labels = relevance.read_labels(settings.relevance_file)
-        return relevance.by_label(query_ids, texts[0], numbers, texts[1], labels), ()
-    return relevance.for_gallery(trec.read_qrels(settings.relevance_file), query_ids, numbers)
 
 
 def score(
     ranked: Ranked, gallery: Sequence[Frame], settings: ExperimentSettings, picture: Picture
 ) -> DirectionResult:
     """Return how one direction did, with queries to look at."""
-    measured = metrics.evaluate(ranked.qrels, ranked.run, settings.ks)
+    measured, top, first = _measure(ranked, settings.ks)
     result = averaging.average(
         measured, [frame.instruction for frame in ranked.frames], seed=settings.seed
     )
@@ -85,15 +50,13 @@ def score(
     if not len(answerable):
         return result
     reciprocal = measured.values["mrr"]
-    grades = metrics.retrieved_grades(ranked.qrels, ranked.run)
-    top = ranked.run.scores[:, 0]
     by_rank = answerable[np.lexsort((-top[answerable], -reciprocal[answerable]))]
-    wrong = answerable[(grades[answerable, 0] == 0) & np.isfinite(top[answerable])]
+    wrong = answerable[(first[answerable] == 0) & np.isfinite(top[answerable])]
     confident = wrong[np.argsort(-top[wrong], kind="stable")]
 
     def shown(rows: NDArray[np.int64]) -> tuple[Example, ...]:
         return tuple(
-            _example(ranked, int(row), grades, float(reciprocal[row]), gallery, picture)
+            _example(ranked, row, float(reciprocal[row]), gallery, picture)
             for row in _of_different_instructions(rows, ranked.frames)
         )
 
@@ -102,9 +65,22 @@ def score(
     )
 
 
+def _measure(
+    ranked: Ranked, ks: Sequence[int]
+) -> tuple[QueryMetrics, NDArray[np.float64], NDArray[np.int64]]:
+    """Return each query's metrics, its best score, and the grade of its first match."""
+    parts: list[QueryMetrics] = []
+    top, first = [np.zeros(0)], [np.zeros(0, np.int64)]
+    for run, qrels in ranked.parts():
+        parts.append(metrics.evaluate(qrels, run, ks))
+        top.append(run.scores[:, 0].copy())
+        first.append(metrics.retrieved_grades(qrels, run)[:, 0].copy())
+    return metrics.joined(parts, ks), np.concatenate(top), np.concatenate(first)
+
+
 def score_known(
-    answerable: tuple[Sequence[Frame], NDArray[np.float64]],
-    absent: tuple[Sequence[Frame], NDArray[np.float64]],
+    answerable: tuple[Sequence[Frame], Rankings],
+    absent: tuple[Sequence[Frame], Rankings],
     settings: ExperimentSettings,
 ) -> KnownResult:
     """Return how well top scores tell queries that the memory can answer from absent ones.
@@ -114,16 +90,17 @@ def score_known(
     """
     numbers: dict[str, int] = {}
     sides = []
-    for frames, top in (answerable, absent):
-        finite = np.isfinite(top)
-        kept = [frame for frame, good in zip(frames, finite, strict=True) if good]
-        episodes = {name: i for i, name in enumerate(dict.fromkeys(f.episode_id for f in kept))}
-        scores = TopScores(
-            top[finite], np.array([episodes[f.episode_id] for f in kept], dtype=np.int64)
-        )
-        texts = [relevance.normalise(frame.instruction) for frame in kept]
-        which = [numbers.setdefault(text, len(numbers)) for text in texts]
-        sides.append((scores, np.array(which, dtype=np.int64)))
+    for frames, rankings in (answerable, absent):
+        top = _top_scores(rankings)
+        episodes: dict[str, int] = {}
+        of, which = array("q"), array("q")
+        for frame, good in zip(frames, np.isfinite(top).tolist(), strict=True):
+            if good:
+                text = relevance.normalise(frame.instruction)
+                which.append(numbers.setdefault(text, len(numbers)))
+                of.append(episodes.setdefault(frame.episode_id, len(episodes)))
+        scores = TopScores(top[np.isfinite(top)], np.array(of, np.int64))
+        sides.append((scores, np.array(which, np.int64)))
     (known, known_texts), (unknown, unknown_texts) = sides
     return measure_known(
         known, known_texts, unknown, unknown_texts,
@@ -131,9 +108,13 @@ def score_known(
     )  # fmt: skip
 
 
-def top_scores(run: Run) -> NDArray[np.float64]:
+def _top_scores(rankings: Rankings) -> NDArray[np.float64]:
     """Return each query's best score, shape ``(m,)``, NaN where nothing was found."""
-    return run.scores[:, 0] if run.scores.size else np.full(len(run.query_ids), np.nan)
+    parts = [
+        rankings.read(start, min(start + _AT_ONCE, len(rankings)))[1][:, 0].copy()
+        for start in range(0, len(rankings), _AT_ONCE)
+    ]
+    return np.concatenate([np.zeros(0), *parts])
 
 
 def summarise(seconds: Sequence[float]) -> StageSummary:
@@ -141,7 +122,9 @@ def summarise(seconds: Sequence[float]) -> StageSummary:
     if not seconds:
         return StageSummary(0, float("nan"), float("nan"), float("nan"), 0.0)
     times = np.array(seconds) * 1e3
-    counts, edges = np.histogram(times, bins=_BINS, range=(0.0, float(np.quantile(times, 0.99))))
+    # A stage that takes no time at all has a histogram that begins at 0, too.
+    end = max(float(np.quantile(times, 0.99)), _LEAST_MS)
+    counts, edges = np.histogram(times, bins=_BINS, range=(0.0, end))
     p50, p90, p99 = (float(np.quantile(times, q)) for q in (0.5, 0.9, 0.99))
     return StageSummary(
         len(times), p50, p90, p99, float(times.sum() / 1e3),
@@ -149,7 +132,7 @@ def summarise(seconds: Sequence[float]) -> StageSummary:
     )  # fmt: skip
 
 
-def digest(deciding: dict[str, Any], gallery: Sequence[Frame], ranked: dict[str, Ranked]) -> str:
+def digest(deciding: dict[str, Any], gallery: Sequence[Frame], ranked: Mapping[str, Ranked]) -> str:
     """Return a hash of all that decides the numbers, and of the rankings.
 
     Bags count by their order, not by their names: the same data in another storage has another
@@ -167,16 +150,13 @@ def digest(deciding: dict[str, Any], gallery: Sequence[Frame], ranked: dict[str,
     for name, one in ranked.items():
         found.update(name.encode())
         add(one.frames)
-        for array in (one.run.entry_ids, one.run.scores, one.qrels.offsets):
-            found.update(np.ascontiguousarray(array).tobytes())
-        for array in (one.qrels.entry_ids, one.qrels.grades):
-            found.update(np.ascontiguousarray(array).tobytes())
+        one.update(found)
     return found.hexdigest()
 
 
 def try_known(
-    answerable: tuple[Sequence[Frame], NDArray[np.float64]],
-    absent: tuple[Sequence[Frame], NDArray[np.float64]],
+    answerable: tuple[Sequence[Frame], Rankings],
+    absent: tuple[Sequence[Frame], Rankings],
     settings: ExperimentSettings,
 ) -> KnownResult | str:
     """Return the result, or why there is none."""
@@ -201,23 +181,20 @@ def _of_different_instructions(rows: NDArray[np.int64], frames: Sequence[Frame])
 
 
 def _example(
-    ranked: Ranked,
-    row: int,
-    grades: NDArray[np.int64],
-    reciprocal: float,
-    gallery: Sequence[Frame],
-    picture: Picture,
+    ranked: Ranked, row: int, reciprocal: float, gallery: Sequence[Frame], picture: Picture
 ) -> Example:
-    run, frame = ranked.run, ranked.frames[row]
+    frame = ranked.frames[row]
+    run, qrels = ranked.part(row, row + 1)
+    grades = metrics.retrieved_grades(qrels, run)[0]
+    first = zip(
+        run.entry_ids[0, :_MATCHES_SHOWN].tolist(), run.scores[0].tolist(), grades.tolist(),
+        strict=False,
+    )  # fmt: skip
     matches = [
-        Shown(
-            int(run.entry_ids[row, i]), gallery[run.entry_ids[row, i]].instruction,
-            float(run.scores[row, i]), int(grades[row, i]),
-            _encoded(picture(gallery[run.entry_ids[row, i]])),
-        )
-        for i in range(min(_MATCHES_SHOWN, run.depth))
-        if run.entry_ids[row, i] >= 0
-    ]  # fmt: skip
+        Shown(entry, gallery[entry].instruction, score, grade, _encoded(picture(gallery[entry])))
+        for entry, score, grade in first
+        if entry >= 0
+    ]
     return Example(
         frame.query_id, frame.instruction, frame.stamp_ns, reciprocal, tuple(matches),
         _encoded(picture(frame)),

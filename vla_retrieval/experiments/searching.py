@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
+from vla_retrieval.evaluation.frame_lists import Chosen
 from vla_retrieval.evaluation.frames import Frame
-from vla_retrieval.evaluation.run import PADDING, Run
+from vla_retrieval.evaluation.run import PADDING
 from vla_retrieval.experiments.frame_store import FrameStore, Progress, StageSeconds
+from vla_retrieval.experiments.ranked import StoredRankings
+from vla_retrieval.experiments.settings import ExperimentSettings
 from vla_retrieval.memory import Memory
 from vla_retrieval.retriever import make_probes
 from vla_retrieval.types import Embeddings, Filter, Modality, Target
@@ -25,33 +31,21 @@ DIRECTIONS: Mapping[str, tuple[bool, bool, Target]] = {
 """Name to whether the image asks, whether the instruction does, and what is searched."""
 
 
-def asking(frames: Sequence[Frame], direction: str) -> list[Frame]:
+_ROWS = 256
+_FORMAT = 1
+_FOLDER = "rankings"
+
+
+def asking(frames: Sequence[Frame], direction: str) -> Sequence[Frame]:
     """Return the frames that ask in a direction: where only words do, the first of each wording."""
     if DIRECTIONS[direction][0]:
-        return list(frames)
-    first = list({frame.instruction: frame for frame in reversed(frames)}.values())
-    first.reverse()
-    return first
-
-
-@dataclass(frozen=True)
-class Asked:
-    """The queries of one direction: each frame, or where only words ask, each wording once.
-
-    Attributes:
-        frames: One per query.
-        scenes: Shape ``(m, dim)``.
-        instructions: Shape ``(m, dim)``.
-    """
-
-    frames: tuple[Frame, ...]
-    scenes: Embeddings
-    instructions: Embeddings
-
-    @property
-    def query_ids(self) -> tuple[str, ...]:
-        """Theirs."""
-        return tuple(frame.query_id for frame in self.frames)
+        return frames
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for place, frame in enumerate(frames):
+        first.setdefault(frame.instruction, place)
+        last[frame.instruction] = place
+    return Chosen(frames, [first[text] for text in sorted(last, key=last.__getitem__)])
 
 
 class Searcher:
@@ -60,61 +54,92 @@ class Searcher:
     Args:
         store: All frames.
         gallery: Those that make the memory, in order.
-        depth: Entries retrieved per query.
-        scene_weight: Of the scene in the pair.
+        settings: How many entries are retrieved, and how.
+        work: Folder that keeps rankings; a second call goes on from there.
     """
 
     def __init__(
-        self, store: FrameStore, gallery: Sequence[Frame], depth: int, scene_weight: float
+        self, store: FrameStore, gallery: Sequence[Frame], settings: ExperimentSettings, work: Path
     ) -> None:
         """Number the gallery from 0 on."""
         self._memory: Memory = store.memory
-        self._id_of = dict(
-            zip((f.query_id for f in store.frames), store.entry_ids.tolist(), strict=True)
-        )
-        self.gallery = tuple(frame for frame in gallery if frame.query_id in self._id_of)
-        ids = [self._id_of[frame.query_id] for frame in self.gallery]
-        self._number_of = {entry_id: number for number, entry_id in enumerate(ids)}
-        others = set(self._memory.entry_ids()) - set(ids)
-        self._filter = Filter(exclude_ids=tuple(sorted(others)))
-        self._depth = depth
-        self._scene_weight = scene_weight
+        self._store = store
+        self._settings = settings
+        entries = store.entries_of(gallery)
+        readable = np.flatnonzero(entries >= 0)
+        self.gallery = Chosen(gallery, readable)
+        self._entries = entries[readable]
+        others = np.setdiff1d(np.array(self._memory.entry_ids(), np.int64), self._entries)
+        self._filter = Filter(exclude_ids=tuple(others.tolist()))
+        self._folder = work / _FOLDER
+        self._folder.mkdir(exist_ok=True)
+        self._used: set[str] = set()
 
-    def asked(self, frames: Sequence[Frame], direction: str) -> Asked:
-        """Return the queries that some frames make in a direction."""
-        readable = [frame for frame in frames if frame.query_id in self._id_of]
-        readable = asking(readable, direction)
-        ids = [self._id_of[frame.query_id] for frame in readable]
-        halves = {m: self._memory.embeddings_of(ids, m) for m in Modality}
-        return Asked(tuple(readable), halves[Modality.SCENE], halves[Modality.INSTRUCTION])
+    def rankings(
+        self, frames: Sequence[Frame], direction: str, seconds: StageSeconds, progress: Progress
+    ) -> tuple[Sequence[Frame], StoredRankings]:
+        """Search for the queries that some frames make in a direction.
 
-    def run(self, asked: Asked, direction: str, seconds: StageSeconds, progress: Progress) -> Run:
-        """Search for every query; return the rankings."""
-        by_image, by_text, target = DIRECTIONS[direction]
-        # Whole from the start: lists of Python's numbers would take five times as much.
-        entries = np.full((len(asked.frames), self._depth), PADDING, np.int64)
-        scores = np.full(entries.shape, np.nan)
-        for row in range(len(asked.frames)):
-            probes = make_probes(
-                target, self._scene_weight,
-                asked.scenes[row] if by_image else None,
-                asked.instructions[row] if by_text else None,
-            )  # fmt: skip
-            started = time.perf_counter()
-            found = self._memory.search(probes, self._depth, filter=self._filter)
-            seconds.add("search", time.perf_counter() - started)
-            count = len(found.candidates)
-            # In order already: positions ascend as entry ids do.
-            entries[row, :count] = [self._number_of[c.entry_id] for c in found.candidates]
-            scores[row, :count] = [c.score for c in found.candidates]
-            progress(f"searching: {direction}", row + 1, len(asked.frames))
-        return Run(asked.query_ids, entries, scores)
+        Returns:
+            The frames that ask, one per query, and their rankings.
+        """
+        entries = self._store.entries_of(frames)
+        asked = asking(Chosen(frames, np.flatnonzero(entries >= 0)), direction)
+        entries = self._store.entries_of(asked)
+        name = self._name(direction, entries)
+        self._used.add(name)
+        found = StoredRankings(self._folder / name, self._settings.depth)
+        for start in range(len(found), len(entries), _ROWS):
+            found.append(*self._search(entries[start : start + _ROWS], direction, seconds))
+            progress(f"searching: {direction}", len(found), len(entries))
+        return asked, found
+
+    def forget_others(self) -> None:
+        """Remove the rankings of earlier evaluations with other settings."""
+        for path in self._folder.iterdir():
+            if path.name not in self._used:
+                path.unlink()
 
     def thumbnail(self, frame: Frame) -> bytes:
         """Return a frame's small picture, as JPEG."""
-        return self._memory.get(self._id_of[frame.query_id], thumbnail=True).thumbnail
+        (entry_id,) = self._store.entries_of([frame]).tolist()
+        return self._memory.get(entry_id, thumbnail=True).thumbnail
 
     def gallery_embeddings(self, rows: Sequence[int], modality: Modality) -> Embeddings:
         """Return one half of some gallery entries as it is compared, shape ``(n, width)``."""
-        ids = [self._id_of[self.gallery[row].query_id] for row in rows]
-        return self._memory.vectors_of(ids, modality)
+        return self._memory.vectors_of(self._entries[list(rows)].tolist(), modality)
+
+    def _search(
+        self, asking: NDArray[np.int64], direction: str, seconds: StageSeconds
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return positions and scores for some entries that ask."""
+        by_image, by_text, target = DIRECTIONS[direction]
+        scenes, texts = (self._memory.embeddings_of(asking.tolist(), m) for m in Modality)
+        depth = self._settings.depth
+        positions = np.full((len(asking), depth), PADDING, np.int64)
+        scores = np.full(positions.shape, np.nan)
+        for row in range(len(asking)):
+            probes = make_probes(
+                target, self._settings.scene_weight,
+                scenes[row] if by_image else None, texts[row] if by_text else None,
+            )  # fmt: skip
+            started = time.perf_counter()
+            found = self._memory.search(probes, depth, filter=self._filter)
+            seconds.add("search", time.perf_counter() - started)
+            count = len(found.candidates)
+            # In order already: positions ascend as entry ids do.
+            ids = np.array([c.entry_id for c in found.candidates], np.int64)
+            positions[row, :count] = np.searchsorted(self._entries, ids)
+            scores[row, :count] = [c.score for c in found.candidates]
+        return positions, scores
+
+    def _name(self, direction: str, asking: NDArray[np.int64]) -> str:
+        """Return the name of the file for rankings: another one whenever they would differ."""
+        deciding = [
+            _FORMAT, direction, self._settings.depth, self._settings.scene_weight,
+            str(self._memory.compared), self._memory.similarity.value,
+        ]  # fmt: skip
+        digest = hashlib.sha256(json.dumps(deciding).encode())
+        for entries in (self._entries, asking):
+            digest.update(len(entries).to_bytes(8, "little") + entries.tobytes())
+        return digest.hexdigest()[:32]

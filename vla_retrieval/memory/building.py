@@ -127,7 +127,8 @@ def build(
     """
     with database.reading() as connection:
         ids = store.all_ids(connection)
-    index = Index.exact(dim, similarity, options.search_threads, head)
+    threads, vectors_in = options.search_threads, options.vectors_in
+    index = Index.exact(dim, similarity, threads, head, vectors_in)
     kind = IndexKind.EXACT if exact else choose(options, len(ids), index.width)
     if kind is IndexKind.EXACT:
         add_after(index, database, give_up)
@@ -205,6 +206,8 @@ def without_dead_rows(index: Index) -> Index:
     copy.columns = index.columns.only(rows)
     for modality, half in copy.halves.items():
         old = index.halves[modality]
+        assert isinstance(old.vectors, WholeVectors)
+        half.vectors = old.vectors.empty()
         for start in range(0, len(rows), _ROWS_COPIED):
             half.vectors.append(old.vectors.take(rows[start : start + _ROWS_COPIED]))
         half.longest = old.longest
@@ -228,7 +231,9 @@ def _quantizing(
     for modality in Modality:
         sample = _sample(database, modality, ids, like, ROWS_FOR_CODES, give_up)
         codes = Codes.trained(sample, squares=squares)
-        halves[modality] = Half(_empty(sample, squares=squares, bytewise=bytewise), codes)
+        halves[modality] = Half(
+            _empty(sample, like.halves[modality], squares=squares, bytewise=bytewise), codes
+        )
     return halves
 
 
@@ -246,17 +251,21 @@ def _hashing(
         planes = Planes.fitted(samples)
         bits = planes.bits
     halves = {
-        modality: Half(_empty(sample, squares=squares, bytewise=bytewise), HashCodes(bits))
+        modality: Half(
+            _empty(sample, like.halves[modality], squares=squares, bytewise=bytewise),
+            HashCodes(bits),
+        )
         for modality, sample in samples.items()
     }
     return halves, planes
 
 
-def _empty(sample: Embeddings, *, squares: bool, bytewise: bool) -> Vectors:
-    """Return where vectors like those of a sample are kept."""
+def _empty(sample: Embeddings, like: Half, *, squares: bool, bytewise: bool) -> Vectors:
+    """Return where vectors like those of a sample are kept; whole ones as in a half."""
     if bytewise:
         return ByteVectors.fitted(sample, squares=squares)
-    return WholeVectors(sample.shape[1], squares=squares)
+    assert isinstance(like.vectors, WholeVectors)
+    return like.vectors.empty()
 
 
 def _sample(

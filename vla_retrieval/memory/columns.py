@@ -214,10 +214,9 @@ class Columns:
             masks.append(self.stamps <= max(wanted.stamp_to_ns, _INT64.min))
         if wanted.near is not None:
             masks.append(self._near(wanted.near))
-        excluded = [i for i in wanted.exclude_ids if _INT64.min <= i <= _INT64.max]
-        if excluded or not masks:
+        if wanted.exclude_ids or not masks:
             masks.append(np.ones(self.rows, dtype=np.bool_))
-            masks[-1][self.rows_of(np.array(excluded, dtype=np.int64))] = False
+            masks[-1][self.rows_of(_as_int64(wanted.exclude_ids))] = False
         if len(masks) == 1:
             return masks[0]
         both: Mask = np.logical_and(masks[0], masks[1])
@@ -243,6 +242,14 @@ class Columns:
                 self._known.clear()
             self._known[said] = known
         return known
+
+
+def _as_int64(entry_ids: Sequence[int]) -> NDArray[np.int64]:
+    """Return those entry ids that an entry can have."""
+    try:
+        return np.array(entry_ids, dtype=np.int64)
+    except OverflowError:
+        return np.array([i for i in entry_ids if 0 < i <= _INT64.max], dtype=np.int64)
 
 
 def _terms(

@@ -25,6 +25,7 @@ class MemoryInfo:
         pinned: How many entries are never evicted.
         rows: Of each table of entries.
         file_bytes: Size of each file in the directory.
+        calibration: The text that is stored, or None.
     """
 
     stats: MemoryStats
@@ -32,6 +33,7 @@ class MemoryInfo:
     pinned: int
     rows: Mapping[str, int]
     file_bytes: Mapping[str, int]
+    calibration: str | None = None
 
 
 def describe(directory: Path) -> MemoryInfo:
@@ -53,4 +55,5 @@ def describe(directory: Path) -> MemoryInfo:
             }
         similarity = contents.similarity()
         with Memory.open(directory, None, similarity, read_only=True) as memory:
-            return MemoryInfo(memory.stats(), schema.FORMAT, pinned, rows, files)
+            stats, calibration = memory.stats(), memory.calibration()
+            return MemoryInfo(stats, schema.FORMAT, pinned, rows, files, calibration)

@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -188,12 +189,19 @@ class Index:
 
     @classmethod
     def exact(
-        cls, dim: int, similarity: Similarity, threads: int = 1, head: Head | None = None
+        cls,
+        dim: int,
+        similarity: Similarity,
+        threads: int = 1,
+        head: Head | None = None,
+        vectors_in: Path | None = None,
     ) -> Index:
         """Return an empty index that compares everything."""
         squares = similarity is Similarity.NEGATIVE_L2
         width = dim if head is None else head.dim
-        halves = {m: Half(WholeVectors(width, squares=squares)) for m in Modality}
+        halves = {
+            m: Half(WholeVectors(width, squares=squares, folder=vectors_in)) for m in Modality
+        }
         return cls(dim, similarity, IndexKind.EXACT, halves, threads=threads, head=head)
 
     def __len__(self) -> int:

@@ -59,7 +59,7 @@ def open_index(
     started = time.perf_counter()
     with database.reading() as connection:
         try:
-            restored = _restored(connection, directory, fingerprint, similarity, head)
+            restored = _restored(connection, directory, fingerprint, similarity, options, head)
         except snapshot.SnapshotError as error:
             source = f"the database, because of the snapshot: {error}"
             restored = None
@@ -84,9 +84,10 @@ def _restored(
     directory: Path,
     fingerprint: Fingerprint,
     similarity: Similarity,
+    options: MemoryOptions,
     head: Head | None,
 ) -> snapshot.Restored:
-    restored = snapshot.read(directory, fingerprint, similarity, head)
+    restored = snapshot.read(directory, fingerprint, similarity, head, options.vectors_in)
     marks = [counters.read(connection, n) for n in (counters.SNAPSHOT, counters.SNAPSHOT_BEFORE)]
     if restored.mark not in marks or restored.sequence > counters.sequence(connection):
         raise snapshot.SnapshotError("it is of another history than the database")

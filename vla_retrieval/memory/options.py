@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 from vla_retrieval.errors import InvalidInputError
 
@@ -30,6 +31,9 @@ class MemoryOptions:
             in RAM as far as that is enough.
         recall_target: Share of the ten best that approximate search is tuned to find, in
             each direction.
+        vectors_in: Folder on whose disk whole vectors are kept while the memory is open, mapped
+            rather than read, so that the kernel takes their RAM away where it is needed; None keeps
+            them in RAM.
         search_threads: FAISS threads of one search.
         build_threads: FAISS threads that fit and fill an approximate index in the background.
         max_entries: Most entries that are kept; 0 is no bound.
@@ -47,6 +51,7 @@ class MemoryOptions:
     index: str = AUTO
     index_bytes: int = 4 << 30
     recall_target: float = 0.99
+    vectors_in: Path | None = None
     search_threads: int = 1
     build_threads: int = 1
     max_entries: int = 0

@@ -174,7 +174,11 @@ class Restored:
 
 
 def read(
-    directory: Path, fingerprint: Fingerprint, similarity: Similarity, head: Head | None = None
+    directory: Path,
+    fingerprint: Fingerprint,
+    similarity: Similarity,
+    head: Head | None = None,
+    vectors_in: Path | None = None,
 ) -> Restored:
     """Return what the snapshot of a memory holds.
 
@@ -183,22 +187,30 @@ def read(
         fingerprint: Of its embeddings.
         similarity: How they are compared.
         head: What projects them before that, or None.
+        vectors_in: Folder to map whole vectors from, or None to read them into RAM.
 
     Raises:
         SnapshotError: If there is none, or it is damaged, or of other embeddings or another head.
     """
-    restored = read_compared(directory, projected_fingerprint(fingerprint, head), similarity)
+    compared = projected_fingerprint(fingerprint, head)
+    restored = read_compared(directory, compared, similarity, vectors_in)
     restored.index.dim, restored.index.head = fingerprint.dim, head
     return restored
 
 
-def read_compared(directory: Path, compared: Fingerprint, similarity: Similarity) -> Restored:
+def read_compared(
+    directory: Path,
+    compared: Fingerprint,
+    similarity: Similarity,
+    vectors_in: Path | None = None,
+) -> Restored:
     """Return what the snapshot of a memory holds, its index without the head.
 
     Args:
         directory: Of the memory.
         compared: Of the vectors, after the head where there was one.
         similarity: How they are compared.
+        vectors_in: As in ``read``.
 
     Raises:
         SnapshotError: As in ``read``.
@@ -217,7 +229,7 @@ def read_compared(directory: Path, compared: Fingerprint, similarity: Similarity
         sequence, removed, mark = (
             int(reader.header[name]) for name in ("sequence", "removed", "mark")
         )
-        return Restored(reader.index(), sequence, removed, mark)
+        return Restored(reader.index(vectors_in), sequence, removed, mark)
 
 
 def similarity_of(directory: Path) -> Similarity:
@@ -285,12 +297,12 @@ class _Reader:
         self.header: dict[str, Any] = json.loads(content)
         self._sections = {name: rest for name, *rest in self.header["sections"]}
 
-    def index(self) -> Index:
+    def index(self, vectors_in: Path | None) -> Index:
         header = self.header
         state = {name: self._array(name) for name in ColumnState._fields if name != "key"}
         index = Index(
             header["dim"], Similarity(header["similarity"]), IndexKind(header["kind"]),
-            {m: self._half(m) for m in Modality},
+            {m: self._half(m, vectors_in) for m in Modality},
             Columns.restored(ColumnState(**state, key=bytes.fromhex(header["key"]))),
             built_rows=header["built_rows"], planes=self._planes(),
         )  # fmt: skip
@@ -308,7 +320,7 @@ class _Reader:
                 raise SnapshotError(f"{self._file.name}: its parts differ in length: {sizes}")
         return index
 
-    def _half(self, modality: Modality) -> Half:
+    def _half(self, modality: Modality, vectors_in: Path | None) -> Half:
         half = modality.value
         squares = self.header["similarity"] == Similarity.NEGATIVE_L2.value
         kind = IndexKind(self.header["kind"])
@@ -321,7 +333,7 @@ class _Reader:
                 bytewise.append_codes(block)
             vectors = bytewise
         else:
-            vectors = WholeVectors(self.header["dim"], squares=squares)
+            vectors = WholeVectors(self.header["dim"], squares=squares, folder=vectors_in)
             for block in self._blocks(f"{half}.vectors"):
                 vectors.append(block)
         codes: Codes | HashCodes | None = None

@@ -1,4 +1,4 @@
-"""The vectors of one half in RAM: whole, or in 8 bits per number.
+"""The vectors of one half: whole, in RAM or on the disk, or in RAM in 8 bits per number.
 
 They lie in blocks that are appended to and never moved: a snapshot reads them while rows are
 added, and growing copies nothing. Room that is not filled yet takes no RAM, because the kernel
@@ -7,7 +7,11 @@ backs pages when they are first written.
 
 from __future__ import annotations
 
+import mmap
+import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,6 +22,7 @@ from vla_retrieval.memory.columns import Rows
 from vla_retrieval.types import Embeddings
 
 BLOCK_ROWS = 131_072  # 256 MB of address space at 512 dimensions; RAM only as far as filled
+MAPPED_ROWS = 8_192  # 16 MB of a file at 512 dimensions, of which room is taken at once
 _ROWS_UNPACKED = 1_024  # at once, 2 MB: the allocator gives as much again without new pages
 
 
@@ -60,11 +65,13 @@ class Vectors(Protocol):
 
 
 class _Blocks:
-    """Rows of one dtype in blocks that never move."""
+    """Rows of one dtype in blocks that never move, in RAM or in files of a folder."""
 
-    def __init__(self, dim: int, dtype: type[np.generic]) -> None:
+    def __init__(self, dim: int, dtype: type[np.generic], folder: Path | None = None) -> None:
         self._dim = dim
-        self._dtype = dtype
+        self._dtype = np.dtype(dtype)
+        self._folder = folder
+        self.rows = BLOCK_ROWS if folder is None else MAPPED_ROWS
         self._all: list[NDArray[Any]] = []
         self._size = 0
 
@@ -74,17 +81,17 @@ class _Blocks:
     def append(self, rows: NDArray[Any]) -> None:
         taken = 0
         while taken < len(rows):
-            inside = self._size % BLOCK_ROWS
+            inside = self._size % self.rows
             if inside == 0:
-                self._all.append(np.empty((BLOCK_ROWS, self._dim), dtype=self._dtype))
-            some = rows[taken : taken + BLOCK_ROWS - inside]
+                self._all.append(self._room())
+            some = rows[taken : taken + self.rows - inside]
             self._all[-1][inside : inside + len(some)] = some
             taken += len(some)
             self._size += len(some)
 
     def filled(self, rows: int) -> Iterator[NDArray[Any]]:
         for number, block in enumerate(self._all):
-            inside = min(rows - number * BLOCK_ROWS, BLOCK_ROWS)
+            inside = min(rows - number * self.rows, self.rows)
             if inside > 0:
                 yield block[:inside]
 
@@ -93,11 +100,21 @@ class _Blocks:
         if len(self._all) == 1:
             yield self._all[0][: self._size], rows, slice(0, len(rows))
             return
-        cuts = np.searchsorted(rows, np.arange(len(self._all) + 1) * BLOCK_ROWS)
+        cuts = np.searchsorted(rows, np.arange(len(self._all) + 1) * self.rows)
         for number, block in enumerate(self.filled(self._size)):
             here = slice(int(cuts[number]), int(cuts[number + 1]))
             if here.start < here.stop:
-                yield block, rows[here] - number * BLOCK_ROWS, here
+                yield block, rows[here] - number * self.rows, here
+
+    def _room(self) -> NDArray[Any]:
+        if self._folder is None:
+            return np.empty((self.rows, self._dim), dtype=self._dtype)
+        size = self.rows * self._dim * self._dtype.itemsize
+        with tempfile.TemporaryFile(dir=self._folder) as file:
+            # Else a disk that is full would end the process when a page is written.
+            os.posix_fallocate(file.fileno(), 0, size)
+            mapped = mmap.mmap(file.fileno(), size)
+        return np.frombuffer(mapped, self._dtype).reshape(self.rows, self._dim)
 
 
 class WholeVectors:
@@ -106,16 +123,23 @@ class WholeVectors:
     Args:
         dim: Length of a vector.
         squares: Whether ``values`` are squared distances.
+        folder: Where they are mapped from files without a name, or None to keep them in RAM. What
+            is mapped counts as RAM of the process only until somebody else needs it.
     """
 
     whole = True
 
-    def __init__(self, dim: int, *, squares: bool) -> None:
+    def __init__(self, dim: int, *, squares: bool, folder: Path | None = None) -> None:
         """Start empty."""
         self.bytes_per_row = 4 * dim
         self._dim = dim
         self._squares = squares
-        self._blocks = _Blocks(dim, np.float32)
+        self._folder = folder
+        self._blocks = _Blocks(dim, np.float32, folder)
+
+    def empty(self) -> WholeVectors:
+        """Return an empty one that keeps them in the same way."""
+        return WholeVectors(self._dim, squares=self._squares, folder=self._folder)
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -127,7 +151,7 @@ class WholeVectors:
 
     def take(self, rows: Rows) -> Embeddings:
         """Return a copy of some vectors, shape ``(n, dim)``."""
-        if 0 < len(self) <= BLOCK_ROWS:
+        if 0 < len(self) <= self._blocks.rows:
             (block,) = self.blocks(len(self))
             return np.take(block, rows, axis=0)
         found: Embeddings = np.empty((len(rows), self._dim), dtype=np.float32)
@@ -141,7 +165,7 @@ class WholeVectors:
         found = np.empty(len(self) if rows is None else len(rows), dtype=np.float32)
         if rows is None:
             for number, block in enumerate(self.blocks(len(self))):
-                start = number * BLOCK_ROWS
+                start = number * self._blocks.rows
                 scored = kernels.values(query, block, None, squares=squares)
                 found[start : start + len(block)] = scored
             return found
@@ -151,14 +175,14 @@ class WholeVectors:
 
     def nearest(self, query: Embeddings, k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return the k best values, best first, and their rows."""
-        if len(self) <= BLOCK_ROWS:
+        if len(self) <= self._blocks.rows:
             (block,) = self.blocks(len(self))
             return kernels.nearest(query, block, k, squares=self._squares)
         values, rows = [], []
         for number, block in enumerate(self.blocks(len(self))):
             best, inside = kernels.nearest(query, block, min(k, len(block)), squares=self._squares)
             values.append(best)
-            rows.append(inside + number * BLOCK_ROWS)
+            rows.append(inside + number * self._blocks.rows)
         found = np.concatenate(values)
         best_first = np.argsort(found if self._squares else -found, kind="stable")[:k]
         return found[best_first], np.concatenate(rows)[best_first]

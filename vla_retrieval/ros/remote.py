@@ -54,7 +54,8 @@ class RemoteParameters:
         result = self._wait(self._client.set_parameters_atomically(parameters)).result
         if not result.successful:
             wanted = ", ".join(f"{name}={value}" for name, value in values.items())
-            raise InvalidInputError("parameters", f"that the node takes {wanted}", result.reason)
+            reason = result.reason.rstrip(".")
+            raise InvalidInputError("parameters", f"that the node takes {wanted}", reason)
 
     @contextmanager
     def temporarily(self, values: Mapping[str, Any]) -> Iterator[None]:

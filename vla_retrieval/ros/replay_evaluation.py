@@ -46,7 +46,7 @@ def evaluate_node(
     """
     plan = make_plan(bags, settings)
     split = plan.split
-    check_sides(split.gallery, split.queries)
+    check_sides(split.gallery, split)
     with RetrievalClient(namespace, "replay_evaluation") as client:
         if not client.wait_until_active(lambda: True, start_sec):
             where = f"{namespace.rstrip('/')}/retrieval"
@@ -55,7 +55,7 @@ def evaluate_node(
             )
         _check(client, fingerprint, head, settings)
         filled = fill(client, split.gallery, progress)
-        check_sides(filled.gallery, split.queries)
+        check_sides(filled.gallery, split)
         heard = Replay(client, filled.position_of, settings, options).run(
             [*split.queries, *split.absent], progress
         )

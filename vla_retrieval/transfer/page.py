@@ -32,6 +32,11 @@ img, .none { width: 100%; aspect-ratio: 4 / 3; object-fit: contain; background: 
 .instruction { margin: .5rem 0 .2rem; white-space: pre-wrap }
 .more { color: var(--pale); font-size: .85rem; margin: 0 }
 .success { color: #43a047 } .failure { color: #e53935 }
+@media print {
+  :root { color-scheme: light; --paper: #fff; --ink: #000; --pale: #555; --rule: #ccc }
+  * { print-color-adjust: exact; -webkit-print-color-adjust: exact }
+  body { max-width: none; padding: 0; font-size: 10pt } nav { display: none }
+  ul { grid-template-columns: repeat(4, 1fr); gap: .8rem } li { break-inside: avoid } }
 """
 
 
@@ -130,9 +135,8 @@ def _up(number: int) -> str:
 def _item(entry: Entry, picture: str | None) -> str:
     image = '<div class="none">no picture</div>'
     if picture:
-        image = (
-            f'<img src="{escape(picture)}" alt="scene of entry {entry.entry_id}" loading="lazy">'
-        )
+        # Not loaded lazily: a browser prints only what it has loaded, and a page has 200 at most.
+        image = f'<img src="{escape(picture)}" alt="scene of entry {entry.entry_id}">'
     outcome = entry.outcome.name.lower()
     more = [
         f"{entry.entry_id}",

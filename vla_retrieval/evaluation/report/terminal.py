@@ -118,11 +118,13 @@ def comparison_table(comparison: Comparison, title: str = "") -> Table:
     """
     against = f"against {comparison.baseline}, {spell_count(comparison.queries)} queries"
     table = _table(f"{title}: {against}" if title else against)
-    for head in ("run", "metric"):
-        table.add_column(head)
-    for head in ("baseline", "run", "difference", "p corrected"):
+    # At 80 columns names and metrics stay whole, and what has a space in it goes on two lines.
+    table.add_column("run", overflow="fold", min_width=14)
+    table.add_column("metric", no_wrap=True, min_width=9)
+    for head in ("baseline", "run", "difference"):
         table.add_column(head, justify="right", no_wrap=True)
-    table.add_column("finding", no_wrap=True)
+    table.add_column("p corrected", justify="right", min_width=9)
+    table.add_column("finding", min_width=8)
     styles = {"better": ("▲ better", "green"), "worse": ("▼ worse", "red")}
     for row in comparison.differences:
         table.add_row(
