@@ -89,7 +89,7 @@ class Maintenance:
 
     def overdue(self) -> str:
         """Return why ``before_adding`` would hold back, or nothing."""
-        with self._live.reading(current=False) as index:
+        with self._live.reading() as index:
             if index.size_bytes <= _OVER_BUDGET * self._options.index_bytes:
                 return ""
             return building.outgrown(index, self._options)
