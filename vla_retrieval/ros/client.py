@@ -68,6 +68,37 @@ class RetrievalClient:
         self.node.destroy_node()
         rclpy.try_shutdown(context=self._context)
 
+    def between_callbacks(self, change: Callable[[], None], within_sec: float = 60.0) -> None:
+        """Run a function in the thread that spins, and return when it has run.
+
+        Publishers and subscriptions of ``node`` have to be destroyed like this: where that happens
+        in another thread while this one waits for messages, its executor fails now and then
+        (rclpy's InvalidHandle), and nothing is received any more.
+
+        Args:
+            change: Is called once.
+            within_sec: Longest wait.
+
+        Raises:
+            TimeoutError: If it did not run in time.
+            Exception: What it raised.
+        """
+        done = threading.Event()
+        errors: list[Exception] = []
+
+        def run() -> None:
+            try:
+                change()
+            except Exception as error:  # raised here, it would end the thread
+                errors.append(error)
+            done.set()
+
+        self._executor.create_task(run)
+        if not done.wait(within_sec):
+            raise TimeoutError(f"the client's thread was busy for {within_sec:g} s")
+        if errors:
+            raise errors[0]
+
     def wait_until_active(self, alive: Callable[[], bool], timeout_sec: float) -> bool:
         """Return whether the node became active in time.
 

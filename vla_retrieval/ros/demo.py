@@ -35,7 +35,7 @@ from vla_retrieval_msgs import msg as messages
 _NAMESPACE = "vla_retrieval_demo"
 _IMAGES, _INSTRUCTIONS = "/camera/image/compressed", "/instruction"
 _QUESTIONS = ("pick up the cup on the table", "拿起桌子上的杯子")
-_START_WITHIN_SEC = 120.0
+_START_WITHIN_SEC = 300.0
 _STOP_WITHIN_SEC = 20.0
 # Longer than the shipped bag's episodes, so that each is remembered once.
 _REMEMBER_INTERVAL_SEC = 4.0

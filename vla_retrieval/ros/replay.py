@@ -245,9 +245,13 @@ class Replay:
             if not self._options.rate:
                 self._insist(camera, message, frame)
         self._wait_for_answers(frames[-1], self._options.answer_sec, also_outdated=True)
-        for publisher in (camera, instructions):
-            node.destroy_publisher(publisher)
-        node.destroy_subscription(subscription)
+
+        def leave() -> None:
+            for publisher in (camera, instructions):
+                node.destroy_publisher(publisher)
+            node.destroy_subscription(subscription)
+
+        self._client.between_callbacks(leave)
 
     def _wait_for_peers(self, camera: Any, instructions: Any, subscription: Any) -> None:
         """Return once the node hears both topics and is heard."""
