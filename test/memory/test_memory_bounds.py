@@ -237,7 +237,7 @@ def test_an_eviction_that_was_not_committed_is_not_logged(
     memory = open_memory(options=bounded(entries=1))
     add(memory, seen(0))
     with monkeypatch.context() as patch, caplog.at_level(logging.DEBUG):
-        patch.delattr(counters, "SEQUENCE")
+        patch.delattr(counters, "REMOVED")  # counted last
         with pytest.raises(AttributeError):
             add(memory, seen(1))
     assert "evicted" not in caplog.text
