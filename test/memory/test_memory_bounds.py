@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 
-from vla_retrieval.errors import InvalidInputError, MemoryFullError
+from vla_retrieval.errors import InvalidInputError, MemoryFullError, StorageError
 from vla_retrieval.memory import Eviction, Memory, MemoryOptions
 from vla_retrieval.types import Modality, NewEntry, Probe
 
@@ -237,8 +239,15 @@ def test_an_eviction_that_was_not_committed_is_not_logged(
     memory = open_memory(options=bounded(entries=1))
     add(memory, seen(0))
     with monkeypatch.context() as patch, caplog.at_level(logging.DEBUG):
-        patch.delattr(counters, "REMOVED")  # counted last
-        with pytest.raises(AttributeError):
+        increase = counters.increase
+
+        def fail(connection: Any, name: str, *by: int) -> int:
+            if name == counters.REMOVED:  # counted last
+                raise OSError(errno.EIO, "Input/output error")
+            return increase(connection, name, *by)
+
+        patch.setattr(counters, "increase", fail)
+        with pytest.raises(StorageError, match="Input/output error"):
             add(memory, seen(1))
     assert "evicted" not in caplog.text
 
