@@ -16,6 +16,7 @@ from std_msgs.msg import Header
 
 from vla_retrieval.ros.conversions import to_ns, to_stamp
 from vla_retrieval.ros.images import to_rgb
+from vla_retrieval.ros.watch import CURE
 from vla_retrieval.thumbnails import make_thumbnail
 from vla_retrieval_msgs.msg import MatchArray, Query
 
@@ -279,7 +280,7 @@ def test_a_camera_that_is_matched_but_not_heard_is_reported_with_the_cure(
     """The log and the diagnostics name the transport setting."""
     node = begin(start, robot, frame_timeout_sec=0.5, diagnostics_period_sec=0.2, device="cpu")
     reports = robot.collect(DiagnosticArray, "/diagnostics")
-    node.wait_for_log("fastdds_large_images.xml")
+    node.wait_for_log(CURE)
     report = reports.wait_for(lambda m: m.status[0].level == DiagnosticStatus.WARN)
     assert "publisher is matched on /image" in report.status[0].message
 
