@@ -80,7 +80,9 @@ def hogged_core(is_wanted: bool) -> Iterator[None]:
     if not is_wanted:
         yield
         return
-    process = subprocess.Popen([sys.executable, "-c", _HOG])
+    # In a session of its own, as a robot's other nodes are: Linux shares the cores among sessions
+    # first (sched(7), "The autogroup feature"), and the clients of the node are in this one.
+    process = subprocess.Popen([sys.executable, "-c", _HOG], start_new_session=True)
     try:
         yield
     finally:
