@@ -147,6 +147,7 @@ def test_an_index_that_cannot_follow_is_never_searched(
 ) -> None:
     memory = open_memory()
     memory.add([NewEntry("first", 0)], SCENES[:1], SCENES[:1])
+    memory.search([Probe(Modality.SCENE, SCENES[0])], 1)  # nothing waits for the index now
 
     def cut_off(*_: object) -> None:
         raise error
