@@ -19,7 +19,16 @@ from vla_retrieval.ros.disk import Errands
 from vla_retrieval_msgs.msg import Status
 
 from ..crash.disks import check_and_mount_again, ext4, frozen, immutable, remount_after_an_error
-from .harness import START_SEC, WAIT_SEC, NodeProcess, Robot, image_message, picture, wait_until
+from .harness import (
+    START_SEC,
+    WAIT_SEC,
+    Collector,
+    NodeProcess,
+    Robot,
+    image_message,
+    picture,
+    wait_until,
+)
 from .local_node import LocalNode
 from .parameters import Manager
 
@@ -77,6 +86,18 @@ def stored(memory_dir: Path) -> set[int]:
         return set(memory.entry_ids())
 
 
+def goes_on(
+    node: NodeProcess, robot: Robot, reports: Collector, memory_dir: Path, kept: int
+) -> None:
+    """Remember one more pair, find nothing wrong, and end with both of them stored."""
+    again = remember(robot, 3)
+    assert again.success, again.message
+    reports.messages.clear()
+    reports.wait_for(lambda m: of_memory(m).level == DiagnosticStatus.OK)
+    assert node.stop() == 0
+    assert stored(memory_dir) == {kept, again.entry_id}
+
+
 @pytest.mark.timeout(200)
 def test_a_disk_that_hangs_holds_up_neither_queries_nor_diagnostics(
     journaled: Path, start: Start, robot: Robot
@@ -131,12 +152,7 @@ def test_a_lost_permission_refuses_pairs_until_it_is_given_back(
         report = reports.wait_for(lambda m: "cannot be written" in of_memory(m).message)
         assert of_memory(report).level == DiagnosticStatus.WARN
         assert str(memory_dir) in of_memory(report).message
-    again = remember(robot, 3)
-    assert again.success, again.message
-    reports.messages.clear()
-    reports.wait_for(lambda m: of_memory(m).level == DiagnosticStatus.OK)
-    assert node.stop() == 0
-    assert stored(memory_dir) == {kept.entry_id, again.entry_id}
+    goes_on(node, robot, reports, memory_dir, kept.entry_id)
 
 
 def test_a_directory_that_may_not_be_entered_any_more_is_no_lost_memory(
@@ -160,12 +176,7 @@ def test_a_directory_that_may_not_be_entered_any_more_is_no_lost_memory(
         assert str(memory_dir) in of_memory(report).message
     finally:
         memory_dir.chmod(mode)
-    again = remember(robot, 3)
-    assert again.success, again.message
-    reports.messages.clear()
-    reports.wait_for(lambda m: of_memory(m).level == DiagnosticStatus.OK)
-    assert node.stop() == 0
-    assert stored(memory_dir) == {kept.entry_id, again.entry_id}
+    goes_on(node, robot, reports, memory_dir, kept.entry_id)
 
 
 @pytest.mark.timeout(200)

@@ -1,11 +1,11 @@
-"""The index: both halves of the entries and their filter columns, in RAM, derived from SQLite.
+"""The index: both halves of the entries and their filter columns, derived from SQLite, in RAM.
 
 There are four kinds. ``EXACT`` compares a query with every row. ``PQ`` lets short codes propose
 rows and compares those. ``PQ_SQ8`` is the same with 8 bits per number in RAM; the few rows that
 remain are compared with their embeddings on disk. ``HASH`` lets binary codes propose, of a head
 that was trained to make them or fitted here, and holds vectors like either of the two. In each
 kind the scores that come out are computed in float64 from the embeddings as they were stored,
-projected where there is a head.
+projected where there is a head. Where the options say so, whole vectors are mapped from files.
 
 What is compared are the embeddings, or what a learned head makes of them: the head is part of
 the index, so that a query is always projected by the head that projected what it is compared with.

@@ -131,6 +131,11 @@ class LiveIndex:
             self._catch_up()
 
     @property
+    def waiting(self) -> int:
+        """How many entries, at most, wait to be put into the index."""
+        return self.changes - self._settled_at
+
+    @property
     def usable(self) -> bool:
         """Whether it is lent at all."""
         return not self._unusable

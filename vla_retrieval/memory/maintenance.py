@@ -89,8 +89,15 @@ class Maintenance:
 
     def overdue(self) -> str:
         """Return why ``before_adding`` would hold back, or nothing."""
+        most_bytes = _OVER_BUDGET * self._options.index_bytes
+        with self._live.reading(current=False) as index:
+            rows = len(index)
+            with_waiting = rows + self._live.waiting
+            # By the rows that are there; only near the bound is it worth to wait for readers.
+            if rows and index.size_bytes / rows * with_waiting <= most_bytes:
+                return ""
         with self._live.reading() as index:
-            if index.size_bytes <= _OVER_BUDGET * self._options.index_bytes:
+            if index.size_bytes <= most_bytes:
                 return ""
             return building.outgrown(index, self._options)
 
