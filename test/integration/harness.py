@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -55,6 +56,11 @@ class NodeProcess:
     def is_alive(self) -> bool:
         """Whether it runs."""
         return self.process.poll() is None
+
+    def segments(self) -> set[str]:
+        """Names of Fast DDS's segments that it maps, its own and its peers', in /dev/shm."""
+        maps = Path(f"/proc/{self.process.pid}/maps").read_text(encoding="utf-8")
+        return set(re.findall(r"/dev/shm/(fastdds_[0-9a-f]{16})$", maps, re.MULTILINE))
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
         """Send a signal and return the exit code."""

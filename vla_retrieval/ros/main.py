@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -12,6 +13,7 @@ import rclpy
 from rclpy.exceptions import ParameterException
 from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.utilities import get_default_context
 
 from vla_retrieval.ros import parameters
 from vla_retrieval.ros.allocation import keep_large_blocks
@@ -52,6 +54,10 @@ def executable() -> NoReturn:
     second, and 14 s on two cores with twenty busy processes: `ros2 launch` loses patience after 5.
     """
     code = main()
+    # Fast DDS takes its shared memory back with the context, which lives as long as the node, and
+    # that is in circles of references: otherwise 17 MB stay in /dev/shm after each run.
+    gc.collect()
+    get_default_context(shutting_down=True).destroy()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
