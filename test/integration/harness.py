@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import math
 import os
 import re
@@ -24,6 +26,7 @@ from vla_retrieval.ros.client import RetrievalClient
 from vla_retrieval.ros.conversions import to_stamp
 from vla_retrieval.ros.images import to_image_message
 
+SHARED_MEMORY = Path("/dev/shm")
 START_SEC = 90.0
 WAIT_SEC = 60.0
 BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -60,18 +63,31 @@ class NodeProcess:
     def segments(self) -> set[str]:
         """Names of Fast DDS's segments that it maps, its own and its peers', in /dev/shm."""
         maps = Path(f"/proc/{self.process.pid}/maps").read_text(encoding="utf-8")
-        return set(re.findall(r"/dev/shm/(fastdds_[0-9a-f]{16})$", maps, re.MULTILINE))
+        return set(re.findall(rf"{SHARED_MEMORY}/(fastdds_[0-9a-f]{{16}})$", maps, re.MULTILINE))
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
         """Send a signal and return the exit code."""
+        segments = self.segments() if number == signal.SIGKILL and self.is_alive() else set()
         if self.is_alive():
             os.killpg(self.process.pid, number)
-        return self.process.wait(WAIT_SEC)
+        code = self.process.wait(WAIT_SEC)
+        for name in segments:
+            _remove_abandoned(SHARED_MEMORY / name)
+        return code
 
     def wait_for_log(self, text: str) -> None:
         """Return once it has printed a text."""
         wait_until(lambda: text in self.log or not self.is_alive(), f"{text!r} in the log")
         assert text in self.log, self.log
+
+
+def _remove_abandoned(segment: Path) -> None:
+    """Remove a segment that no process has locked: as ``fastdds shm clean`` finds them."""
+    lock = segment.with_name(f"{segment.name}_el")
+    with contextlib.suppress(OSError), lock.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        segment.unlink()
+        lock.unlink()
 
 
 class Robot:

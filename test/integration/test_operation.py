@@ -17,11 +17,19 @@ from lifecycle_msgs.srv import ChangeState, GetState
 
 from vla_retrieval_msgs.msg import Status
 
-from .harness import START_SEC, NodeProcess, Robot, ask, image_message, picture, wait_until
+from .harness import (
+    SHARED_MEMORY,
+    START_SEC,
+    NodeProcess,
+    Robot,
+    ask,
+    image_message,
+    picture,
+    wait_until,
+)
 
 Start = Callable[..., NodeProcess]
 _FRAME_PERIOD_SEC = 0.03
-_SHARED_MEMORY = Path("/dev/shm")
 
 
 def begin(start: Start, robot: Robot, **parameters: Any) -> NodeProcess:
@@ -55,7 +63,7 @@ def test_a_node_that_was_ended_leaves_no_shared_memory_behind(
     start: Start, robot: Robot, number: signal.Signals
 ) -> None:
     """Or each run would take 17 MB of the robot's RAM for good."""
-    before = {path.name for path in _SHARED_MEMORY.iterdir()}
+    before = {path.name for path in SHARED_MEMORY.iterdir()}
     node = begin(start, robot)
     own = {name for name in node.segments() if name not in before}
     if not own:
@@ -63,7 +71,7 @@ def test_a_node_that_was_ended_leaves_no_shared_memory_behind(
     robot.wait_until_heard()
     robot.show(picture(1), 1)
     assert node.stop(number) == 0
-    assert not {name for name in own if (_SHARED_MEMORY / name).exists()}
+    assert not {name for name in own if (SHARED_MEMORY / name).exists()}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
