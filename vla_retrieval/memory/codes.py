@@ -35,6 +35,7 @@ _KEPT = 0.9  # of the variance; what more axes find, comparing more rows finds s
 _AXES_AT_LEAST, _AXES_STEP = 16, 16
 _NUMBERS_PER_PART = 2  # with 4, twice as many rows have to be compared for queries by text
 _BITS = 4  # what fast scan takes
+_BLOCK = 128  # rows that are scanned together: a fifth faster than 32 with AVX-512, also with AVX2
 
 
 class Selection:
@@ -78,7 +79,7 @@ class Codes:
         parts = next(p for p in range(max(1, width // _NUMBERS_PER_PART), 0, -1) if width % p == 0)
         # One list: of FAISS's fast scans, only that over lists can be told which rows may be found.
         coarse = faiss.IndexFlat(width, metric)
-        index = faiss.IndexIVFPQFastScan(coarse, width, 1, parts, _BITS, metric)
+        index = faiss.IndexIVFPQFastScan(coarse, width, 1, parts, _BITS, metric, _BLOCK)
         coarse.this.disown()
         index.own_fields = True
         index.by_residual = False

@@ -16,8 +16,8 @@ from vla_retrieval.memory.opening import Opened
 from vla_retrieval.memory.sharing import SharedLock
 
 _CLOSED = "this memory was closed"
-_MOST_WAITING = 256
-"""Entries that wait to be put into the index: a megabyte, and milliseconds for who needs it."""
+_MOST_WAITING = 1024
+"""Entries that wait to be put into the index: 4 MB, and some 20 ms for who needs it."""
 
 
 class LiveIndex:
@@ -62,20 +62,26 @@ class LiveIndex:
         self._unusable = ""
 
     @contextmanager
-    def reading(self, *, current: bool = True) -> Iterator[Index]:
-        """Lend the index; it does not change in the block.
-
-        Args:
-            current: Whether it has to hold all that is committed by now.
+    def reading(self) -> Iterator[Index]:
+        """Lend the index: it holds all that is committed by now, and stays so in the block.
 
         Raises:
             StorageError: If the memory was closed, or its index is behind.
         """
-        if current and self._waiting:
+        if self._waiting:
             self._catch_up()
         with self._state.shared():
             self._check_usable()
             yield self._index
+
+    def glance(self) -> Index:
+        """Return the index without waiting, also amid a change: for its sizes and kind alone.
+
+        Raises:
+            StorageError: If the memory was closed, or its index is behind.
+        """
+        self._check_usable()
+        return self._index
 
     @contextmanager
     def writing(self, *, current: bool = True) -> Iterator[Index]:

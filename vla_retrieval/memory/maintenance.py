@@ -6,6 +6,7 @@ import logging
 import secrets
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from vla_retrieval.errors import StorageError
@@ -28,6 +29,9 @@ seconds to catch up with at the next open, and the disk is written about ten tim
 
 _BEHIND_AT_CLOSE = 1_000
 """The same when a memory is closed; fewer are read from the database in no time."""
+
+_WAITING = 128
+"""Entries not in the index yet that it is worth to wake the thread for."""
 
 _OVER_BUDGET = 1.5
 _CAUGHT_UP = 200  # entries that a writer may wait for
@@ -90,12 +94,11 @@ class Maintenance:
     def overdue(self) -> str:
         """Return why ``before_adding`` would hold back, or nothing."""
         most_bytes = _OVER_BUDGET * self._options.index_bytes
-        with self._live.reading(current=False) as index:
-            rows = len(index)
-            with_waiting = rows + self._live.waiting
-            # By the rows that are there; only near the bound is it worth to wait for readers.
-            if rows and index.size_bytes / rows * with_waiting <= most_bytes:
-                return ""
+        seen = self._live.glance()
+        rows = len(seen)
+        # By the rows that are there; only near the bound is it worth to wait for readers.
+        if rows and seen.size_bytes / rows * (rows + self._live.waiting) <= most_bytes:
+            return ""
         with self._live.reading() as index:
             if index.size_bytes <= most_bytes:
                 return ""
@@ -104,7 +107,9 @@ class Maintenance:
     def after_change(self) -> None:
         """Look whether something is due, if much has changed; called after each commit."""
         if self._live.changes >= self._look_at or self._standing.unsaved >= _USES_AT_ONCE:
-            self.look(current=False)
+            self.look()
+        if self._live.waiting >= _WAITING:
+            self.keeper.wake()  # it begins by putting them into the index, beside the next commit
 
     def wait_until_idle(self, timeout_sec: float | None = None) -> bool:
         """Wait until nothing is due; return whether that was so in time."""
@@ -112,29 +117,26 @@ class Maintenance:
         # What is under way first: it may be what is due, or fail and wait for its next time.
         if not self.keeper.wait_until_idle(timeout_sec):
             return False
+        with suppress(StorageError), self._live.reading():
+            pass  # now each entry counts
         self.look()
         left = None if timeout_sec is None else timeout_sec - (time.monotonic() - begun)
         return self.keeper.wait_until_idle(left)
 
-    def look(self, *, current: bool = True) -> None:
-        """Look whether something is due.
-
-        Args:
-            current: Whether the last few entries count, which may not be in the index yet.
-        """
+    def look(self) -> None:
+        """Look whether something is due; the last few entries may not be in the index yet."""
         try:
-            with self._live.reading(current=current) as index:
-                due = bool(self._reason_to_rebuild(index)) or self._snapshot_due(index)
+            index = self._live.glance()
             self._look_at = self._next_look()
         except StorageError:  # closed since the commit, which is acknowledged all the same
             return
+        due = bool(self._reason_to_rebuild(index)) or self._snapshot_due(index)
         if due or self._standing.unsaved >= _USES_AT_ONCE:
             self.keeper.wake()
 
     def _next_look(self) -> int:
         """Return how many changes there may be until something can be due, or nearly so."""
-        with self._live.reading(current=False) as index:
-            some = int(len(index) * _LOOKED_AFTER)
+        some = int(len(self._live.glance()) * _LOOKED_AFTER)
         return self._live.changes + max(1, min(some, _LOOKED_AFTER_AT_MOST))
 
     @property
