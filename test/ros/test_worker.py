@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 pytest.importorskip("rclpy", reason="the worker belongs to the node")
 
@@ -213,6 +215,27 @@ def test_what_pairs_took_while_no_frame_waited_is_not_held_against_them() -> Non
         turns.append(job.kind)
         jobs.note(job, 1.0)
     assert turns == ["FRAME", "INGEST"]
+
+
+@given(
+    st.lists(st.sampled_from(Priority), max_size=14),
+    st.integers(0, 14),
+    st.lists(st.floats(0, 10), min_size=14, max_size=14),
+)
+def test_who_runs_before_a_request_is_told_as_it_then_happens(
+    waiting: list[Priority], taken: int, seconds: list[float]
+) -> None:
+    """Requests that came before, and every fifth turn a frame or a pair."""
+    jobs = Jobs(most=32, most_bytes=1)
+    for number, priority in enumerate(waiting):
+        jobs.put(Job(lambda: None, ignore, "", f"{priority.name} {number}", 0, priority))
+    for _, took_sec in zip(range(min(taken, len(waiting))), seconds, strict=False):
+        jobs.note(jobs.take(), took_sec)
+    told = jobs.before_a_request()
+    last = Job(lambda: None, ignore, "", "the last one", 0, Priority.REQUEST)
+    jobs.put(last)
+    happened = list(iter(jobs.take, last))
+    assert told == happened
 
 
 def test_requests_are_not_held_up_by_frames_that_come_again_and_again() -> None:

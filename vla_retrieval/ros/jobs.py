@@ -122,9 +122,22 @@ class Jobs:
         """Return how many wait."""
         return sum(map(len, self._queues.values()))
 
-    def of(self, priority: Priority) -> list[Job]:
-        """Return those of a priority, the next one first."""
-        return list(self._queues[priority])
+    def before_a_request(self) -> list[Job]:
+        """Return those that run before a request would that came now, in order.
+
+        What is not there yet is left out, such as the look at a frame that is still to come.
+        """
+        requests, frames, pairs = (deque(self._queues[priority]) for priority in Priority)
+        before = []
+        in_a_row = self._requests_in_a_row
+        for request in (*requests, None):
+            if (frames or pairs) and in_a_row >= _REQUESTS_IN_A_ROW:
+                before.append(self._of_others(frames, pairs).popleft())
+                in_a_row = 0
+            in_a_row = in_a_row + 1 if frames or pairs else 0
+            if request is not None:
+                before.append(request)
+        return before
 
     def put(self, job: Job) -> None:
         """Let one wait.
@@ -173,14 +186,18 @@ class Jobs:
             self._requests_in_a_row = self._requests_in_a_row + 1 if others else 0
             return requests.popleft()
         self._requests_in_a_row = 0
-        if pairs and self._had_sec[Priority.INGEST] < self._had_sec[Priority.FRAME]:
-            return pairs.popleft()
-        return others.popleft()
+        return self._of_others(frames, pairs).popleft()
 
     def note(self, job: Job, seconds: float) -> None:
         """Note how long a job took, for who has the next turn."""
         if self._both_wait and job.priority in self._had_sec:
             self._had_sec[job.priority] += seconds
+
+    def _of_others(self, frames: deque[Job], pairs: deque[Job]) -> deque[Job]:
+        """Return whose turn it is where no request has it; one of the two waits."""
+        if pairs and self._had_sec[Priority.INGEST] < self._had_sec[Priority.FRAME]:
+            return pairs
+        return frames or pairs
 
     def _requests(self) -> list[Job]:
         """Return what came by services, in the order of its priority."""

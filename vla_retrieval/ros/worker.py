@@ -143,15 +143,15 @@ class InferenceWorker:
             return not self._closed and self._thread is not None and not self._thread.is_alive()
 
     def in_front(self) -> list[tuple[str, float]]:
-        """Return the kinds of the requests that a new one has to wait for.
+        """Return the kinds of the jobs that a new request has to wait for.
 
         Returns:
             Each with how long it has been running: the one in hand first, then those that wait
-            with 0.
+            with 0. Each fifth is a frame or a pair, where such wait.
         """
         with self._changed:
             hand = [(self._turn.job.kind, self._turn.age_sec())] if self._turn else []
-            return hand + [(job.kind, 0.0) for job in self._jobs.of(Priority.REQUEST)]
+            return hand + [(job.kind, 0.0) for job in self._jobs.before_a_request()]
 
     def submit(
         self,
