@@ -18,17 +18,18 @@ from .harness import WAIT_SEC
 
 
 class LocalNode:
-    """An active node, spun by a thread of its own."""
+    """A node, spun by a thread of its own."""
 
-    def __init__(self, memory_dir: Path, **parameters: Any) -> None:
-        """Start it; the test double encodes unless another model is named."""
+    def __init__(self, memory_dir: Path, *, active: bool = True, **parameters: Any) -> None:
+        """Start it, and activate it or not; the test double encodes unless another is named."""
         self._context = rclpy.Context()
         rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
         values = {"model": "double", "memory_dir": str(memory_dir), **parameters}
         overrides = [Parameter(name, value=value) for name, value in values.items()]
         self.node = RetrievalNode(context=self._context, parameter_overrides=overrides)
-        assert self.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
-        assert self.node.trigger_activate() == TransitionCallbackReturn.SUCCESS
+        if active:
+            assert self.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+            assert self.node.trigger_activate() == TransitionCallbackReturn.SUCCESS
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._executor.spin)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
 from vla_retrieval.memory import Memory
@@ -206,6 +207,25 @@ def test_a_file_system_that_became_read_only_is_named_and_can_be_repaired_under_
     assert remember(robot, 7).success
     assert node.stop() == 0
     assert stored(memory_dir) >= {answer.entry_id for answer in kept}
+
+
+def test_a_disk_that_hangs_when_the_node_is_configured_is_named_and_can_be_had_later(
+    domain: int, journaled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The executor is given back, the node stays unconfigured, and nothing has to be restarted."""
+    monkeypatch.setattr("vla_retrieval.ros.node.FIRST_PATIENCE_SEC", 0.5)
+    node = LocalNode(journaled / "memory", active=False)
+    try:
+        with frozen(journaled):
+            assert node.node.trigger_configure() == TransitionCallbackReturn.FAILURE
+            assert f"cannot open {journaled / 'memory'}: the disk did not answer" in node.node.fault
+        wait_until(
+            lambda: node.node.trigger_configure() == TransitionCallbackReturn.SUCCESS,
+            "a disk that answers",
+        )
+        assert node.node.fault == ""
+    finally:
+        node.close()
 
 
 def test_a_head_on_a_disk_that_hangs_is_refused_and_the_node_goes_on(

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -24,7 +25,26 @@ from vla_retrieval.memory.snapshot import SNAPSHOT_NAME
 PATIENCE_SEC = 5.0
 """After which a disk counts as one that does not come back: a busy card takes a second or two."""
 
+FIRST_PATIENCE_SEC = 30.0
+"""The same before it has answered at all: it may have to be woken or mounted."""
+
 _Result = TypeVar("_Result")
+
+
+def try_disk(directory: Path) -> None:
+    """Write to the file system of a directory, and wait for that: it hangs where opening would.
+
+    What refuses it is left for opening, which says why.
+
+    Args:
+        directory: It may be missing.
+    """
+    with suppress(OSError):
+        there = next(path for path in (directory, *directory.parents) if path.is_dir())
+        with tempfile.TemporaryFile(dir=there) as file:
+            file.write(b"\0")
+            file.flush()
+            os.fsync(file.fileno())
 
 
 class DiskUsage(Protocol):
@@ -210,16 +230,21 @@ class Errands:
         self._patience_sec = patience_sec
         self._thread: threading.Thread | None = None
 
-    def run(self, what: str, do: Callable[[], _Result]) -> _Result:
+    def run(
+        self, what: str, do: Callable[[], _Result], patience_sec: float | None = None
+    ) -> _Result:
         """Return what a function returns, or raise what it raises; for one thread.
 
         Args:
             what: Is done, with its place, for the message.
             do: The function. It may go on behind the error.
+            patience_sec: Longest wait for this one, where it is another than for most.
 
         Raises:
             StorageError: If it does not come back in time, or the one before has not yet.
         """
+        if patience_sec is None:
+            patience_sec = self._patience_sec
         outcome: list[_Result] = []
         failure: list[Exception] = []
 
@@ -232,12 +257,12 @@ class Errands:
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=work, name="errand", daemon=True)
             self._thread.start()
-            self._thread.join(self._patience_sec)
+            self._thread.join(patience_sec)
         if failure:
             raise failure[0]
         if not outcome:
             raise StorageError(
-                f"cannot {what}: the disk did not answer within {self._patience_sec:g} s. Look at "
+                f"cannot {what}: the disk did not answer within {patience_sec:g} s. Look at "
                 "the disk, and try again."
             )
         return outcome[0]

@@ -24,7 +24,7 @@ from vla_retrieval.projection import Head
 from vla_retrieval.ros import parameters
 from vla_retrieval.ros.camera import Camera
 from vla_retrieval.ros.diagnostics import make_diagnostics
-from vla_retrieval.ros.disk import Errands
+from vla_retrieval.ros.disk import FIRST_PATIENCE_SEC, Errands, try_disk
 from vla_retrieval.ros.frames import Frame, NewestFrame
 from vla_retrieval.ros.freshness import image_age_sec
 from vla_retrieval.ros.health import Health
@@ -135,6 +135,8 @@ class RetrievalNode(LifecycleNode):
         """Load the encoder and open the memory; a clear reason is logged where that fails."""
         try:
             self.settings = parameters.read(self, self._paths)
+            directory = self.settings.memory_path
+            self._errands.run(f"open {directory}", lambda: try_disk(directory), FIRST_PATIENCE_SEC)
             self.session = Session(self.settings, self.health)
         except RetrievalError as error:
             self._fail(f"cannot configure: {error}")
