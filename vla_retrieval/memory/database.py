@@ -25,7 +25,9 @@ _OLDEST_SQLITE = (3, 37, 0)  # STRICT tables
 _ONE_PROCESS = "unix-excl"
 _BUSY_TIMEOUT_SEC = 5.0  # a person's sqlite3 shell may hold the file as it is opened
 _WRITE_AHEAD = "PRAGMA journal_mode = WAL"
-_PAGES_IN_LOG = 4_000  # 16 MB; at SQLite's 1000 every large batch would be copied over at once
+_PAGES_IN_LOG = 16_000
+"""64 MB, at which the writer copies the log into the database itself; see ``copy_log``."""
+
 _WAL_BYTES_KEPT = 64 << 20  # the log shrinks back to this after a large transaction
 
 
@@ -124,19 +126,24 @@ class Database:
         Raises:
             StorageError: If SQLite or the disk refuses.
         """
-        with storage_errors("read", self.path):
-            with self._pool_lock:
-                connection = self._idle_readers.pop() if self._idle_readers else None
-            connection = connection or self._connect()
-            try:
-                connection.execute("BEGIN")
-                yield connection
-                connection.execute("ROLLBACK")
-            except BaseException:
-                connection.close()
-                raise
-            with self._pool_lock:
-                self._idle_readers.append(connection)
+        with storage_errors("read", self.path), self._connection() as connection:
+            connection.execute("BEGIN")
+            yield connection
+            connection.execute("ROLLBACK")
+
+    @contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        """Lend a connection that nobody writes with; after an error it is not used again."""
+        with self._pool_lock:
+            connection = self._idle_readers.pop() if self._idle_readers else None
+        connection = connection or self._connect()
+        try:
+            yield connection
+        except BaseException:
+            connection.close()
+            raise
+        with self._pool_lock:
+            self._idle_readers.append(connection)
 
     @contextmanager
     def beside(self, other: Database, name: str) -> Iterator[None]:
@@ -156,6 +163,19 @@ class Database:
         finally:
             with storage_errors("close", other.path):
                 self._writer.execute(f"DETACH DATABASE {name}")
+
+    def copy_log(self) -> None:
+        """Copy what the log holds into the database, while readers and the writer go on.
+
+        Who writes would otherwise do it at times, and wait for the disk much longer than for a
+        commit. The log begins anew when all of it is copied; beside a writer that never pauses
+        that is left to the writer.
+
+        Raises:
+            StorageError: If SQLite or the disk refuses; then all is where it was.
+        """
+        with storage_errors("write to", self.path), self._connection() as connection:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def used_bytes(self, connection: sqlite3.Connection) -> int:
         """Return how much of the database is filled, in bytes; deleting makes room inside it."""

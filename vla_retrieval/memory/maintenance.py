@@ -33,6 +33,9 @@ _BEHIND_AT_CLOSE = 1_000
 _WAITING = 128
 """Entries not in the index yet that it is worth to wake the thread for."""
 
+_COPIED_AFTER = 512
+"""Changed entries, of some pages each, after which the database's log is copied into it."""
+
 _OVER_BUDGET = 1.5
 _CAUGHT_UP = 200  # entries that a writer may wait for
 _USES_AT_ONCE = 1_000
@@ -75,6 +78,7 @@ class Maintenance:
         # Changes at which it is looked again whether something is due.
         self._look_at = 0
         self._hold_at = 0
+        self._copied_at = 0  # changes at which the log was copied
         self._not_before = 0  # changes behind at which a snapshot that failed is tried again
         self.keeper = Keeper(self._run, "memory keeper")
 
@@ -108,8 +112,9 @@ class Maintenance:
         """Look whether something is due, if much has changed; called after each commit."""
         if self._live.changes >= self._look_at or self._standing.unsaved >= _USES_AT_ONCE:
             self.look()
-        if self._live.waiting >= _WAITING:
-            self.keeper.wake()  # it begins by putting them into the index, beside the next commit
+        # The thread begins with the log and the index, so that the next commits find both short.
+        if self._log_is_long() or self._live.waiting >= _WAITING:
+            self.keeper.wake()
 
     def wait_until_idle(self, timeout_sec: float | None = None) -> bool:
         """Wait until nothing is due; return whether that was so in time."""
@@ -195,8 +200,14 @@ class Maintenance:
             except building.GivenUpError as error:
                 raise StorageError(f"{self._directory}: this memory was closed.") from error
 
+    def _log_is_long(self) -> bool:
+        return self._live.changes - self._copied_at >= _COPIED_AFTER
+
     def _run(self) -> None:
         with self._busy:
+            if self._log_is_long():
+                self._copied_at = self._live.changes
+                self._database.copy_log()
             if self._standing.unsaved:
                 self._save_uses()
             with self._live.reading() as index:

@@ -1,0 +1,95 @@
+"""The write-ahead log is copied into the database beside those who add and ask."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import threading
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from vla_retrieval.errors import StorageError
+from vla_retrieval.memory import Memory
+from vla_retrieval.memory.database import DATABASE_NAME, Database
+from vla_retrieval.types import Modality, NewEntry, Probe
+
+from .conftest import DIM, OpenMemory
+from .oracle import unit_vectors
+
+ENOUGH = 512  # entries, after which the log is copied
+VECTORS = unit_vectors(2 * ENOUGH, DIM, 1)
+WAIT_SEC = 60.0
+
+
+def add(memory: Memory, count: int, first: int = 0) -> None:
+    """Add entries, each in a commit of its own."""
+    for number in range(first, first + count):
+        row = VECTORS[number : number + 1]
+        memory.add([NewEntry(f"task {number}", number)], row, row)
+
+
+def in_the_file(directory: Path, folder: Path) -> int:
+    """Return how many entries the database's file has, without its log."""
+    copy = shutil.copy(directory / DATABASE_NAME, folder / "alone.sqlite3")
+    uri = f"file:{copy}?mode=ro&immutable=1"
+    with closing(sqlite3.connect(uri, uri=True)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'entries'").fetchone():
+            return 0
+        return int(connection.execute("SELECT COUNT(*) FROM entries").fetchone()[0])
+
+
+def test_many_entries_reach_the_file_while_the_memory_is_open(
+    open_memory: OpenMemory, directory: Path, tmp_path: Path
+) -> None:
+    """So that neither the writer nor the next open has a long log in front of it."""
+    memory = open_memory(durable=True)
+    add(memory, ENOUGH - 1)
+    assert memory.wait_until_idle(WAIT_SEC)
+    assert in_the_file(directory, tmp_path) == 0
+    add(memory, 1, ENOUGH - 1)
+    assert memory.wait_until_idle(WAIT_SEC)
+    assert in_the_file(directory, tmp_path) == ENOUGH
+
+
+def test_nobody_waits_while_the_log_is_copied(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is slow at it slows down neither adds nor searches."""
+    entered, released = threading.Event(), threading.Event()
+
+    def copy_slowly(_: Database) -> None:
+        entered.set()
+        assert released.wait(WAIT_SEC)
+
+    monkeypatch.setattr(Database, "copy_log", copy_slowly)
+    add(memory, ENOUGH)
+    try:
+        assert entered.wait(WAIT_SEC)
+        add(memory, 50, ENOUGH)
+        probe = Probe(Modality.SCENE, VECTORS[ENOUGH + 49], 1.0, Modality.SCENE)
+        (best,) = memory.search([probe], 1).candidates
+        assert best.entry_id == ENOUGH + 50
+    finally:
+        released.set()
+    assert memory.wait_until_idle(WAIT_SEC)
+
+
+def test_a_log_that_cannot_be_copied_is_told_and_tried_again(
+    memory: Memory, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Entries are safe in the log; nobody who adds is refused for it."""
+    with monkeypatch.context() as patched:
+
+        def refuse(_: Database) -> None:
+            raise StorageError("cannot write to the disk: it is full")
+
+        patched.setattr(Database, "copy_log", refuse)
+        add(memory, ENOUGH)
+        assert memory.wait_until_idle(WAIT_SEC)
+        assert "it is full" in memory.stats().index.last_error
+    add(memory, ENOUGH, ENOUGH)
+    assert memory.wait_until_idle(WAIT_SEC)
+    assert in_the_file(directory, tmp_path) == 2 * ENOUGH
+    assert memory.stats().index.last_error == ""
