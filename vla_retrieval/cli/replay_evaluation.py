@@ -62,12 +62,12 @@ def _show_transport(args: argparse.Namespace) -> int:
 
 def _replay(args: argparse.Namespace) -> int:
     # Only here: the help is to be had without ROS.
-    from vla_retrieval.ros.replay import ReplayOptions
+    from vla_retrieval.ros.playing import ReplayOptions
     from vla_retrieval.ros.replay_evaluation import evaluate_node
 
     check_place(args.out)
     settings = experiment_settings(args)
-    options = ReplayOptions(args.rate, args.most_gap_sec, args.answer_sec)
+    options = ReplayOptions(args.rate, args.most_gap_sec, args.answer_sec, args.player)
     encoder = load_encoder(encoder_settings(args))
     head = head_of(args, encoder)
     with progress_bars() as progress:
@@ -115,12 +115,18 @@ def _parser() -> argparse.ArgumentParser:
     playing = parser.add_argument_group("playing")
     playing.add_argument("--namespace", default="", help="of the node")
     playing.add_argument(
+        "--player", choices=("auto", "ros2bag", "own"), default="auto",
+        help="who plays: `ros2 bag play`, the package's own player, or the first where it is"
+        " installed and can play these bags, else the second (auto)",
+    )  # fmt: skip
+    playing.add_argument(
         "--rate", type=float, default=1.0,
         help="speed against the bag's own time; 0: each frame when the last one is answered (1)",
     )  # fmt: skip
     playing.add_argument(
-        "--most-gap-sec", type=float, default=1.0, help="longest pause between two frames (1)"
-    )
+        "--most-gap-sec", type=float, default=1.0,
+        help="longest pause between two frames, with the package's own player (1)",
+    )  # fmt: skip
     playing.add_argument(
         "--answer-sec", type=float, default=10.0, help="longest wait for the last answers (10)"
     )
