@@ -101,8 +101,13 @@ def main() -> None:
     player = Player(args)
     executor = SingleThreadedExecutor()
     executor.add_node(player.node)
-    threading.Thread(target=executor.spin, daemon=True).start()
-    player.play()
+    thread = threading.Thread(target=executor.spin)
+    thread.start()
+    try:
+        player.play()
+    finally:
+        executor.shutdown()
+        thread.join()
 
 
 if __name__ == "__main__":
