@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,11 @@ def run(
     command: str,
     out: Path,
     *more: str,
-    bag: Path = DEMO / "bag",
+    bags: Sequence[Path] = (DEMO / "bag",),
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Evaluate a bag by the test double."""
-    line = [sys.executable, "-m", f"vla_retrieval.cli.{command}", str(bag)]
+    """Evaluate bags by the test double."""
+    line = [sys.executable, "-m", f"vla_retrieval.cli.{command}", *map(str, bags)]
     line += ["--out", str(out), "--model", "double", "--seed", "1", "--depth", str(K)]
     line += ["--relevance", f"labels:{DEMO / 'tasks.yaml'}", *more]
     return subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import shutil
@@ -17,6 +18,7 @@ from rosgraph_msgs.msg import Clock
 
 from vla_retrieval.evaluation.report.json_file import read_json
 from vla_retrieval.evaluation.results import Evaluation
+from vla_retrieval.experiments.folder import read_trec
 from vla_retrieval.experiments.searching import DIRECTIONS
 
 from .harness import START_SEC, NodeProcess, Robot
@@ -63,8 +65,8 @@ def ready(start: Callable[..., NodeProcess], robot: Robot) -> NodeProcess:
     return node
 
 
-def as_sqlite3(folder: Path) -> Path:
-    """Write the demonstration bag in the other storage."""
+def as_sqlite3(folder: Path, seconds: float = math.inf) -> Path:
+    """Write the beginning of the demonstration bag in the other storage."""
     types = get_typestore(Stores.ROS2_HUMBLE)
     with (
         Reader(DEMO / "bag") as reader,
@@ -75,6 +77,8 @@ def as_sqlite3(folder: Path) -> Path:
             for c in reader.connections
         }
         for connection, stamp_ns, data in reader.messages():
+            if stamp_ns - reader.start_time > seconds * 1e9:
+                break
             writer.write(topics[connection.topic], stamp_ns, data)
     return folder
 
@@ -111,6 +115,19 @@ def test_recorded_stamps_and_a_clock_are_enough_to_score_a_node(
     assert parameters(robot) == before
 
 
+def test_bags_of_the_same_stamps_are_played_one_after_the_other(
+    ready: NodeProcess, tmp_path: Path, stand_in: dict[str, str]
+) -> None:
+    """By a stand-in. The clock jumps back between the two."""
+    bags = [as_sqlite3(tmp_path / name, seconds=16.0) for name in ("one", "two")]
+    out = tmp_path / "live"
+    done = run("replay_evaluation", out, "--rate", RATE, bags=bags, environment=stand_in)
+    assert done.returncode == 0, done.stderr + ready.log
+    check(read_json(out / "evaluation.json"))
+    answered = {query_id.partition(":")[0] for query_id in read_trec(out, "pair")[1].query_ids}
+    assert answered == {"one", "two"}
+
+
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_ros2_bag_plays_both_storages_into_a_node(
     ready: NodeProcess, robot: Robot, tmp_path: Path, real: dict[str, str], storage: str
@@ -119,7 +136,7 @@ def test_ros2_bag_plays_both_storages_into_a_node(
     before = parameters(robot)
     bag = DEMO / "bag" if storage == "mcap" else as_sqlite3(tmp_path / "bag")
     out = tmp_path / "live"
-    done = run("replay_evaluation", out, "--rate", RATE, "--player", "ros2bag", bag=bag)
+    done = run("replay_evaluation", out, "--rate", RATE, "--player", "ros2bag", bags=[bag])
     assert done.returncode == 0, done.stderr + ready.log
     check(read_json(out / "evaluation.json"))
     assert parameters(robot) == before
