@@ -196,8 +196,3 @@ def test_a_clock_that_somebody_else_publishes(
 ) -> None:
     publishers["/robot/clock"] = 1
     assert "somebody publishes /robot/clock already" in refused(choose, write())
-
-
-def test_a_player_that_nobody_knows_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match="auto, ros2bag, own"):
-        ReplayOptions(player="rosbag")
