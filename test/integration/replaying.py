@@ -26,13 +26,19 @@ def run(
     environment: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Evaluate bags by the test double."""
+    return subprocess.run(
+        command_line(command, out, *more, bags=bags), capture_output=True, text=True,
+        timeout=REPLAY_SEC, check=False, env={**os.environ, **(environment or {})},
+    )  # fmt: skip
+
+
+def command_line(
+    command: str, out: Path, *more: str, bags: Sequence[Path] = (DEMO / "bag",)
+) -> list[str]:
+    """Return what evaluates bags by the test double."""
     line = [sys.executable, "-m", f"vla_retrieval.cli.{command}", *map(str, bags)]
     line += ["--out", str(out), "--model", "double", "--seed", "1", "--depth", str(K)]
-    line += ["--relevance", f"labels:{DEMO / 'tasks.yaml'}", *more]
-    return subprocess.run(
-        line, capture_output=True, text=True, timeout=REPLAY_SEC, check=False,
-        env={**os.environ, **(environment or {})},
-    )  # fmt: skip
+    return [*line, "--relevance", f"labels:{DEMO / 'tasks.yaml'}", *more]
 
 
 def parameters(robot: Robot) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import math
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -21,8 +22,8 @@ from vla_retrieval.evaluation.results import Evaluation
 from vla_retrieval.experiments.folder import read_trec
 from vla_retrieval.experiments.searching import DIRECTIONS
 
-from .harness import START_SEC, NodeProcess, Robot
-from .replaying import DEMO, parameters, run
+from .harness import START_SEC, WAIT_SEC, NodeProcess, Robot, wait_until
+from .replaying import DEMO, command_line, parameters, run
 
 HERE = Path(__file__).parent
 RATE = "4"
@@ -154,6 +155,27 @@ def test_a_player_that_dies_ends_the_evaluation_and_leaves_the_node_as_it_was(
     assert "signal 9 ended it" in done.stderr
     assert "--player own" in done.stderr
     assert not out.exists()
+    assert parameters(robot) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_evaluation_that_is_told_to_end_takes_its_player_along(
+    ready: NodeProcess, robot: Robot, tmp_path: Path, stand_in: dict[str, str], number: int
+) -> None:
+    """By a stand-in, which would play for eight minutes."""
+    before = parameters(robot)
+    line = command_line("replay_evaluation", tmp_path / "live", "--rate", "0.1")
+    process = subprocess.Popen(line, env={**os.environ, **stand_in}, start_new_session=True)
+    node = robot.client.node
+
+    def plays() -> bool:
+        assert process.poll() is None
+        return bool(robot.call("get_stats").frames_received)
+
+    wait_until(plays, "a player that plays")
+    process.send_signal(number)
+    assert process.wait(WAIT_SEC) == 130
+    wait_until(lambda: not node.count_publishers("/image/compressed"), "the end of the player")
     assert parameters(robot) == before
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -65,6 +66,9 @@ def _replay(args: argparse.Namespace) -> int:
     from vla_retrieval.ros.playing import ReplayOptions
     from vla_retrieval.ros.replay_evaluation import evaluate_node
 
+    # `ros2 launch` and others end processes by it: the node's parameters and a player are then put
+    # in order as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     check_place(args.out)
     settings = experiment_settings(args)
     options = ReplayOptions(args.rate, args.most_gap_sec, args.answer_sec, args.player)

@@ -16,7 +16,8 @@ CLOCK_HZ = 200
 """Messages of the clock a second: how finely the node can tell an image's age."""
 
 _INFO_WITHIN_SEC = 60.0
-_STOP_WITHIN_SEC = 5.0
+# It takes one to two seconds; `ros2 launch` gives the caller five.
+_STOP_WITHIN_SEC = 3.0
 _ACKNOWLEDGED_WITHIN_MS = 5000
 _TAIL_LINES = 8
 
