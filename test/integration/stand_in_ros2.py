@@ -71,8 +71,8 @@ class Player:
         self.began = time.monotonic()
         connections = [c for c in self.reader.connections if c.topic in self.publishers]
         for number, (connection, stamp_ns, data) in enumerate(self.reader.messages(connections)):
-            if number == self.args.dies_after:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if number == self.args.fails_after:
+                raise RuntimeError("bad sector")
             time.sleep(max(0.0, (stamp_ns - self.now_ns()) / _SEC / self.args.rate))
             self.publishers[connection.topic].publish(bytes(data))
         for publisher in self.publishers.values():
@@ -95,7 +95,7 @@ def main() -> None:
     for switch in ("--start-paused", "--disable-keyboard-controls"):
         play.add_argument(switch, action="store_true", required=True)
     args = parser.parse_args()
-    args.dies_after = int(os.environ.get("STAND_IN_DIES_AFTER", "-1"))
+    args.fails_after = int(os.environ.get("STAND_IN_FAILS_AFTER", "-1"))
     if args.verb == "info":
         return
     player = Player(args)

@@ -143,16 +143,17 @@ def test_ros2_bag_plays_both_storages_into_a_node(
     assert parameters(robot) == before
 
 
-def test_a_player_that_dies_ends_the_evaluation_and_leaves_the_node_as_it_was(
+def test_a_player_that_fails_ends_the_evaluation_and_leaves_the_node_as_it_was(
     ready: NodeProcess, robot: Robot, tmp_path: Path, stand_in: dict[str, str]
 ) -> None:
     """By a stand-in."""
     before = parameters(robot)
     out = tmp_path / "live"
-    environment = {**stand_in, "STAND_IN_DIES_AFTER": "20"}
+    environment = {**stand_in, "STAND_IN_FAILS_AFTER": "20"}
     done = run("replay_evaluation", out, "--rate", RATE, environment=environment)
     assert done.returncode == 1
-    assert "signal 9 ended it" in done.stderr
+    assert "exit code 1" in done.stderr
+    assert "bad sector" in done.stderr
     assert "--player own" in done.stderr
     assert not out.exists()
     assert parameters(robot) == before

@@ -128,9 +128,10 @@ class Rosbag2Player:
         return (
             f"Bags were played by {self.name}, whole, at {self._options.rate:g} times their speed, "
             "with the recorded stamps; frames that do not ask are not scored. Times contain the "
-            "recorded delay from an image's stamp to its receipt by the recorder. The node's ages "
-            f"are read from a clock of {CLOCK_HZ} steps a second. Why frames have no answer is "
-            f"counted by the node over all {self._sent} images that were played."
+            "recorded delay from an image's stamp to its receipt by the recorder. Ages are "
+            f"by the node's clock, which follows the bag's in {CLOCK_HZ} steps a second and some "
+            "milliseconds late, so that they come out that much too low. Why frames have no answer "
+            f"is counted by the node over all {self._sent} images that were played."
         )
 
     def play(self, frames: Sequence[Frame], listener: Listener, progress: Progress) -> None:
