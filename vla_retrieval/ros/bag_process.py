@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -106,11 +107,13 @@ class BagProcess:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End it."""
-        for number in (signal.SIGINT, signal.SIGKILL):
-            if not self.has_ended(0):
-                os.killpg(self._process.pid, number)
-                self.has_ended(_STOP_WITHIN_SEC)
+        """End it, and what is left of its group."""
+        if not self.has_ended(0):
+            os.killpg(self._process.pid, signal.SIGINT)
+            self.has_ended(_STOP_WITHIN_SEC)
+        with suppress(ProcessLookupError):  # nothing is left
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def has_ended(self, within_sec: float) -> bool:
         """Return whether it ends in time."""
