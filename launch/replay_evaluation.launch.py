@@ -49,7 +49,7 @@ def _processes(context: LaunchContext) -> list[Node]:
         "image_transport": _image_transport([*bags, f"--out={out}", *options]),
     }
     options += [f"--{name}={given[name]}" for name in MODEL if name in given]
-    options += [f"--{name}={value(name)}" for name in ("out", "rate", "relevance")]
+    options += [f"--{name}={value(name)}" for name in ("out", "rate", "player", "relevance")]
     return [
         Node(
             package="vla_retrieval",
@@ -57,6 +57,8 @@ def _processes(context: LaunchContext) -> list[Node]:
             name="retrieval",
             namespace=NAMESPACE,
             parameters=[value("params_file"), {**given, **fixed}],
+            # Where `ros2 bag` plays, the node goes by the bag's clock, and the robot does not.
+            remappings=[("/clock", f"/{NAMESPACE}/clock")],
             output="screen",
             emulate_tty=True,
             on_exit=Shutdown(reason="the node ended"),
@@ -95,6 +97,10 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument("bag", description="rosbag2 folders or files, as a shell has it"),
             DeclareLaunchArgument("out", description="new folder for the report"),
             DeclareLaunchArgument("rate", default_value="1.0", description="speed of the bag"),
+            DeclareLaunchArgument(
+                "player", default_value="auto",
+                description="auto, ros2bag (`ros2 bag play`) or own (the package's)",
+            ),
             DeclareLaunchArgument(
                 "relevance", default_value="instruction",
                 description="instruction, episode, labels:FILE or qrels:FILE",

@@ -59,6 +59,7 @@ MESSAGES = frozenset(
         "geometry_msgs",
         "lifecycle_msgs",
         "rcl_interfaces",
+        "rosgraph_msgs",
         "sensor_msgs",
         "std_msgs",
         "std_srvs",

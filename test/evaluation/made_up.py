@@ -272,6 +272,7 @@ def evaluation(seed: int = 0, boost: float = 0.0) -> Evaluation:
                 "scene to scenes": Agreement(2_790, 3_000, 2_790, 2_788, 3.1e-5, 1e-5),
                 ATTACK: Agreement(0, 3_000, 0, 0, 0.0, 1e-5),
             },
+            f"ros2 bag {ATTACK}",
         ),
         wall_sec={"encoding": 265.0, "searching": 24.0, "thumbnails": 8.25, "the <rest>": 2.75},
     )

@@ -55,7 +55,7 @@ def any_evaluation() -> st.SearchStrategy[results.Evaluation]:
     agreements = st.builds(results.Agreement, counts, counts, counts, counts, floats, floats)
     live = st.builds(
         results.LiveResult, counts, counts, stages, stages, drops, st.none() | stages,
-        st.dictionaries(texts, agreements, **few),
+        st.dictionaries(texts, agreements, **few), texts,
     )  # fmt: skip
     points = st.builds(results.MapPoint, floats, floats, texts, texts)
     return st.builds(

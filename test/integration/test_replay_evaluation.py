@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from vla_retrieval.evaluation.report.json_file import read_json
 from vla_retrieval.experiments.folder import read_trec
 from vla_retrieval.experiments.searching import DIRECTIONS
-from vla_retrieval.ros.remote import RemoteParameters
 
-from .harness import START_SEC, WAIT_SEC, NodeProcess, Robot, image_message, picture
+from .harness import START_SEC, NodeProcess, Robot, image_message, picture
+from .replaying import parameters, run
 
-DEMO = Path(__file__).parents[2] / "demo"
-REPLAY_SEC = 240
-K = 10
 FOLDERS = ("live", "offline")
-
-
-def run(command: str, out: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    """Evaluate the demonstration bag by the test double."""
-    line = [sys.executable, "-m", f"vla_retrieval.cli.{command}", str(DEMO / "bag")]
-    line += ["--out", str(out), "--model", "double", "--seed", "1", "--depth", str(K)]
-    line += ["--relevance", f"labels:{DEMO / 'tasks.yaml'}", *more]
-    return subprocess.run(line, capture_output=True, text=True, timeout=REPLAY_SEC, check=False)
 
 
 @pytest.fixture
@@ -47,16 +33,13 @@ def test_what_a_node_has_to_read_is_told_without_one(tmp_path: Path) -> None:
     assert not (tmp_path / "live").exists()
 
 
-def parameters(robot: Robot) -> dict[str, Any]:
-    remote = RemoteParameters(robot.client.node, "retrieval", WAIT_SEC)
-    return dict(remote.get(["k", "query_target", "scene_weight", "min_score", "query_mode"]))
-
-
 def test_a_node_ranks_every_frame_that_it_answered_as_the_offline_evaluation(
     ready: NodeProcess, robot: Robot, tmp_path: Path
 ) -> None:
     before = parameters(robot)
-    done = run("replay_evaluation", tmp_path / "live", "--rate", "0", "--no-offline")
+    done = run(
+        "replay_evaluation", tmp_path / "live", "--rate", "0", "--player", "own", "--no-offline"
+    )
     assert done.returncode == 0, done.stderr + ready.log
     assert parameters(robot) == before
     assert run("evaluate", tmp_path / "offline").returncode == 0
@@ -82,7 +65,7 @@ def test_a_node_ranks_every_frame_that_it_answered_as_the_offline_evaluation(
 def test_frames_without_an_answer_are_counted_by_cause_and_the_page_shows_how_long_answers_took(
     ready: NodeProcess, tmp_path: Path
 ) -> None:
-    done = run("replay_evaluation", tmp_path / "live", "--rate", "12")
+    done = run("replay_evaluation", tmp_path / "live", "--rate", "12", "--player", "own")
     assert done.returncode == 0, done.stderr + ready.log
     found = read_json(tmp_path / "live" / "evaluation.json")
     live = found.live

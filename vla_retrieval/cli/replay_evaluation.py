@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -62,12 +63,15 @@ def _show_transport(args: argparse.Namespace) -> int:
 
 def _replay(args: argparse.Namespace) -> int:
     # Only here: the help is to be had without ROS.
-    from vla_retrieval.ros.replay import ReplayOptions
+    from vla_retrieval.ros.playing import ReplayOptions
     from vla_retrieval.ros.replay_evaluation import evaluate_node
 
+    # `ros2 launch` and others end processes by it: the node's parameters and a player are then put
+    # in order as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     check_place(args.out)
     settings = experiment_settings(args)
-    options = ReplayOptions(args.rate, args.most_gap_sec, args.answer_sec)
+    options = ReplayOptions(args.rate, args.most_gap_sec, args.answer_sec, args.player)
     encoder = load_encoder(encoder_settings(args))
     head = head_of(args, encoder)
     with progress_bars() as progress:
@@ -115,12 +119,18 @@ def _parser() -> argparse.ArgumentParser:
     playing = parser.add_argument_group("playing")
     playing.add_argument("--namespace", default="", help="of the node")
     playing.add_argument(
+        "--player", choices=("auto", "ros2bag", "own"), default="auto",
+        help="who plays: `ros2 bag play`, the package's own player, or the first where it is"
+        " installed and can play these bags, else the second (auto)",
+    )  # fmt: skip
+    playing.add_argument(
         "--rate", type=float, default=1.0,
         help="speed against the bag's own time; 0: each frame when the last one is answered (1)",
     )  # fmt: skip
     playing.add_argument(
-        "--most-gap-sec", type=float, default=1.0, help="longest pause between two frames (1)"
-    )
+        "--most-gap-sec", type=float, default=1.0,
+        help="longest pause between two frames, with the package's own player (1)",
+    )  # fmt: skip
     playing.add_argument(
         "--answer-sec", type=float, default=10.0, help="longest wait for the last answers (10)"
     )

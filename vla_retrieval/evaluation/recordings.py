@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,19 +67,34 @@ def image_type(paths: Sequence[Path], options: ReadOptions | None = None) -> str
     Raises:
         InvalidInputError: If topics are not clear, or some are raw and others compressed.
     """
-    topics = (options or ReadOptions()).topics
     kinds: dict[str, str] = {}
-    for bag in map(Bag, paths):
-        chosen = choose_topics(bag.topics, topics, bag.decoder.text_field, bag.name)
-        types = {topic.name: topic.msgtype for topic in bag.topics}
-        kinds |= {f"{bag.name}:{name}": types[name] for name in chosen.images}
-        bag.close()
+    for path in paths:
+        topics, types = recorded_topics(path, options)
+        kinds |= {f"{bag_names([path])[0]}:{name}": types[name] for name in topics.images}
     if len(set(kinds.values())) != 1:
         got = ", ".join(f"{name}: {kind}" for name, kind in sorted(kinds.items()))
         raise InvalidInputError(
             "--image-topic", "topics of one type, raw or compressed", got or "none"
         )
     return next(iter(kinds.values()))
+
+
+def recorded_topics(
+    path: Path, options: ReadOptions | None = None
+) -> tuple[ChosenTopics, Mapping[str, str]]:
+    """Return which topics of a bag are read, and topic to message type, without reading it through.
+
+    Raises:
+        InvalidInputError: If the topics are not clear (``choose_topics``).
+    """
+    bag = Bag(path)
+    try:
+        chosen = choose_topics(
+            bag.topics, (options or ReadOptions()).topics, bag.decoder.text_field, bag.name
+        )
+        return chosen, {topic.name: topic.msgtype for topic in bag.topics}
+    finally:
+        bag.close()
 
 
 class _Numbers:

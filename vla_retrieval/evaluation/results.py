@@ -180,7 +180,7 @@ class LiveResult:
     """What only a running node shows.
 
     Attributes:
-        frames_played: Images that went out.
+        frames_played: Images that went out and ask.
         frames_answered: Images that a match array came for, with the instruction in force.
         latency_ms: Image stamp to match received.
         frame_age_ms: Age of the frame that an answer used when the node sent it.
@@ -191,6 +191,7 @@ class LiveResult:
             management", 2016); None where it was not measured.
         agreement: Direction name to how far the node ranks as the offline evaluation; empty where
             the bags were not evaluated offline too.
+        player: Who played them; empty where it was not noted.
     """
 
     frames_played: int
@@ -200,6 +201,7 @@ class LiveResult:
     drops: Mapping[str, int] = field(default_factory=dict)
     staleness_ms: StageSummary | None = None
     agreement: Mapping[str, Agreement] = field(default_factory=dict)
+    player: str = ""
 
 
 @dataclass(frozen=True)

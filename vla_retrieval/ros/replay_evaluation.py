@@ -12,7 +12,9 @@ from vla_retrieval.experiments.planning import check_sides, make_plan
 from vla_retrieval.experiments.settings import ExperimentSettings
 from vla_retrieval.projection import Head, projected_fingerprint, short_digest
 from vla_retrieval.ros.client import RetrievalClient
-from vla_retrieval.ros.replay import Progress, Replay, ReplayOptions, fill
+from vla_retrieval.ros.player_choice import choose_player
+from vla_retrieval.ros.playing import Progress, ReplayOptions
+from vla_retrieval.ros.replay import Replay, fill
 from vla_retrieval.types import Fingerprint
 
 
@@ -40,8 +42,9 @@ def evaluate_node(
 
     Raises:
         InvalidInputError: If a bag cannot be evaluated, or the node is not one that can be: its
-            memory is not empty, or it has another encoder, head or similarity.
-        RetrievalError: If the node refuses what it is given.
+            memory is not empty, or it has another encoder, head or similarity; or if the player
+            that was asked for by name cannot play the bags.
+        RetrievalError: If the node refuses what it is given, or the player fails.
         TimeoutError: If it does not become active or does not answer.
     """
     plan = make_plan(bags, settings)
@@ -54,11 +57,17 @@ def evaluate_node(
                 f"no active node {where} within {start_sec:g} s: start it, in this ROS domain"
             )
         _check(client, fingerprint, head, settings)
+        frames = [*split.queries, *split.absent]
+        player, why = choose_player(
+            client, bags, plan.recordings, frames, settings.reading, options
+        )
+        reason = f", not by ros2 bag: {why}" if why else ""
+        client.node.get_logger().info(f"frames are played by {player.name}{reason}")
         filled = fill(client, split.gallery, progress)
         check_sides(filled.gallery, split)
-        heard = Replay(client, filled.position_of, settings, options).run(
-            [*split.queries, *split.absent], progress
-        )
+        heard = Replay(client, filled.position_of, settings, player).run(frames, progress)
+    if why:
+        heard.notes.append(f"`ros2 bag play` was not the player: {why}.")
     heard.notes += [
         f"{count} image(s) of the memory's side were refused by the node: {reason}."
         for reason, count in sorted(filled.refused.items())

@@ -69,7 +69,8 @@ def known_table(known: Mapping[str, KnownResult]) -> Table:
 def live_table(live: LiveResult) -> Table:
     """Return how soon frames were answered, and why some were not."""
     answered = f"{spell_count(live.frames_answered)} of {spell_count(live.frames_played)}"
-    table = _table(f"live: {answered} frames answered")
+    by = f", played by {live.player}" if live.player else ""
+    table = _table(f"live: {answered} frames answered{by}")
     table.add_column("")
     for head in ("p50", "p90", "p99"):
         table.add_column(head, justify="right", no_wrap=True)

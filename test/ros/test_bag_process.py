@@ -1,0 +1,129 @@
+"""A player runs as a child process, ends with its caller, and its failures are told."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vla_retrieval.errors import RetrievalError
+from vla_retrieval.ros.bag_process import BagProcess, play_command, why_unreadable
+
+BAG = Path("a bag")
+WAIT_SEC = 60.0
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def program(folder: Path, code: str) -> str:
+    file = folder / "ros2"
+    file.write_text(f"#!{sys.executable}\n{code}\n")
+    file.chmod(0o755)
+    return str(file)
+
+
+def options(command: list[str]) -> dict[str, list[str]]:
+    """Return option to its values."""
+    found: dict[str, list[str]] = {"": []}
+    name = ""
+    for word in command:
+        if word.startswith("--"):
+            name = word
+            found[name] = []
+        else:
+            found[name].append(word)
+    return found
+
+
+def test_the_command_plays_the_bags_topics_into_the_nodes_at_the_rate_and_waits() -> None:
+    targets = {"/eye": "/robot/image", "/instruction": "/instruction"}
+    command = play_command(
+        "/opt/ros2", BAG, targets, "/robot/clock", "/robot", Path("qos.yaml"), 2.5
+    )
+    found = options(command)
+    assert found[""] == ["/opt/ros2", "bag", "play", "a bag"]
+    assert found["--topics"] == ["/eye", "/instruction"]
+    assert found["--remap"] == [
+        "/eye:=/robot/image", "/clock:=/robot/clock", "__node:=replay_bag", "__ns:=/robot",
+    ]  # fmt: skip
+    assert found["--rate"] == ["2.5"]
+    assert found["--qos-profile-overrides-path"] == ["qos.yaml"]
+    assert {"--clock", "--start-paused", "--disable-keyboard-controls"} <= set(found)
+
+
+def test_a_bag_that_ros2_bag_can_read_has_no_reason_against_it(tmp_path: Path) -> None:
+    ros2 = program(tmp_path, "import sys; sys.exit(sys.argv[1:] != ['bag', 'info', 'a bag'])")
+    assert why_unreadable(ros2, BAG) == ""
+
+
+def test_the_last_that_ros2_bag_says_is_why_a_bag_cannot_be_read(tmp_path: Path) -> None:
+    ros2 = program(tmp_path, "import sys; sys.exit('Traceback\\nno storage could be initialized')")
+    assert why_unreadable(ros2, BAG).endswith("failed: no storage could be initialized")
+
+
+def test_a_player_that_fails_is_told_with_its_exit_code_and_its_last_words(tmp_path: Path) -> None:
+    command = python("import sys; print('bad sector'); sys.exit(3)")
+    with BagProcess(command, BAG, tmp_path / "output") as process:
+        assert process.has_ended(WAIT_SEC)
+        with pytest.raises(RetrievalError, match=r"(?s)bag: exit code 3.*bad sector.*--player own"):
+            process.check()
+
+
+def test_a_player_that_was_killed_is_told_with_the_signal(tmp_path: Path) -> None:
+    command = python("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    with BagProcess(command, BAG, tmp_path / "output") as process:
+        assert process.has_ended(WAIT_SEC)
+        with pytest.raises(RetrievalError, match="signal 9 ended it"):
+            process.check()
+
+
+def test_a_player_that_ended_well_has_not_failed(tmp_path: Path) -> None:
+    with BagProcess(python(""), BAG, tmp_path / "output") as process:
+        assert process.has_ended(WAIT_SEC)
+        process.check()
+
+
+def test_a_program_that_cannot_be_run_is_told(tmp_path: Path) -> None:
+    with (
+        pytest.raises(RetrievalError, match="cannot run /no/such/program"),
+        BagProcess(["/no/such/program"], BAG, tmp_path / "output"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("heeds", [True, False], ids=["heeds SIGINT", "does not"])
+def test_a_player_and_its_children_end_with_the_block(heeds: bool, tmp_path: Path) -> None:
+    pids, output = tmp_path / "pids", tmp_path / "output"
+    handling = "" if heeds else "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    os.mkfifo(pids)
+    code = (
+        f"import os, signal, time\n{handling}"
+        "child = os.fork()\n"
+        f"if child: open({str(pids)!r}, 'w').write(f'{{os.getpid()}} {{child}}')\n"
+        "time.sleep(600)\n"
+    )
+    with BagProcess(python(code), BAG, output) as process:
+        started = [int(pid) for pid in pids.read_text().split()]
+        assert not process.has_ended(0)
+    assert process.has_ended(0)
+    expected = signal.SIGINT if heeds else signal.SIGKILL
+    with pytest.raises(RetrievalError, match=f"signal {expected:d} ended it|exit code"):
+        process.check()
+    end = time.monotonic() + WAIT_SEC
+    while any(map(is_alive, started)):  # nothing announces the end of a grandchild
+        assert time.monotonic() < end, started
+        time.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that nobody has waited for yet does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
