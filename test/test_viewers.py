@@ -20,6 +20,38 @@ QOS = {
     "Reliability Policy": {"Reliable", "Best Effort"},
     "Durability Policy": {"Volatile", "Transient Local"},
 }
+# What RViz's classes read, taken from the properties that their constructors make and what their
+# load() asks for (rviz_common and rviz_default_plugins: src, the same on humble, jazzy and
+# rolling). RViz says nothing about a name that it does not know: it shows its default.
+SHOWN = {"Class", "Name", "Enabled", "Value"}
+CAMERA = {"Class", "Name", "Value", "Target Frame", "Near Clip Distance"}
+RVIZ_READS = {
+    "rviz_default_plugins/Grid": SHOWN | {
+        "Alpha", "Cell Size", "Color", "Line Style", "Normal Cell Count", "Offset", "Plane",
+        "Plane Cell Count", "Reference Frame",
+    },
+    "rviz_default_plugins/TF": SHOWN | {
+        "Frame Timeout", "Frames", "Marker Scale", "Show Arrows", "Show Axes", "Show Names",
+        "Tree", "Update Interval",
+    },
+    "rviz_default_plugins/MarkerArray": SHOWN | {"Namespaces", "Topic"},
+    "rviz_default_plugins/Image": SHOWN | {
+        "Max Value", "Median window", "Min Value", "Normalize Range", "Topic",
+    },
+    "rviz_default_plugins/Interact": {"Class", "Hide Inactive Objects"},
+    "rviz_default_plugins/MoveCamera": {"Class"},
+    "rviz_default_plugins/Select": {"Class"},
+    "rviz_default_plugins/FocusCamera": {"Class"},
+    "rviz_default_plugins/Measure": {"Class", "Line color"},
+    "rviz_default_plugins/Orbit": CAMERA | {
+        "Distance", "Focal Point", "Focal Shape Fixed Size", "Focal Shape Size", "Pitch", "Yaw",
+    },
+    "rviz_common/Displays": {
+        "Class", "Help Height", "Name", "Property Tree Widget", "Tree Height",
+    },
+    "rviz_common/Selection": {"Class", "Name"},
+    "rviz_common/Views": {"Class", "Expanded", "Name", "Splitter Ratio"},
+}  # fmt: skip
 # Panels of Foxglove's own, by the key that names the topic they show.
 PANELS = {
     "3D": "topics",
@@ -62,6 +94,19 @@ def test_rvizs_sections_are_those_that_it_writes_itself() -> None:
     shown = {name for name in RVIZ["Window Geometry"] if name in {d["Name"] for d in displays()}}
     images = {d["Name"] for d in displays() if d["Class"] == "rviz_default_plugins/Image"}
     assert shown == images, "a picture has a window of its own, by its name"
+
+
+def test_rviz_reads_every_property_that_is_set() -> None:
+    manager = RVIZ["Visualization Manager"]
+    parts = [
+        *manager["Displays"], *manager["Tools"], *RVIZ["Panels"], manager["Views"]["Current"],
+    ]  # fmt: skip
+    ignored = {
+        (part["Class"], name) for part in parts for name in set(part) - RVIZ_READS[part["Class"]]
+    }
+    assert not ignored
+    assert set(manager["Global Options"]) == {"Background Color", "Fixed Frame", "Frame Rate"}
+    assert manager["Transformation"] == {"Current": {"Class": "rviz_default_plugins/TF"}}
 
 
 @pytest.mark.parametrize("display", displays(), ids=lambda display: display["Name"])
