@@ -57,6 +57,8 @@ PANELS = {
     "3D": "topics",
     "Image": "imageMode",
     "RawMessages": "topicPath",
+    "Table": "topicPath",
+    "Indicator": "path",
     "Plot": "paths",
     "DiagnosticSummary": "topicToRender",
     "DiagnosticStatusPanel": "topicToRender",
@@ -70,9 +72,12 @@ def displays() -> list[dict[str, Any]]:
 
 
 def leaves(layout: Any) -> Iterator[str]:
-    """Return the panels of a layout, and check its splits."""
+    """Return the panels of a layout, those in tabs too, and check its splits."""
     if isinstance(layout, str):
         yield layout
+        for tab in FOXGLOVE["configById"][layout].get("tabs", ()):
+            assert tab["title"]
+            yield from leaves(tab["layout"])
         return
     assert set(layout) == {"direction", "splitPercentage", "first", "second"}
     assert layout["direction"] in ("row", "column")
@@ -94,6 +99,21 @@ def test_rvizs_sections_are_those_that_it_writes_itself() -> None:
     shown = {name for name in RVIZ["Window Geometry"] if name in {d["Name"] for d in displays()}}
     images = {d["Name"] for d in displays() if d["Class"] == "rviz_default_plugins/Image"}
     assert shown == images, "a picture has a window of its own, by its name"
+
+
+def test_rvizs_window_has_a_place_for_each_picture_and_panel_and_hides_none() -> None:
+    """Without one, RViz stacks all of them at the left, each a few lines high."""
+    window = RVIZ["Window Geometry"]
+    images = [d["Name"] for d in displays() if d["Class"] == "rviz_default_plugins/Image"]
+    docks = {*images, *(panel["Name"] for panel in RVIZ["Panels"])}
+    for name in docks:
+        # Qt writes names into QMainWindow's state as big-endian UTF-16.
+        assert name.encode("utf-16-be").hex() in window["QMainWindow State"]
+        assert window[name] == {"collapsed": False}
+    assert set(window) - docks == {
+        "Height", "Hide Left Dock", "Hide Right Dock", "QMainWindow State", "Width",
+    }  # fmt: skip
+    assert window["Hide Left Dock"] is window["Hide Right Dock"] is False
 
 
 def test_rviz_reads_every_property_that_is_set() -> None:
@@ -123,7 +143,10 @@ def test_each_panel_of_foxglove_is_in_the_layout_once_and_is_one_of_its_own() ->
     for name, config in FOXGLOVE["configById"].items():
         kind, _, number = name.partition("!")
         assert number
-        assert config[PANELS[kind]]
+        if kind != "Tab":
+            assert config[PANELS[kind]]
+            # The same under the key of Foxglove's and of Lichtblick's, its open continuation.
+            assert config["foxglovePanelTitle"] == config["lichtblickPanelTitle"] != ""
     assert set(FOXGLOVE) == {
         "configById", "globalVariables", "userNodes", "playbackConfig", "layout",
     }  # fmt: skip

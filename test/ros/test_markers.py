@@ -209,4 +209,12 @@ def test_a_quaternion_of_any_length_is_drawn_as_one_of_length_one() -> None:
 
 
 def test_clearing_deletes_all() -> None:
-    assert [marker.action for marker in no_markers().markers] == [Marker.DELETEALL]
+    (only,) = no_markers("camera").markers
+    assert (only.action, only.header.frame_id) == (Marker.DELETEALL, "camera")
+
+
+def test_every_marker_has_a_frame_the_deleting_one_too() -> None:
+    """Foxglove takes an empty one for a frame of the robot's that tf does not connect."""
+    nowhere = answer(match(1), match(2, pose()), frame_id="")
+    for reply in (answer(), answer(match(1, pose())), nowhere):
+        assert all(marker.header.frame_id for marker in make_markers(reply).markers)

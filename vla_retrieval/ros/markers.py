@@ -24,8 +24,8 @@ _FIRST_DEPTH_M, _LAST_DEPTH_M, _SHRINK = 0.30, 0.10, 0.85
 # Half of the width and of the height against the depth: a 4:3 image of 60 degrees.
 _HALF_WIDTH = math.tan(math.radians(30))
 _HALF_HEIGHT = 0.75 * _HALF_WIDTH
-_LINE_M, _BALL_M, _TEXT_M = 0.008, 0.05, 0.06
-_NEAR_M = 0.10  # labels that are closer would cover each other
+_LINE_M, _BALL_M, _TEXT_M = 0.008, 0.05, 0.08
+_NEAR_M = 0.25  # labels that are closer would cover each other
 _MOST_LINES, _MOST_CHARACTERS, _MOST_NAMED = 6, 60, 8
 _NOTE_AHEAD_M = 0.5
 
@@ -56,20 +56,26 @@ def make_markers(answer: messages.MatchArray) -> MarkerArray:
     """
     drawn = answer.matches[:MOST_DRAWN]
     placed = [match for match in drawn if _has_place(match)]
-    markers = [Marker(action=Marker.DELETEALL)]
+    frame_id = answer.header.frame_id or (placed[0].camera_pose.header.frame_id if placed else "")
+    markers = no_markers(frame_id).markers
     for match in placed:
         markers += [_camera(match, len(drawn)), _ball(match)]
     markers += [_label(matches) for matches in _by_place(placed)]
     note = _note(answer, drawn)
-    frame_id = answer.header.frame_id or (placed[0].camera_pose.header.frame_id if placed else "")
     if note and frame_id:
         markers.append(_note_marker(note, frame_id))
     return MarkerArray(markers=markers)
 
 
-def no_markers() -> MarkerArray:
-    """Return what deletes all markers that were drawn before."""
-    return MarkerArray(markers=[Marker(action=Marker.DELETEALL)])
+def no_markers(frame_id: str) -> MarkerArray:
+    """Return what deletes all markers that were drawn before.
+
+    Args:
+        frame_id: Any frame that tf may know. Nothing is drawn in it, but Foxglove takes each
+            marker's frame for one of the robot's, and complains that tf does not connect "".
+    """
+    everything = Marker(header=Header(frame_id=frame_id), action=Marker.DELETEALL)
+    return MarkerArray(markers=[everything])
 
 
 def depth_m(rank: int) -> float:
