@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vla_retrieval.contact_sheet import _drawable, _font, _wrap, draw_contact_sheet, verdict_on
+from vla_retrieval.contact_sheet import (
+    Verdict,
+    _drawable,
+    _font,
+    _wrap,
+    draw_contact_sheet,
+    verdict_on,
+)
 from vla_retrieval.thumbnails import make_thumbnail
 from vla_retrieval.types import Entry, Known, Match, Retrieval, RgbImage, StageTimes
 
@@ -85,22 +92,53 @@ def test_a_chinese_line_does_not_begin_with_a_comma() -> None:
     assert not any(line.startswith("，") for line in lines)
 
 
-def answer(known: Known, memory_size: int = 5, eligible_size: int = 5) -> Retrieval:
-    """Return one without matches."""
-    return Retrieval((), memory_size, eligible_size, True, StageTimes(), known, 0.25)
+def answer(
+    known: Known, memory_size: int = 5, eligible_size: int = 5, matches: tuple[Match, ...] = ()
+) -> Retrieval:
+    return Retrieval(matches, memory_size, eligible_size, True, StageTimes(), known, 0.25)
+
+
+FOUND = (match(1),)
+UNKNOWN = "nothing like it is known (known_confidence 0.25)"
 
 
 @pytest.mark.parametrize(
-    ("retrieval", "verdict"),
+    ("retrieval", "text", "good"),
     [
-        (answer(Known.NO, 0, 0), "the memory is empty"),
-        (answer(Known.NO, 5, 0), "nothing passed the filter"),
-        (answer(Known.NO), "nothing like it is known (confidence 0.25)"),
-        (answer(Known.YES), "known (confidence 0.25)"),
-        (answer(Known.NOT_CALIBRATED), ""),
+        (answer(Known.NO, 0, 0), "the memory is empty", False),
+        (answer(Known.NO, 5, 0), "nothing passed the filter", False),
+        (answer(Known.NO, matches=FOUND), UNKNOWN, False),
+        (answer(Known.NO), UNKNOWN, False),
+        (answer(Known.YES), "all scores are below min_score 0.5", False),
+        (answer(Known.NOT_CALIBRATED), "all scores are below min_score 0.5", False),
+        (answer(Known.YES, matches=FOUND), "known (known_confidence 0.25)", True),
+        (answer(Known.NOT_CALIBRATED, matches=FOUND), "", None),
     ],
 )
-def test_an_answer_says_whether_it_is_one(retrieval: Retrieval, verdict: str) -> None:
-    assert verdict_on(retrieval) == verdict
-    sheet = draw_contact_sheet(None, "cup", [], verdict)
-    assert (sheet != draw_contact_sheet(None, "cup", [])[0, 0]).any()
+def test_an_answer_says_whether_it_is_one(
+    retrieval: Retrieval, text: str, good: bool | None
+) -> None:
+    assert verdict_on(retrieval, min_score=0.5) == Verdict(text, good)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 6])
+def test_a_sheet_keeps_its_size_whatever_the_verdict_is(count: int) -> None:
+    matches = [match(rank) for rank in range(1, count + 1)]
+    texts = ["", "known (known_confidence 1.00)", UNKNOWN, "all scores are below min_score -0.25"]
+    sheets = [draw_contact_sheet(None, "cup", matches, Verdict(text)) for text in texts]
+    assert len({sheet.shape for sheet in sheets}) == 1
+
+
+def test_good_and_bad_verdicts_are_drawn_in_colours_of_their_own() -> None:
+    good, bad, unsaid = (
+        draw_contact_sheet(None, "cup", [], Verdict("words", good)).astype(int)
+        for good in (True, False, None)
+    )
+
+    def most_colourful(sheet: np.ndarray) -> np.ndarray:
+        flat = sheet.reshape(-1, 3)
+        return flat[np.ptp(flat, axis=1).argmax()]
+
+    assert most_colourful(good).argmax() == 1
+    assert most_colourful(bad).argmax() == 0
+    assert np.ptp(most_colourful(unsaid)) < 30

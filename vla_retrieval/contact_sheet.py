@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,13 +24,35 @@ _CAPTION_LINES = 2
 _LINE = 20
 _MOST_COLUMNS = 5
 _PAPER, _INK, _PALE, _RULE = "#fbfaf7", "#1c1b19", "#77736a", "#dcd8ce"
+# Teal and brick red: who does not see red and green tells them apart too.
+_GOOD, _BAD = "#0b7a75", "#b3261e"
+# Every verdict fits beside the title of two matches (more of them are wider), so the picture keeps
+# its size while verdicts change: a viewer scales a picture of another size anew.
+_LEAST_RIGHT = 520
 _NO_GLYPH = "□"
 _ENDING = set("，。！？；：、）》」』】’”")  # never at the beginning of a line
 _HEAD = 28
+_BETWEEN = "  ·  "
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What there is to say about an answer as a whole.
+
+    Attributes:
+        text: For people, or nothing.
+        good: Whether a planner can go on with the matches; None where that is not known.
+    """
+
+    text: str = ""
+    good: bool | None = None
 
 
 def draw_contact_sheet(
-    image: RgbImage | None, instruction: str | None, matches: Sequence[Match], verdict: str = ""
+    image: RgbImage | None,
+    instruction: str | None,
+    matches: Sequence[Match],
+    verdict: Verdict = Verdict(),
 ) -> RgbImage:
     """Return the query and its matches as one picture.
 
@@ -37,7 +60,7 @@ def draw_contact_sheet(
         image: The query image, or None.
         instruction: The query instruction, or None.
         matches: Best first; those with a thumbnail show it.
-        verdict: What there is to say about the answer as a whole, or nothing.
+        verdict: On the answer as a whole; in colour where it is good or bad.
 
     Returns:
         Uint8, shape ``(height, width, 3)``; the size depends on the number of matches.
@@ -45,8 +68,9 @@ def draw_contact_sheet(
     rows = max(1, math.ceil(len(matches) / _MOST_COLUMNS))
     columns = max(1, math.ceil(len(matches) / rows))  # rows as full as each other
     tile_height = _TILE_HEIGHT + _LINE * (1 + _CAPTION_LINES) + _MARGIN
-    title = ", ".join(filter(None, [_title(matches), verdict]))
-    right = max(columns * (_TILE_SIDE + _MARGIN), math.ceil(_font(15).getlength(title)) + _MARGIN)
+    title = _title(matches) + (_BETWEEN if verdict.text else "")
+    titled = math.ceil(_font(15).getlength(title + verdict.text)) + _MARGIN
+    right = max(columns * (_TILE_SIDE + _MARGIN), titled, _LEAST_RIGHT)
     width = _MARGIN + _QUERY_SIDE + 2 * _MARGIN + right
     height = _MARGIN + _HEAD + max(rows * tile_height, _query_height(image, instruction)) + _MARGIN
     sheet = Image.new("RGB", (width, height), _PAPER)
@@ -56,6 +80,8 @@ def draw_contact_sheet(
     draw.line([(left, _MARGIN), (left, height - _MARGIN)], fill=_RULE)
     left += _MARGIN
     draw.text((left, _MARGIN), title, fill=_PALE, font=_font(15))
+    behind = left + _font(15).getlength(title)
+    draw.text((behind, _MARGIN), verdict.text, fill=_color(verdict), font=_font(15))
     for place, match in enumerate(matches):
         row, column = divmod(place, columns)
         corner = (left + column * (_TILE_SIDE + _MARGIN), _MARGIN + _HEAD + row * tile_height)
@@ -63,17 +89,31 @@ def draw_contact_sheet(
     return np.asarray(sheet)
 
 
-def verdict_on(retrieval: Retrieval) -> str:
-    """Return what an answer says as a whole: whether the memory knows anything like the query."""
+def verdict_on(retrieval: Retrieval, min_score: float = -math.inf) -> Verdict:
+    """Return what an answer says as a whole: whether the memory knows anything like the query.
+
+    Args:
+        retrieval: The answer.
+        min_score: What the query asked for; named where it left no match.
+    """
     if not retrieval.memory_size:
-        return "the memory is empty"
+        return Verdict("the memory is empty", good=False)
     if not retrieval.eligible_size:
-        return "nothing passed the filter"
+        return Verdict("nothing passed the filter", good=False)
+    # By the name of the message's field: it is how sure the memory is that something like the
+    # query *is* known, so it is low beside "nothing".
+    confidence = f"(known_confidence {retrieval.known_confidence:.2f})"
     if retrieval.known is Known.NO:
-        return f"nothing like it is known (confidence {retrieval.known_confidence:.2f})"
+        return Verdict(f"nothing like it is known {confidence}", good=False)
+    if not retrieval.matches:
+        return Verdict(f"all scores are below min_score {min_score:g}", good=False)
     if retrieval.known is Known.YES:
-        return f"known (confidence {retrieval.known_confidence:.2f})"
-    return ""
+        return Verdict(f"known {confidence}", good=True)
+    return Verdict()
+
+
+def _color(verdict: Verdict) -> str:
+    return _PALE if verdict.good is None else _GOOD if verdict.good else _BAD
 
 
 def _title(matches: Sequence[Match]) -> str:

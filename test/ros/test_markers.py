@@ -153,6 +153,17 @@ def test_what_lies_at_one_place_shares_a_label_above_it() -> None:
     assert labels[1].pose.position.z - half >= 1 + depth_m(1)
 
 
+def test_texts_say_how_wide_a_space_is() -> None:
+    """RViz's own is a metre, where x is 0, so that words lie far apart."""
+    texts = [
+        marker
+        for marker in drawn(answer(match(1), match(2, pose()))).values()
+        if marker.type == Marker.TEXT_VIEW_FACING
+    ]
+    assert len(texts) == 2
+    assert all(0 < marker.scale.x < marker.scale.z for marker in texts)
+
+
 def test_a_crowd_at_one_place_is_counted_and_not_listed() -> None:
     label = drawn(answer(*(match(n, pose()) for n in range(1, 21))))["labels", 1]
     assert label.text.splitlines()[-1] == "and 14 more here"
@@ -209,4 +220,12 @@ def test_a_quaternion_of_any_length_is_drawn_as_one_of_length_one() -> None:
 
 
 def test_clearing_deletes_all() -> None:
-    assert [marker.action for marker in no_markers().markers] == [Marker.DELETEALL]
+    (only,) = no_markers("camera").markers
+    assert (only.action, only.header.frame_id) == (Marker.DELETEALL, "camera")
+
+
+def test_every_marker_has_a_frame_the_deleting_one_too() -> None:
+    """Foxglove takes an empty one for a frame of the robot's that tf does not connect."""
+    nowhere = answer(match(1), match(2, pose()), frame_id="")
+    for reply in (answer(), answer(match(1, pose())), nowhere):
+        assert all(marker.header.frame_id for marker in make_markers(reply).markers)

@@ -187,7 +187,10 @@ class LivePath:
 
     def _publish_sheet(self, frame: Frame, query: Query, retrieval: Retrieval) -> None:
         sheet = draw_contact_sheet(
-            query.image, query.instruction, retrieval.matches, verdict_on(retrieval)
+            query.image,
+            query.instruction,
+            retrieval.matches,
+            verdict_on(retrieval, query.min_score),
         )
         message = Image(header=frame.header)
         to_image_message(np.asarray(sheet), message)

@@ -25,7 +25,7 @@ _FIRST_DEPTH_M, _LAST_DEPTH_M, _SHRINK = 0.30, 0.10, 0.85
 _HALF_WIDTH = math.tan(math.radians(30))
 _HALF_HEIGHT = 0.75 * _HALF_WIDTH
 _LINE_M, _BALL_M, _TEXT_M = 0.008, 0.05, 0.06
-_NEAR_M = 0.10  # labels that are closer would cover each other
+_NEAR_M = 0.25  # labels that are closer would cover each other
 _MOST_LINES, _MOST_CHARACTERS, _MOST_NAMED = 6, 60, 8
 _NOTE_AHEAD_M = 0.5
 
@@ -56,20 +56,26 @@ def make_markers(answer: messages.MatchArray) -> MarkerArray:
     """
     drawn = answer.matches[:MOST_DRAWN]
     placed = [match for match in drawn if _has_place(match)]
-    markers = [Marker(action=Marker.DELETEALL)]
+    frame_id = answer.header.frame_id or (placed[0].camera_pose.header.frame_id if placed else "")
+    markers = no_markers(frame_id).markers
     for match in placed:
         markers += [_camera(match, len(drawn)), _ball(match)]
     markers += [_label(matches) for matches in _by_place(placed)]
     note = _note(answer, drawn)
-    frame_id = answer.header.frame_id or (placed[0].camera_pose.header.frame_id if placed else "")
     if note and frame_id:
         markers.append(_note_marker(note, frame_id))
     return MarkerArray(markers=markers)
 
 
-def no_markers() -> MarkerArray:
-    """Return what deletes all markers that were drawn before."""
-    return MarkerArray(markers=[Marker(action=Marker.DELETEALL)])
+def no_markers(frame_id: str) -> MarkerArray:
+    """Return what deletes all markers that were drawn before.
+
+    Args:
+        frame_id: Any frame that tf may know. Nothing is drawn in it, but Foxglove takes each
+            marker's frame for one of the robot's, and complains that tf does not connect "".
+    """
+    everything = Marker(header=Header(frame_id=frame_id), action=Marker.DELETEALL)
+    return MarkerArray(markers=[everything])
 
 
 def depth_m(rank: int) -> float:
@@ -137,7 +143,7 @@ def _label(matches: Sequence[messages.Match]) -> Marker:
     marker.text = "\n".join(lines)
     # The text is centred on its pose: above the pyramids, however they are turned.
     marker.pose.position.z += depth_m(best.rank) + (0.5 + len(lines) / 2) * _TEXT_M
-    marker.scale.z = _TEXT_M
+    marker.scale = _text_scale()
     marker.color = _color(_WHITE)
     return marker
 
@@ -173,7 +179,7 @@ def _note_marker(text: str, frame_id: str) -> Marker:
     place.pose.position.z = _NOTE_AHEAD_M
     marker = _marker("note", 0, Marker.TEXT_VIEW_FACING, place)
     marker.text = text
-    marker.scale.z = _TEXT_M
+    marker.scale = _text_scale()
     marker.color = _color(_WHITE)
     return marker
 
@@ -198,6 +204,12 @@ def _unit(turn: Quaternion) -> Quaternion:
     x, y, z, w = (number / largest for number in numbers)
     length = math.hypot(x, y, z, w)
     return Quaternion(x=x / length, y=y / length, z=z / length, w=w / length)
+
+
+def _text_scale() -> Vector3:
+    # RViz takes x for the width of a space, and without it one of a letter a metre high. It draws
+    # letters and lines twice as high as z.
+    return Vector3(x=0.6 * _TEXT_M, z=_TEXT_M)
 
 
 def _outcome(match: messages.Match) -> tuple[str, tuple[float, float, float]]:

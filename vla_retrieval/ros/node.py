@@ -171,7 +171,8 @@ class RetrievalNode(LifecycleNode):
         """
         self._stop_listening()
         # A viewer would go on showing the matches of a node that says nothing any more.
-        self.marker_publisher.publish(no_markers())
+        frame = self.newest_frame.get()
+        self.marker_publisher.publish(no_markers(frame.header.frame_id if frame else ""))
         stopped = super().on_deactivate(state)
         return TransitionCallbackReturn.ERROR if self.fault else stopped
 
