@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
@@ -105,7 +105,8 @@ def _read(path: Path) -> tuple[dict[str, str], Weights]:
             metadata: dict[str, str] = file.metadata() or {}
             _check_format(path, metadata)
             return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
+        # The last two are safetensors' own for types that numpy has not (bf16, fp8).
         size = path.stat().st_size if path.exists() else 0
         raise _damaged(path, "safetensors", f"{size} bytes with {error}") from error
 
@@ -135,15 +136,20 @@ def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
 
 def _fingerprint(path: Path, text: str) -> Fingerprint:
     try:
-        return Fingerprint(**_object(path, "encoder", text))
+        found = Fingerprint(**_object(path, "encoder", text))
     except TypeError as error:
         raise _damaged(path, "a fingerprint as encoder", str(error)) from error
+    for name, kind in get_type_hints(Fingerprint).items():
+        value = getattr(found, name)
+        if type(value) is not kind:
+            raise _damaged(path, f"{kind.__name__} as the encoder's {name}", repr(value)[:40])
+    return found
 
 
 def _object(path: Path, name: str, text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # also what is nested without end
         raise _damaged(path, f"JSON as {name}", str(error)) from error
     if not isinstance(found, dict):
         raise _damaged(path, f"an object as {name}", type(found).__name__)
