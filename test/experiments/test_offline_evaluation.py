@@ -268,3 +268,12 @@ def test_results_of_different_splits_are_not_compared(
     write_folder(evaluated(tmp_path / "work", other), tmp_path / "third", "A title")
     with pytest.raises(InvalidInputError, match="the same queries and relevance"):
         compare_folders([reports[0], tmp_path / "third"], ["hit@1"], [], None)
+
+
+def test_results_of_other_grades_are_not_compared(reports: list[Path]) -> None:
+    """The first one's would be taken for both."""
+    file = reports[1] / "pair.qrels.txt"
+    graded = file.read_text("utf-8").replace(" 1\n", " 2\n", 1)
+    file.write_text(graded, encoding="utf-8")
+    with pytest.raises(InvalidInputError, match="the same queries and relevance"):
+        compare_folders(reports, ["ndcg@10"], [], None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.table import Table as DrawnTable
 
 from vla_retrieval.errors import InvalidInputError
@@ -63,9 +64,10 @@ def _compare(
     runs = {names[0]: first}
     for name, folder in zip(names[1:], folders[1:], strict=True):
         qrels, run = read_trec(folder, direction)
-        if qrels.query_ids != baseline.query_ids or (
-            qrels.entry_ids.tolist(), qrels.offsets.tolist()
-        ) != (baseline.entry_ids.tolist(), baseline.offsets.tolist()):  # fmt: skip
+        if qrels.query_ids != baseline.query_ids or not all(
+            np.array_equal(getattr(qrels, name), getattr(baseline, name))
+            for name in ("entry_ids", "offsets", "grades")
+        ):
             raise InvalidInputError(
                 "folders", f"the same queries and relevance as {folders[0]}",
                 f"others in {folder} ({direction})",
