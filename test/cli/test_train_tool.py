@@ -72,7 +72,9 @@ def test_head_of_a_memory_is_written_with_its_record_and_page(
     assert (head.method, head.digest) == (method, printed["digest"])
     assert head.bits == (64 if method == "hash" else 0)
     assert read_record(output)["metrics"] == printed["metrics"]
-    assert "nan" not in "".join(page.itertext()).lower().split()
+    text = "".join(page.itertext())
+    assert "nan" not in text.lower().split()
+    assert f"{read_record(output)['seconds']:.1f} s." in text  # the end of the longest sentence
     with pytest.raises(HeadMismatchError):
         load_head(output, DoubleEncoder().fingerprint)
 
