@@ -18,7 +18,7 @@ from vla_retrieval.evaluation.frames import ReadOptions
 from vla_retrieval.evaluation.splits import SplitOptions
 from vla_retrieval.experiments.assembling import Outcome
 from vla_retrieval.experiments.comparing import compare_folders
-from vla_retrieval.experiments.folder import read_trec, write_folder
+from vla_retrieval.experiments.folder import read_instructions, read_trec, write_folder
 from vla_retrieval.experiments.offline import evaluate_bags
 from vla_retrieval.experiments.searching import DIRECTIONS
 from vla_retrieval.experiments.settings import ExperimentSettings
@@ -334,3 +334,25 @@ def test_results_of_other_grades_are_not_compared(reports: list[Path]) -> None:
     file.write_text(graded, encoding="utf-8")
     with pytest.raises(InvalidInputError, match="the same queries and relevance"):
         compare_folders(reports, ["ndcg@10"], [], None)
+
+
+def test_frames_that_fail_together_count_as_one_in_a_comparison(reports: list[Path]) -> None:
+    """Frames of two instructions got worse: one by one, too many of them for chance."""
+    of = read_instructions(reports[0], "pair")
+    assert of is not None
+    hit = sorted(of.values(), key=list(of.values()).count)[-1]
+    second = next(text for text in of.values() if text != hit)
+    file = reports[1] / "pair.run.txt"
+    lines = [line.split() for line in file.read_text("utf-8").splitlines()]
+    turned = [
+        f"{q} Q0 {d} {r} {-float(s) if of[q] in (hit, second) else float(s)!r} {tag}\n"
+        for q, _, d, r, s, tag in lines
+    ]
+    file.write_text("".join(turned), encoding="utf-8")
+    tables, code = compare_folders(reports, ["ndcg@10"], ["ndcg@10:0.01"], None)
+    assert code == 0
+    _, drawn = tables["pair"]
+    assert f"means over {len(set(of.values()))} instructions" in str(drawn.title)
+    for folder in reports:
+        (folder / "pair.queries.csv").unlink()  # as an older release wrote it
+    assert compare_folders(reports, ["ndcg@10"], ["ndcg@10:0.01"], None)[1] == 1

@@ -16,7 +16,7 @@ from vla_retrieval.evaluation.report.comparison_page import write_comparison_pag
 from vla_retrieval.evaluation.report.json_file import read_json
 from vla_retrieval.evaluation.report.terminal import comparison_table
 from vla_retrieval.evaluation.report.writing import JSON
-from vla_retrieval.experiments.folder import read_trec
+from vla_retrieval.experiments.folder import read_instructions, read_trec
 from vla_retrieval.experiments.searching import DIRECTIONS
 
 
@@ -24,6 +24,11 @@ def compare_folders(
     folders: Sequence[Path], metrics: Sequence[str], gates: Sequence[str], page: Path | None
 ) -> tuple[dict[str, tuple[Table, DrawnTable]], int]:
     """Compare evaluations of the same bags with the first of them.
+
+    Means over instructions are compared, and instructions are what is resampled and flipped: frames
+    of one episode succeed or fail together, and taken one by one would fail gates by chance.
+    Folders that an older release wrote do not say what the instructions were, and are compared
+    query by query.
 
     Args:
         folders: Two or more that ``write_folder`` wrote.
@@ -74,4 +79,12 @@ def _compare(
                 "Evaluate the same bags with the same split and relevance.",
             )  # fmt: skip
         runs[name] = run
-    return compare(baseline, runs, metrics)
+    of = read_instructions(folders[0], direction)
+    if of is None:  # of an older release
+        return compare(baseline, runs, metrics)
+    if missing := [query_id for query_id in baseline.query_ids if query_id not in of]:
+        raise InvalidInputError(
+            "folders", f"the instruction of each query in {folders[0]} ({direction})",
+            f"none of {missing[0]!r} and {len(missing) - 1} others", "Evaluate the bags again.",
+        )  # fmt: skip
+    return compare(baseline, runs, metrics, instructions=[of[q] for q in baseline.query_ids])
