@@ -229,7 +229,7 @@ def test_a_fingerprint_of_other_types_is_damage(field: str, value: object, tmp_p
     encoder = json.dumps(asdict(ENCODER) | {field: value})
     path = write(tmp_path / "head.safetensors", encoder=encoder)
 
-    with pytest.raises(HeadError, match=f"the encoder's {field}"):
+    with pytest.raises(HeadError, match=f"a fingerprint as encoder, got {field}: expected"):
         load_head(path, ENCODER)
 
 
