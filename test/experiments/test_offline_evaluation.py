@@ -178,7 +178,8 @@ def test_work_of_another_arithmetic_is_refused_with_both_named(tmp_path: Path) -
         evaluate_bags([DEMO / "bag"], Interrupted(1), SETTINGS, tmp_path / "work")
     with pytest.raises(InvalidInputError, match=r"in fp16 on cpu, got .*in fp32"):
         evaluate_bags([DEMO / "bag"], InHalf(), SETTINGS, tmp_path / "work")
-    assert evaluated(tmp_path / "work").ranked
+    found = evaluated(tmp_path / "work").evaluation
+    assert found.settings["encoded by"] == "double in fp32 on cpu"
 
 
 def test_a_work_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) -> None:

@@ -148,15 +148,19 @@ def open_store(
         StorageError: If it cannot be used, or is of another encoder.
     """
     # The fingerprint has no arithmetic, which decides the last bits of what is computed.
-    arithmetic = f"{encoder.engine} in {encoder.precision} on {encoder.device.partition(':')[0]}"
     with storage_errors("use", folder):
         folder.mkdir(parents=True, exist_ok=True)
-        _check_note(folder, {"source": source, "arithmetic": arithmetic})
+        _check_note(folder, {"source": source, "arithmetic": arithmetic_of(encoder)})
     options = MemoryOptions(index="exact", vectors_in=folder)
     return Memory.open(
         folder / "frames", encoder.fingerprint, similarity, durable=False, options=options,
         head=head,
     )  # fmt: skip
+
+
+def arithmetic_of(encoder: Encoder) -> str:
+    """Return what computes, in which precision and on what kind of device, as one text."""
+    return f"{encoder.engine} in {encoder.precision} on {encoder.device.partition(':')[0]}"
 
 
 def _check_note(folder: Path, wanted: dict[str, str]) -> None:
