@@ -6,6 +6,7 @@ import io
 import struct
 import tracemalloc
 import zlib
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,7 @@ from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.images import (
     MAX_PIXELS,
     SUPPORTED_ENCODINGS,
+    check_raw,
     compressed_to_rgb,
     raw_to_rgb,
     rosbags_converter,
@@ -108,8 +110,9 @@ def test_a_raw_image_has_the_same_limit() -> None:
         height=24, width=32, encoding="rgb8", step=96, is_bigendian=0, data=PICTURE.tobytes()
     )
     assert raw_to_rgb(raw, CONVERT, max_pixels=24 * 32).shape == PICTURE.shape
-    with pytest.raises(InvalidInputError, match="max_image_megapixels"):
-        raw_to_rgb(raw, CONVERT, max_pixels=24 * 32 - 1)
+    for look in (partial(raw_to_rgb, convert=CONVERT), check_raw):
+        with pytest.raises(InvalidInputError, match="max_image_megapixels"):
+            look(raw, max_pixels=24 * 32 - 1)
 
 
 @settings(max_examples=300, deadline=None)

@@ -326,7 +326,7 @@ class Calibration:
         try:
             plain: dict[str, Any] = json.loads(text)
             plain["similarity"] = Similarity(plain["similarity"])
-            plain["fingerprint"] = Fingerprint(**plain["fingerprint"])
+            plain["fingerprint"] = Fingerprint.from_plain(plain["fingerprint"])
             plain["directions"] = {
                 name: _to_direction(fields) for name, fields in plain["directions"].items()
             }

@@ -164,13 +164,19 @@ def _check_pixels(width: int, height: int, field: str, max_pixels: int) -> None:
         )  # fmt: skip
 
 
-def check_raw(message: RawImage, field: str = "image") -> None:
+def check_raw(message: RawImage, field: str = "image", max_pixels: int = MAX_PIXELS) -> None:
     """Find what makes a raw message no picture, without making the picture.
+
+    Args:
+        message: As in ``raw_to_rgb``, like the other two.
+        field: Name of the message for errors.
+        max_pixels: Most pixels that are taken.
 
     Raises:
         InvalidInputError: Exactly where ``raw_to_rgb`` raises it.
     """
     _check(message, field)
+    _check_pixels(message.width, message.height, field, max_pixels)
 
 
 def _unpad(message: RawImage, layout: _Layout) -> NDArray[np.uint8]:

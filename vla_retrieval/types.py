@@ -9,7 +9,7 @@ import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +85,23 @@ class Fingerprint:
     dim: int
     normalized: bool = True
     head: str = ""
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Fingerprint:
+        """Return the fingerprint that a file describes.
+
+        Args:
+            plain: As ``dataclasses.asdict`` gives it.
+
+        Raises:
+            TypeError: If a field is missing, unknown or of another type.
+        """
+        found = cls(**plain)
+        for name, kind in get_type_hints(cls).items():
+            value = getattr(found, name)
+            if type(value) is not kind:
+                raise TypeError(f"{name}: expected {kind.__name__}, got {value!r:.40}")
+        return found
 
     def __str__(self) -> str:
         """Return one line that a person can compare."""

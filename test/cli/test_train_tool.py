@@ -11,8 +11,8 @@ import pytest
 
 from test.training import made_up
 from vla_retrieval.cli.train import main
-from vla_retrieval.encoders import DoubleEncoder
-from vla_retrieval.errors import HeadMismatchError
+from vla_retrieval.encoders import DoubleEncoder, EncoderSettings
+from vla_retrieval.errors import EncoderError, HeadMismatchError
 from vla_retrieval.heads import load_head, read_record
 from vla_retrieval.memory import Memory
 from vla_retrieval.training import Pairs
@@ -72,7 +72,9 @@ def test_head_of_a_memory_is_written_with_its_record_and_page(
     assert (head.method, head.digest) == (method, printed["digest"])
     assert head.bits == (64 if method == "hash" else 0)
     assert read_record(output)["metrics"] == printed["metrics"]
-    assert "nan" not in "".join(page.itertext()).lower().split()
+    text = "".join(page.itertext())
+    assert "nan" not in text.lower().split()
+    assert f"{read_record(output)['seconds']:.1f} s." in text  # the end of the longest sentence
     with pytest.raises(HeadMismatchError):
         load_head(output, DoubleEncoder().fingerprint)
 
@@ -133,6 +135,34 @@ def test_existing_output_is_refused_before_anything_is_read(
 
     assert "h.html, which does" in capsys.readouterr().err
     assert (tmp_path / "h.html").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("none/h.safetensors", "Make its parent folder first"), ("h.html", "not called as its page")],
+)
+def test_output_that_cannot_be_written_is_refused_before_anything_is_read(
+    name: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("--method", "joint", "--memory", tmp_path / "none", "--output", tmp_path / name, code=1)
+
+    assert said in capsys.readouterr().err
+
+
+def test_every_option_of_the_model_reaches_the_encoder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"model": "ViT-B-32", "pretrained": "x", "checkpoint": "", "device": "cpu",
+             "engine": "onnxruntime", "precision": "int8"}  # fmt: skip
+
+    def note(settings: EncoderSettings) -> None:
+        assert {name: getattr(settings, name) for name in asked} == asked
+        raise EncoderError("seen")
+
+    monkeypatch.setattr("vla_retrieval.cli.train.load_encoder", note)
+    options = [text for name, value in asked.items() for text in (f"--{name}", value)]
+    run("--method", "joint", "--bag", ROOT / "demo" / "bag", "--output",
+        tmp_path / "h.safetensors", *options, code=1)  # fmt: skip
 
 
 def test_no_memory_is_an_error_and_no_memory_is_made(

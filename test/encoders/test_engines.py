@@ -171,6 +171,44 @@ def test_auto_passes_over_an_engine_that_computes_something_else(load, cache, mo
     assert any("expected a cosine" in r.getMessage() for r in caplog.records)
 
 
+def test_auto_passes_over_an_engine_that_fails_on_the_probe(load, cache, monkeypatch, caplog):
+    pytest.importorskip("openvino")
+
+    def fail(self, prepared):
+        raise RuntimeError("no kernel for this shape\nand more")
+
+    monkeypatch.setattr(CompiledEngine, "embed_pixels", fail)
+    monkeypatch.setattr(
+        engine_choice, "candidates",
+        lambda *_: ([Candidate("openvino", "fp32"), Candidate("torch", "fp32")], "tried"),
+    )  # fmt: skip
+    assert load(engine="auto", engine_cache_dir=str(cache)).engine == "torch"
+    assert any("no kernel for this shape" in r.getMessage() for r in caplog.records)
+
+
+@pytest.mark.parametrize("library", ["onnxruntime", "onnx", "onnxscript", "transformers"])
+def test_towers_for_onnxruntime_are_made_anew_with_another_release(
+    load, tmp_path, monkeypatch, library
+):
+    module = pytest.importorskip(library)
+    pytest.importorskip("onnxruntime")
+    keys = []
+
+    class RefusedError(Exception):
+        pass
+
+    def note(_, key, build):
+        keys.append(dict(key))
+        raise RefusedError
+
+    monkeypatch.setattr("vla_retrieval.encoders.artefacts.ArtefactCache.folder", note)
+    for _ in range(2):
+        with pytest.raises(EncoderError, match="Refused"):
+            load(engine="onnxruntime", precision="fp32", engine_cache_dir=str(tmp_path))
+        monkeypatch.setattr(module, "__version__", "0.0.0")
+    assert keys[0] != keys[1]
+
+
 def test_verified_cosines_and_the_reason_are_logged(load, caplog):
     caplog.set_level(logging.INFO)
     load()

@@ -307,3 +307,15 @@ def test_vit_b_32_equals_open_clip_at_its_full_size(tmp_path, scene):
     assert ((encoder.encode_images(images) * open_clip_images(model, images)).sum(1) > 0.9999).all()
     texts = open_clip_texts(model, "ViT-B-32", TEXTS)
     assert (encoder.encode_instructions(TEXTS) * texts).sum(axis=1) == pytest.approx(1, abs=1e-5)
+
+
+def test_images_that_the_device_has_no_memory_to_resize_are_an_error_that_says_so(load, scene):
+    encoder = load()
+
+    class Full:
+        def prepare(self, images):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    encoder._preprocessor = Full()
+    with pytest.raises(EncoderError, match=r"cannot resize 2 images of 40x30.*out of memory"):
+        encoder.encode_images([scene(30, 40), scene(30, 40)])

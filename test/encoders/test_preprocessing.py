@@ -16,6 +16,7 @@ pytest.importorskip("open_clip")
 
 from open_clip.transform import PreprocessCfg, image_transform_v2  # noqa: E402
 from PIL import Image  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torchvision.transforms import InterpolationMode  # noqa: E402
 from torchvision.transforms.v2 import functional  # noqa: E402
 
@@ -229,3 +230,20 @@ def test_description_names_all_that_changes_a_pixel_and_nothing_else():
     assert len(texts) == len(changes) + 1
     assert str(spec_of(PreprocessCfg(224, fill_color=7, interpolation="random"))) == str(base)
     assert str(spec_of(PreprocessCfg((224, 224)))) == str(base)
+
+
+def test_normalising_where_the_model_runs_copies_nothing_from_the_cpu():
+    """A recorded CUDA graph refuses such a copy; ``meta`` is the device that every machine has."""
+
+    class NoCopy(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            places = {a.device.type for a in args if isinstance(a, torch.Tensor)}
+            assert "cpu" not in places, f"{func} of a tensor on the CPU"
+            return func(*args, **(kwargs or {}))
+
+    there = torch.device("meta")
+    preprocessor = UInt8Preprocessor(spec_of(PreprocessCfg(size=32)), there)
+    prepared = preprocessor.example(there)
+    with torch.inference_mode(), NoCopy():
+        normalised = preprocessor.normalize(prepared)
+    assert (normalised.device, normalised.dtype) == (there, torch.float32)

@@ -439,3 +439,25 @@ def test_the_demonstration_bag_has_its_known_counts(tmp_path: Path) -> None:
     copy.mkdir()
     shutil.copy(DEMO / "bag.mcap", copy)
     assert list(read(copy).frames) == list(recording.frames)
+
+
+@pytest.mark.parametrize("again", ["bag", "elsewhere/../bag", "link", "bag/bag.mcap"])
+def test_a_recording_that_comes_twice_is_refused_because_it_would_find_itself(
+    again: str, tmp_path: Path
+) -> None:
+    (tmp_path / "bag").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    write_mcap(tmp_path / "bag" / "bag.mcap", two_tasks())
+    (tmp_path / "link").symlink_to(tmp_path / "bag")
+    with pytest.raises(InvalidInputError, match="expected each bag once"):
+        read_recordings([tmp_path / "bag", tmp_path / again])
+
+
+def test_a_message_record_too_short_for_its_head_is_passed_over(tmp_path: Path) -> None:
+    whole = write_mcap(tmp_path / "bag.mcap", two_tasks(), CompressionType.NONE, chunked=False)
+    ends = b"\x0f" + (4).to_bytes(8, "little") + bytes(4)  # the record that ends the data
+    content = whole.read_bytes()
+    short = b"\x05" + (4).to_bytes(8, "little") + bytes(4)
+    (tmp_path / "short.mcap").write_bytes(content[: content.rindex(ends)] + short)
+    found = read(tmp_path / "short.mcap")
+    assert len(found.frames) == len(read(whole).frames)

@@ -124,3 +124,15 @@ def test_a_repeated_camera_is_named_in_the_notes() -> None:
     notes = choose(SAID, ("/image", RAW_IMAGE), ("/image/compressed", COMPRESSED_IMAGE)).notes
 
     assert any("/image/compressed repeats /image" in note for note in notes)
+
+
+def test_a_topic_of_markers_is_found_without_its_slash_as_the_others_are() -> None:
+    found = choose(
+        SAID, ("/front", RAW_IMAGE), ("/begin", STAMPED),
+        images=("front",), instruction="instruction", marker="begin",
+    )  # fmt: skip
+    assert (found.images, found.instruction, found.marker) == (
+        ("/front",),
+        "/instruction",
+        "/begin",
+    )

@@ -10,14 +10,15 @@ import pytest
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
+from test.evaluation.writers import two_tasks, write_rosbags
 from vla_retrieval.cli.evaluate import main as evaluate_tool
 from vla_retrieval.encoders import DoubleEncoder, EncoderSettings, load_encoder
-from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.errors import InvalidInputError, StorageError
 from vla_retrieval.evaluation.frames import ReadOptions
 from vla_retrieval.evaluation.splits import SplitOptions
 from vla_retrieval.experiments.assembling import Outcome
 from vla_retrieval.experiments.comparing import compare_folders
-from vla_retrieval.experiments.folder import read_trec, write_folder
+from vla_retrieval.experiments.folder import read_instructions, read_trec, write_folder
 from vla_retrieval.experiments.offline import evaluate_bags
 from vla_retrieval.experiments.searching import DIRECTIONS
 from vla_retrieval.experiments.settings import ExperimentSettings
@@ -165,6 +166,62 @@ def test_work_on_other_bags_is_refused(tmp_path: Path) -> None:
         evaluate_bags([copy], DoubleEncoder(), SETTINGS, tmp_path / "work")
 
 
+class InHalf(DoubleEncoder):
+    """The test double, as if it computed in fp16."""
+
+    precision = "fp16"
+
+
+def test_work_of_another_arithmetic_is_refused_with_both_named(tmp_path: Path) -> None:
+    """Half of the embeddings in one and half in another would be the hash of neither."""
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_bags([DEMO / "bag"], Interrupted(1), SETTINGS, tmp_path / "work")
+    with pytest.raises(InvalidInputError, match=r"in fp16 on cpu, got .*in fp32"):
+        evaluate_bags([DEMO / "bag"], InHalf(), SETTINGS, tmp_path / "work")
+    found = evaluated(tmp_path / "work").evaluation
+    assert found.settings["encoded by"] == "double in fp32 on cpu"
+
+
+def test_a_work_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(StorageError, match="file/work"):
+        evaluated(tmp_path / "file" / "work")
+
+
+def test_names_of_bags_do_not_change_the_hash(tmp_path: Path) -> None:
+    hashes = []
+    for names in (("monday", "tuesday"), ("first", "second")):
+        folder = tmp_path / names[0]
+        folder.mkdir()
+        bags = [write_rosbags(folder / name, two_tasks()) for name in names]
+        split = SplitOptions(gallery_bags=names[:1], query_bags=names[1:])
+        settings = ExperimentSettings(split=split, depth=20)
+        found = evaluate_bags(bags, DoubleEncoder(), settings, folder / "work")
+        hashes.append(found.evaluation.hash)
+    assert hashes[0] == hashes[1]
+
+
+def test_what_is_asked_as_absent_changes_the_hash_too(tmp_path: Path) -> None:
+    """It decides what is said about known and unknown, and nothing else."""
+    settings = ExperimentSettings(split=SplitOptions(absent_fraction=1.0), depth=20)
+    hashes = []
+    for shade in (10, 250):
+        recorded = two_tasks().say(50.0, "find the ball")
+        recorded.see(50.5, data=np.full(6 * 10 * 3, shade, np.uint8))
+        bag = write_rosbags(tmp_path / str(shade), recorded)
+        found = evaluate_bags([bag], DoubleEncoder(), settings, tmp_path / f"work {shade}")
+        assert found.evaluation.counts["absent frames"] == 1
+        hashes.append(found.evaluation.hash)
+    assert hashes[0] != hashes[1]
+
+
+def test_a_qrels_file_that_is_none_is_refused_before_anything_is_encoded(tmp_path: Path) -> None:
+    (tmp_path / "qrels").write_text("not a line of one\n")
+    settings = replace(SETTINGS, relevance="qrels", relevance_file=tmp_path / "qrels")
+    with pytest.raises(InvalidInputError, match="qrels:1"):
+        evaluate_bags([DEMO / "bag"], Interrupted(0), settings, tmp_path / "work")
+
+
 def test_no_episode_is_asked_and_remembered(outcome: Outcome) -> None:
     for direction, ranked in outcome.ranked.items():
         asking = {frame.episode_id for frame in ranked.frames}
@@ -200,7 +257,8 @@ def test_the_rest_of_an_episode_is_relevant_where_episodes_are_to_be_found(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("alpha", 7.0), ("alpha", 0.0), ("seed", -1), ("depth", 5), ("ks", ())]
+    ("field", "value"),
+    [("alpha", 7.0), ("alpha", 0.6), ("alpha", 0.0), ("seed", -1), ("depth", 5), ("ks", ())],
 )
 def test_a_setting_out_of_its_range_is_refused_before_any_work(field: str, value: object) -> None:
     with pytest.raises(InvalidInputError, match=field):
@@ -268,3 +326,34 @@ def test_results_of_different_splits_are_not_compared(
     write_folder(evaluated(tmp_path / "work", other), tmp_path / "third", "A title")
     with pytest.raises(InvalidInputError, match="the same queries and relevance"):
         compare_folders([reports[0], tmp_path / "third"], ["hit@1"], [], None)
+
+
+def test_results_of_other_grades_are_not_compared(reports: list[Path]) -> None:
+    """The first one's would be taken for both."""
+    file = reports[1] / "pair.qrels.txt"
+    graded = file.read_text("utf-8").replace(" 1\n", " 2\n", 1)
+    file.write_text(graded, encoding="utf-8")
+    with pytest.raises(InvalidInputError, match="the same queries and relevance"):
+        compare_folders(reports, ["ndcg@10"], [], None)
+
+
+def test_frames_that_fail_together_count_as_one_in_a_comparison(reports: list[Path]) -> None:
+    """Frames of two instructions got worse: one by one, too many of them for chance."""
+    of = read_instructions(reports[0], "pair")
+    assert of is not None
+    hit = sorted(of.values(), key=list(of.values()).count)[-1]
+    second = next(text for text in of.values() if text != hit)
+    file = reports[1] / "pair.run.txt"
+    lines = [line.split() for line in file.read_text("utf-8").splitlines()]
+    turned = [
+        f"{q} Q0 {d} {r} {-float(s) if of[q] in (hit, second) else float(s)!r} {tag}\n"
+        for q, _, d, r, s, tag in lines
+    ]
+    file.write_text("".join(turned), encoding="utf-8")
+    tables, code = compare_folders(reports, ["ndcg@10"], ["ndcg@10:0.01"], None)
+    assert code == 0
+    _, drawn = tables["pair"]
+    assert f"means over {len(set(of.values()))} instructions" in str(drawn.title)
+    for folder in reports:
+        (folder / "pair.queries.csv").unlink()  # as an older release wrote it
+    assert compare_folders(reports, ["ndcg@10"], ["ndcg@10:0.01"], None)[1] == 1

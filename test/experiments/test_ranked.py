@@ -110,3 +110,18 @@ def test_a_stage_without_any_time_has_a_histogram_from_zero_on() -> None:
     found = scoring.summarise([0.0, 0.0])
     assert found.edges_ms[0] == 0.0
     assert sum(found.counts) == found.calls == 2
+
+
+def test_a_query_without_anything_relevant_is_not_taken_for_one_that_can_be_answered() -> None:
+    """A file of relevance, unlike words, may have nothing for a query that is no absent one."""
+    judge, settings = Judge(GALLERY, ExperimentSettings()), ExperimentSettings(alpha=0.5)
+    absent = [frame(200 + n, f"absent {n}") for n in range(3)]
+    ids = [query.query_id for query in absent]
+    lower = Run.from_scores(ids, np.arange(2), -np.ones((3, 2)), DEPTH)
+    found = scoring.score_known(
+        Ranked(QUERIES, HeldRankings(run()), judge), Ranked(absent, HeldRankings(lower), judge),
+        settings,
+    )  # fmt: skip
+    # Of eleven, one asks for nothing of the kind, and one has no ranking.
+    assert (found.answerable, found.absent) == (9, 3)
+    assert found.auroc.value == 1.0

@@ -187,3 +187,56 @@ def test_metadata_that_do_not_fit_are_named(
 
     with pytest.raises(HeadError, match=said):
         load_head(path)
+
+
+def write_raw(path: Path, kind: str, size_bytes: int, head: WeightedHead, **shapes: list) -> Path:
+    """Writes zeros of a type or in shapes that numpy would not write."""
+    parts = {}
+    end = 0
+    for name, array in head.weights.items():
+        shape = shapes.get(name.replace(".", "_"), list(array.shape))
+        start, end = end, end + size_bytes * int(np.prod(shape))
+        parts[name] = {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+    metadata = {
+        "format": "vla_retrieval.head", "format_version": "1", "method": head.method,
+        "digest": head.digest, "encoder": json.dumps(asdict(ENCODER)), "record": "{}",
+    }  # fmt: skip
+    header = json.dumps({"__metadata__": metadata, **parts}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(end))
+    return path
+
+
+@pytest.mark.parametrize(("kind", "size_bytes"), [("BF16", 2), ("F8_E4M3", 1), ("F64", 8)])
+def test_numbers_of_another_type_are_refused(kind: str, size_bytes: int, tmp_path: Path) -> None:
+    path = write_raw(tmp_path / "head.safetensors", kind, size_bytes, HEADS["joint"])
+
+    with pytest.raises(HeadError, match=r"head\.safetensors"):
+        load_head(path)
+
+
+@pytest.mark.parametrize(("method", "name"), [("metric", "weight"), ("hash", "scene_threshold")])
+def test_a_number_in_place_of_an_array_is_refused(method: str, name: str, tmp_path: Path) -> None:
+    path = write_raw(tmp_path / "head.safetensors", "F32", 4, HEADS[method], **{name: []})
+
+    with pytest.raises(HeadError, match=f"Not a {method} head"):
+        load_head(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("weights", 5), ("dim", 16.0), ("normalized", 1), ("head", None)]
+)
+def test_a_fingerprint_of_other_types_is_damage(field: str, value: object, tmp_path: Path) -> None:
+    encoder = json.dumps(asdict(ENCODER) | {field: value})
+    path = write(tmp_path / "head.safetensors", encoder=encoder)
+
+    with pytest.raises(HeadError, match=f"a fingerprint as encoder, got {field}: expected"):
+        load_head(path, ENCODER)
+
+
+def test_metadata_nested_without_end_are_damage(tmp_path: Path) -> None:
+    deep = "[" * 200_000
+    path = write(tmp_path / "head.safetensors", encoder=deep, record=deep)
+
+    for read in (load_head, read_record):
+        with pytest.raises(HeadError, match="is damaged"):
+            read(path)

@@ -369,7 +369,10 @@ class TestTheImport:
             ("outcome", "won"), ("tags", [1]), ("tags", 1), ("metadata", {"a": 1}),
             ("action", {"space": "a", "shape": [2], "values": [1]}),
             ("action", {"space": "a", "shape": [1], "values": ["x"]}),
+            ("action", {"space": "a", "shape": [1], "values": [10**400]}),
             ("camera_pose", {"frame_id": "map"}), ("frame_id", None),
+            ("camera_pose", {"frame_id": "map", "stamp_ns": 0, "position": [10**400, 0, 0],
+                             "orientation": [0, 0, 0, 1]}),
         ],
     )  # fmt: skip
     def test_of_a_field_that_is_wrong_is_refused(
@@ -383,6 +386,28 @@ class TestTheImport:
         with pytest.raises(InvalidInputError):
             load(other, tmp_path / "out")
         assert other.entry_ids() == []
+
+    @pytest.mark.parametrize("name", ["entries.jsonl", "memory.json"])
+    def test_of_json_nested_without_end_is_refused(
+        self, open_memory: OpenMemory, directory: Path, tmp_path: Path, name: str
+    ) -> None:
+        fill(open_memory(), 1).close()
+        export(directory, tmp_path / "out", "directory")
+        (tmp_path / "out" / name).write_text("[" * 200_000)
+        with pytest.raises(InvalidInputError, match=r"as an export|a folder of"):
+            load(open_memory(directory=tmp_path / "other"), tmp_path / "out")
+
+    def test_of_an_encoder_that_is_described_in_other_types_is_refused(
+        self, open_memory: OpenMemory, directory: Path, tmp_path: Path
+    ) -> None:
+        fill(open_memory(), 1).close()
+        export(directory, tmp_path / "out", "directory")
+        path = tmp_path / "out" / "memory.json"
+        about = json.loads(path.read_text())
+        about["fingerprint"]["weights"] = 5
+        path.write_text(json.dumps(about))
+        with pytest.raises(InvalidInputError, match="weights: expected str, got 5"):
+            open_source(tmp_path / "out")
 
     def test_of_another_number_of_lines_is_refused(
         self, open_memory: OpenMemory, directory: Path, tmp_path: Path

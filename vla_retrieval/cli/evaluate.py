@@ -251,7 +251,8 @@ def add_split(group: argparse._ArgumentGroup) -> None:
 def _compare_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="evaluate compare",
-        description="Compare results with the first of them, by paired randomisation tests.",
+        description="Compare results with the first of them, instruction by instruction, by paired"
+        " randomisation tests.",
         epilog=_EXIT_CODES,
     )
     parser.add_argument("folders", nargs="+", type=Path, help="that `evaluate` wrote; two or more")

@@ -13,17 +13,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from vla_retrieval.cli.evaluate import add_model, add_reading, reading_of
+from vla_retrieval.cli.evaluate import add_model, add_reading, encoder_settings, reading_of
 from vla_retrieval.cli.memory_calibrate import read_groups
 from vla_retrieval.cli.output import print_error, print_json, progress_bars
-from vla_retrieval.encoders import EncoderSettings, load_encoder
-from vla_retrieval.errors import RetrievalError
+from vla_retrieval.encoders import load_encoder
+from vla_retrieval.errors import InvalidInputError, RetrievalError
 from vla_retrieval.evaluation.relevance import read_labels
 from vla_retrieval.evaluation.report.libraries import library
 from vla_retrieval.experiments.embedding import embedded_bags
 from vla_retrieval.heads import METHODS, save_head
 from vla_retrieval.memory import Memory
-from vla_retrieval.publishing import check_absent
+from vla_retrieval.publishing import check_place
 from vla_retrieval.training import LabelRule, Pairs, Trained, TrainingSettings, train
 from vla_retrieval.training.data import from_memory
 from vla_retrieval.training.page import told_of_proposing, write_page
@@ -53,7 +53,12 @@ def _train(args: argparse.Namespace) -> None:
     )  # fmt: skip
     page = None if args.no_page else args.output.with_suffix(".html")
     for target in filter(None, (args.output, page)):
-        check_absent(target)
+        check_place(target)
+    if page == args.output:
+        raise InvalidInputError(
+            "output", "a file that is not called as its page, *.safetensors", str(page),
+            "Give another name, or --no-page.",
+        )  # fmt: skip
     if page is not None:
         library("matplotlib")
         library("jinja2")
@@ -78,12 +83,7 @@ def _pairs(args: argparse.Namespace, rule: LabelRule) -> Pairs:
     if args.memory is not None:
         with Memory.open(args.memory, None, read_only=True) as memory, progress_bars() as progress:
             return from_memory(memory, rule, progress)
-    encoder = load_encoder(
-        EncoderSettings(
-            model=args.model, pretrained=args.pretrained, checkpoint=args.checkpoint,
-            device=args.device, precision=args.precision,
-        )
-    )  # fmt: skip
+    encoder = load_encoder(encoder_settings(args))
     work = args.work or args.output.with_name(f"{args.output.name}.work")
     with (
         progress_bars() as progress,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +139,7 @@ def choose_engine(
     for last, candidate in ((c is choice[-1], c) for c in choice):
         try:
             engine = _make(candidate, settings, ingredients)
-            agreement = verify(engine, probe, expected)
+            agreement = _verified(engine, probe, expected)
         except EncoderError as error:
             if last:
                 raise
@@ -221,6 +222,23 @@ def _make(candidate: Candidate, settings: EncoderSettings, parts: Ingredients) -
         ) from error
 
 
+def _verified(engine: Engine, probe: Probe, expected: Outputs) -> Agreement:
+    """Compare an engine with the reference.
+
+    Raises:
+        EncoderError: If it computes something else, or cannot compute the probe at all.
+    """
+    try:
+        return verify(engine, probe, expected)
+    except EncoderError:
+        raise
+    except Exception as error:  # what runtimes raise shares no other base
+        raise EncoderError(
+            f"engine {engine.name} in {engine.precision} was made, and fails on the probe: "
+            f"{_first_line(error)}. Set engine to auto or torch, or device to cpu."
+        ) from error
+
+
 def _make_torch(candidate: Candidate, parts: Ingredients) -> Engine:
     try:
         return TorchEngine(
@@ -242,10 +260,11 @@ def cache_dir(settings: EncoderSettings) -> Path:
 
 
 def _key(parts: Ingredients, text: TextTower) -> Key:
-    versions: Sequence[Any] = (torch, open_clip, timm)
+    # Some text towers are those of transformers, which open_clip imports where it is installed.
+    libraries: Sequence[Any] = (torch, open_clip, timm, sys.modules.get("transformers"))
     return {
         **parts.identity,
-        **{module.__name__: str(module.__version__) for module in versions},
+        **{library.__name__: str(library.__version__) for library in libraries if library},
         "format": _FORMAT,
         "input": f"{parts.spec.height}x{parts.spec.width}",
         "text": str(text.cut),

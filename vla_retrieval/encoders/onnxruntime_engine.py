@@ -6,7 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnxruntime
+import onnxscript
 import torch
 
 from vla_retrieval.encoders.compiled_engine import CompiledEngine, Order, Tower
@@ -26,7 +28,9 @@ def load_onnxruntime_engine(order: Order) -> CompiledEngine:
         Exception: Whatever torch, onnx or ONNX Runtime raises for a model that they cannot handle.
     """
     key = {
-        **order.key, "onnxruntime": str(onnxruntime.__version__), "precision": order.precision,
+        **order.key, "precision": order.precision,
+        # Who runs the graph (and quantises it), and who translates it.
+        **{of.__name__: str(of.__version__) for of in (onnxruntime, onnx, onnxscript)},
     }  # fmt: skip
     write = _write_onnx if order.precision == "fp32" else _write_quantized
 

@@ -31,6 +31,9 @@ from vla_retrieval.types import Embeddings, Fingerprint, RgbImage
 
 _log = logging.getLogger(__name__)
 
+_NAMED = 3
+"""How many sizes of images a message names."""
+
 _GREY = np.full((32, 32, 3), 128, np.uint8)
 _MISLEADING = ("No pretrained weights loaded", "Local config loaded", "Multiple checkpoints found")
 
@@ -120,7 +123,7 @@ class OpenClipEncoder:
         check_images(images)
         rows = np.empty((len(images), self.dim), np.float32)
         for batch in _batches(len(images), self._images.most):
-            prepared = self._preprocessor.prepare(images[batch])
+            prepared = self._prepare(images[batch])
             rows[batch] = self._run(self._images, self._engine.embed_pixels, prepared)
         return rows
 
@@ -152,6 +155,17 @@ class OpenClipEncoder:
             text = " ".join(["cup"] * max(1, length - 2))
             tokens = self._tokenizer.tokenize([text])
             self._run(self._texts, self._engine.embed_tokens, tokens)
+
+    def _prepare(self, images: Sequence[RgbImage]) -> torch.Tensor:
+        try:
+            return self._preprocessor.prepare(images)
+        except RuntimeError as error:  # also a GPU's memory that does not do
+            sizes = sorted({f"{image.shape[1]}x{image.shape[0]}" for image in images})
+            raise EncoderError(
+                f"{self._fingerprint.model} cannot resize {len(images)} images of "
+                f"{', '.join(sizes[:_NAMED])} on {self.device}: {error} Send smaller images, stop "
+                "what else uses the device, or set device to cpu."
+            ) from error
 
     def _run(self, limit: BatchLimit, tower: Tower, batch: torch.Tensor) -> Embeddings:
         """Return what the tower makes of the batch, float32, ``(n, dim)``, of unit length."""

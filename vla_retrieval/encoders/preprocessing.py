@@ -149,8 +149,11 @@ class UInt8Preprocessor:
         self._filter = spec.filter
         self._device = device or torch.device("cpu")
         mean, std = (torch.tensor(v, dtype=torch.float64) for v in (spec.mean, spec.std))
-        self._scale = (1.0 / (255.0 * std)).to(torch.float32).view(3, 1, 1)
-        self._shift = (-mean / std).to(torch.float32).view(3, 1, 1)
+        # On the device from the start: a copy from the CPU cannot be recorded in a CUDA graph.
+        self._scale, self._shift = (
+            values.to(self._device, torch.float32).view(3, 1, 1)
+            for values in (1.0 / (255.0 * std), -mean / std)
+        )
 
     def prepare(self, images: Sequence[RgbImage]) -> torch.Tensor:
         """Return the resized and cropped pixels: uint8, ``(n, 3, height, width)``."""

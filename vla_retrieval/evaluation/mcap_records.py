@@ -167,7 +167,7 @@ class McapRecords:
             end = at + _RECORD.size + length
             if op == _CHUNK:
                 self._look_at_chunk(at, min(end, size), whole=end <= size)
-            elif end <= size and op == _MESSAGE:
+            elif end <= size and op == _MESSAGE and length >= _MESSAGE_HEAD.size:
                 run = self._extend(run, at, end)
             elif end <= size and op in (_SCHEMA, _CHANNEL):
                 self._declare(op, self._file.read(length), at)

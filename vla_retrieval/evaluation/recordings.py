@@ -35,15 +35,30 @@ def read_recordings(
     """Read bags, named as ``bag_names`` names them.
 
     Raises:
-        InvalidInputError: If there is no bag, or as ``read_recording``.
+        InvalidInputError: If there is no bag, one comes twice, or as ``read_recording``.
     """
     if not paths:
         raise InvalidInputError("bags", "at least one bag", "none")
+    _check_different(paths)
     chosen = options or ReadOptions()
     names = bag_names(paths)
     return tuple(
         read_recording(Bag(path, name), chosen) for path, name in zip(paths, names, strict=True)
     )
+
+
+def _check_different(paths: Sequence[Path]) -> None:
+    """Refuse a bag that comes twice: its frames would ask for themselves."""
+    seen: dict[Path, Path] = {}
+    for path in paths:
+        place = path.resolve()
+        for other, given in seen.items():
+            if place == other or other in place.parents or place in other.parents:
+                raise InvalidInputError(
+                    "bags", "each bag once", f"{given} and {path}, which are the same recording",
+                    "Its frames would be in the memory and ask for themselves: leave one out.",
+                )  # fmt: skip
+        seen[place] = path
 
 
 def read_recording(bag: Bag, options: ReadOptions) -> Recording:

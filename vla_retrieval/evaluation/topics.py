@@ -85,10 +85,9 @@ def choose_topics(
     notes: list[str] = []
     images = _named_images(topics, options.images, bag) or _find_images(topics, bag, notes)
     instruction = _instruction(topics, options.instruction, text_field, bag)
-    if options.marker:
-        _named(topics, options.marker, "--episode-topic", bag)
+    marker = options.marker and _named(topics, options.marker, "--episode-topic", bag).name
     found = f"{bag}: scenes from {', '.join(images)}, instructions from {instruction}."
-    return ChosenTopics(images, instruction, options.marker, (found, *notes))
+    return ChosenTopics(images, instruction, marker, (found, *notes))
 
 
 def _words(name: str) -> set[str]:

@@ -57,6 +57,7 @@ def assemble(
     """
     settings, split = plan.settings, plan.split
     ranked: dict[str, Ranked] = {}
+    absent: dict[str, Ranked] = {}
     results: dict[str, DirectionResult] = {}
     known: dict[str, KnownResult] = {}
     said = [*plan.notes, *notes]
@@ -66,15 +67,15 @@ def assemble(
         results[direction] = scoring.score(one, gallery, settings, picture)
         said += [note for note in judge.notes(one.frames) if note not in said]
         if split.absent:
-            absent = answer(split.absent, direction)
-            found = scoring.try_known((one.frames, one.rankings), absent, settings)
+            other = absent[f"{direction}, absent"] = Ranked(*answer(split.absent, direction), judge)
+            found = scoring.try_known(one, other, settings)
             if isinstance(found, KnownResult):
                 known[direction] = found
             else:
                 said.append(f"Known or not, {direction}: {found}")
     deciding = {**settings.deciding(), "fingerprint": asdict(fingerprint)}
     evaluation = Evaluation(
-        hash=scoring.digest(deciding, gallery, ranked),
+        hash=scoring.digest(deciding, gallery, ranked | absent),
         settings={**_model(fingerprint), **settings.shown()},
         counts=plan.counts(refused),
         notes=tuple(said),

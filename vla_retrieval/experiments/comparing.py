@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.table import Table as DrawnTable
 
 from vla_retrieval.errors import InvalidInputError
@@ -15,7 +16,7 @@ from vla_retrieval.evaluation.report.comparison_page import write_comparison_pag
 from vla_retrieval.evaluation.report.json_file import read_json
 from vla_retrieval.evaluation.report.terminal import comparison_table
 from vla_retrieval.evaluation.report.writing import JSON
-from vla_retrieval.experiments.folder import read_trec
+from vla_retrieval.experiments.folder import read_instructions, read_trec
 from vla_retrieval.experiments.searching import DIRECTIONS
 
 
@@ -23,6 +24,11 @@ def compare_folders(
     folders: Sequence[Path], metrics: Sequence[str], gates: Sequence[str], page: Path | None
 ) -> tuple[dict[str, tuple[Table, DrawnTable]], int]:
     """Compare evaluations of the same bags with the first of them.
+
+    Means over instructions are compared, and instructions are what is resampled and flipped: frames
+    of one episode succeed or fail together, and taken one by one would fail gates by chance.
+    Folders that an older release wrote do not say what the instructions were, and are compared
+    query by query.
 
     Args:
         folders: Two or more that ``write_folder`` wrote.
@@ -63,13 +69,22 @@ def _compare(
     runs = {names[0]: first}
     for name, folder in zip(names[1:], folders[1:], strict=True):
         qrels, run = read_trec(folder, direction)
-        if qrels.query_ids != baseline.query_ids or (
-            qrels.entry_ids.tolist(), qrels.offsets.tolist()
-        ) != (baseline.entry_ids.tolist(), baseline.offsets.tolist()):  # fmt: skip
+        if qrels.query_ids != baseline.query_ids or not all(
+            np.array_equal(getattr(qrels, name), getattr(baseline, name))
+            for name in ("entry_ids", "offsets", "grades")
+        ):
             raise InvalidInputError(
                 "folders", f"the same queries and relevance as {folders[0]}",
                 f"others in {folder} ({direction})",
                 "Evaluate the same bags with the same split and relevance.",
             )  # fmt: skip
         runs[name] = run
-    return compare(baseline, runs, metrics)
+    of = read_instructions(folders[0], direction)
+    if of is None:  # of an older release
+        return compare(baseline, runs, metrics)
+    if missing := [query_id for query_id in baseline.query_ids if query_id not in of]:
+        raise InvalidInputError(
+            "folders", f"the instruction of each query in {folders[0]} ({direction})",
+            f"none of {missing[0]!r} and {len(missing) - 1} others", "Evaluate the bags again.",
+        )  # fmt: skip
+    return compare(baseline, runs, metrics, instructions=[of[q] for q in baseline.query_ids])

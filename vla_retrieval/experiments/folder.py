@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
@@ -14,10 +15,13 @@ from vla_retrieval.evaluation.run import Run
 from vla_retrieval.experiments.assembling import Outcome
 
 _TAG = "vla_retrieval"
+_QUERY_COLUMNS = ("query_id", "instruction")
 
 
 def write_folder(outcome: Outcome, folder: Path, title: str) -> None:
-    """Write the page, JSON, CSV, and a TREC run and qrels per direction.
+    """Write the page, JSON, CSV, and a TREC run, qrels and the instruction of each query.
+
+    The last three are written for each direction.
 
     Args:
         outcome: Of an evaluation.
@@ -36,6 +40,9 @@ def write_folder(outcome: Outcome, folder: Path, title: str) -> None:
             _write(partial / _file(direction, "run"), chain.from_iterable(lines))
             lines = (trec.qrels_lines(qrels) for _, qrels in ranked.parts())
             _write(partial / _file(direction, "qrels"), chain.from_iterable(lines))
+            with (partial / _queries(direction)).open("w", encoding="utf-8", newline="") as file:
+                rows = ((frame.query_id, frame.instruction) for frame in ranked.frames)
+                csv.writer(file).writerows(chain([_QUERY_COLUMNS], rows))
 
     write_report(outcome.evaluation, folder, title, write_trec)
 
@@ -55,8 +62,34 @@ def read_trec(folder: Path, direction: str) -> tuple[Qrels, Run]:
     return trec.read_qrels(qrels), trec.read_run(run)
 
 
+def read_instructions(folder: Path, direction: str) -> dict[str, str] | None:
+    """Return each query's instruction, or None where an older release wrote the folder.
+
+    Raises:
+        InvalidInputError: If the file is not what ``write_folder`` wrote.
+    """
+    path = folder / _queries(direction)
+    if not path.is_file():
+        return None
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file)
+            found = dict(rows)
+    except (OSError, ValueError, csv.Error) as error:
+        got = str(error)
+    else:
+        if tuple(header) == _QUERY_COLUMNS:
+            return found
+        got = ",".join(header)
+    raise InvalidInputError(str(path), "query_id,instruction as `evaluate` writes them", got)
+
+
 def _file(direction: str, kind: str) -> str:
     return f"{direction.replace(' ', '_')}.{kind}.txt"
+
+
+def _queries(direction: str) -> str:
+    return f"{direction.replace(' ', '_')}.queries.csv"
 
 
 def _write(path: Path, lines: Iterable[str]) -> None:

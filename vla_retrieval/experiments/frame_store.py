@@ -24,6 +24,7 @@ from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.evaluation.frames import Frame, ReadOptions
 from vla_retrieval.evaluation.recorded import picture_of
 from vla_retrieval.memory import Memory, MemoryOptions
+from vla_retrieval.memory.failures import storage_errors
 from vla_retrieval.projection import Head
 from vla_retrieval.thumbnails import make_thumbnail
 from vla_retrieval.types import Embeddings, NewEntry, RgbImage, Similarity
@@ -34,6 +35,7 @@ _BATCH = 32
 _READ_AT_ONCE = 1000
 _THUMBNAIL_PX = 120
 _QUERY_ID = "query_id"
+_NOTE = "source.json"
 
 _KEY = "S16"
 _Picture = tuple[RgbImage, bytes]
@@ -141,23 +143,50 @@ def open_store(
 
     Raises:
         HeadMismatchError: If the head was made for another encoder.
-        InvalidInputError: If the folder holds the work on other bags.
+        InvalidInputError: If the folder holds the work on other bags, or of another engine,
+            precision or kind of device.
         StorageError: If it cannot be used, or is of another encoder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    note = folder / "source.json"
-    wanted = json.dumps({"source": source})
-    if note.exists() and note.read_text(encoding="utf-8") != wanted:
-        raise InvalidInputError(
-            "work", "the work on these bags, unchanged and read in the same way",
-            f"that on others in {folder}", "Give another folder, or remove it.",
-        )  # fmt: skip
-    note.write_text(wanted, encoding="utf-8")
+    # The fingerprint has no arithmetic, which decides the last bits of what is computed.
+    with storage_errors("use", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _check_note(folder, {"source": source, "arithmetic": arithmetic_of(encoder)})
     options = MemoryOptions(index="exact", vectors_in=folder)
     return Memory.open(
         folder / "frames", encoder.fingerprint, similarity, durable=False, options=options,
         head=head,
     )  # fmt: skip
+
+
+def arithmetic_of(encoder: Encoder) -> str:
+    """Return what computes, in which precision and on what kind of device, as one text."""
+    return f"{encoder.engine} in {encoder.precision} on {encoder.device.partition(':')[0]}"
+
+
+def _check_note(folder: Path, wanted: dict[str, str]) -> None:
+    """Note what a work folder is for, or refuse one that is for something else."""
+    note = folder / _NOTE
+    if not note.exists():
+        partial = note.with_suffix(".partial")  # a note cut short would be one of other bags
+        partial.write_text(json.dumps(wanted), encoding="utf-8")
+        partial.replace(note)
+        return
+    try:
+        found = dict(json.loads(note.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        found = {}
+    if found.get("source") != wanted["source"]:
+        raise InvalidInputError(
+            "work", "the work on these bags, unchanged and read in the same way",
+            f"that on others in {folder}", "Give another folder, or remove it.",
+        )  # fmt: skip
+    if found.get("arithmetic") != wanted["arithmetic"]:
+        raise InvalidInputError(
+            "work", f"embeddings of {wanted['arithmetic']}",
+            f"those of {found.get('arithmetic', 'an older release')} in {folder}",
+            "Give another folder, or remove it, or name the engine, precision and device that it"
+            " was begun with.",
+        )  # fmt: skip
 
 
 def source_of(paths: Sequence[Path], reading: ReadOptions, every_sec: float) -> str:

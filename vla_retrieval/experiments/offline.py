@@ -67,7 +67,8 @@ def evaluate_bags(
         store = frame_store.fill(memory, plan.frames, encoder, seconds, progress)
         outcome = _evaluate(store, plan, work, seconds, progress)
     wall = _wall(seconds, read_sec, time.perf_counter() - started)
-    return replace(outcome, evaluation=replace(outcome.evaluation, wall_sec=wall))
+    shown = {**outcome.evaluation.settings, "encoded by": frame_store.arithmetic_of(encoder)}
+    return replace(outcome, evaluation=replace(outcome.evaluation, settings=shown, wall_sec=wall))
 
 
 def _evaluate(

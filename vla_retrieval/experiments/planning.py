@@ -13,6 +13,7 @@ from vla_retrieval.evaluation.frames import Frame, Recording
 from vla_retrieval.evaluation.recordings import read_recordings
 from vla_retrieval.evaluation.relevance import Labels, normalise, read_labels
 from vla_retrieval.evaluation.splits import Split, split_frames, thin
+from vla_retrieval.evaluation.trec import read_qrels
 from vla_retrieval.experiments.settings import ExperimentSettings
 
 _RELEVANT = {
@@ -75,6 +76,8 @@ def make_plan(paths: Sequence[Path], settings: ExperimentSettings) -> Plan:
     Raises:
         InvalidInputError: If a bag cannot be evaluated.
     """
+    if settings.relevance == "qrels" and settings.relevance_file is not None:
+        read_qrels(settings.relevance_file)  # a file that is none costs no encoding
     recordings = read_recordings(paths, settings.reading)
     frames = joined([recording.frames for recording in recordings])
     group = normalise

@@ -78,23 +78,26 @@ def _measure(
     return metrics.joined(parts, ks), np.concatenate(top), np.concatenate(first)
 
 
-def score_known(
-    answerable: tuple[Sequence[Frame], Rankings],
-    absent: tuple[Sequence[Frame], Rankings],
-    settings: ExperimentSettings,
-) -> KnownResult:
+def score_known(answerable: Ranked, absent: Ranked, settings: ExperimentSettings) -> KnownResult:
     """Return how well top scores tell queries that the memory can answer from absent ones.
+
+    Args:
+        answerable: Those of them that have nothing relevant in the memory are left out.
+        absent: Ask for what the memory does not hold.
+        settings: How many may count as unknown, and of which similarity the scores are.
 
     Raises:
         InvalidInputError: If there are too few of either.
     """
     numbers: dict[str, int] = {}
     sides = []
-    for frames, rankings in (answerable, absent):
-        top = _top_scores(rankings)
+    for asked in (answerable, absent):
+        top = _top_scores(asked.rankings)
+        if asked is answerable:
+            top[~_has_relevant(asked)] = np.nan
         episodes: dict[str, int] = {}
         of, which = array("q"), array("q")
-        for frame, good in zip(frames, np.isfinite(top).tolist(), strict=True):
+        for frame, good in zip(asked.frames, np.isfinite(top).tolist(), strict=True):
             if good:
                 text = relevance.normalise(frame.instruction)
                 which.append(numbers.setdefault(text, len(numbers)))
@@ -115,6 +118,11 @@ def _top_scores(rankings: Rankings) -> NDArray[np.float64]:
         for start in range(0, len(rankings), _AT_ONCE)
     ]
     return np.concatenate([np.zeros(0), *parts])
+
+
+def _has_relevant(ranked: Ranked) -> NDArray[np.bool_]:
+    """Return whether the memory holds anything relevant to each query, shape ``(m,)``."""
+    return np.concatenate([np.zeros(0, bool), *(of.relevant > 0 for _, of in ranked.parts())])
 
 
 def summarise(seconds: Sequence[float]) -> StageSummary:
@@ -155,9 +163,7 @@ def digest(deciding: dict[str, Any], gallery: Sequence[Frame], ranked: Mapping[s
 
 
 def try_known(
-    answerable: tuple[Sequence[Frame], Rankings],
-    absent: tuple[Sequence[Frame], Rankings],
-    settings: ExperimentSettings,
+    answerable: Ranked, absent: Ranked, settings: ExperimentSettings
 ) -> KnownResult | str:
     """Return the result, or why there is none."""
     try:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vla_retrieval.calibration import fewest_episodes
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.evaluation.frames import ReadOptions
 from vla_retrieval.evaluation.splits import SplitOptions
@@ -29,7 +30,7 @@ class ExperimentSettings:
         scene_weight: Of the scene in the pair, in [0, 1].
         depth: Entries retrieved per query, at least the largest K.
         ks: Ranks at which metrics are cut.
-        alpha: Share of answerable queries that may count as unknown, above 0 and below 1.
+        alpha: Share of answerable queries that may count as unknown, in [0.001, 0.5].
         seed: Of bootstraps and of the choice of map points, from 0 on.
 
     Raises:
@@ -60,8 +61,7 @@ class ExperimentSettings:
             )  # fmt: skip
         if not 0.0 <= self.scene_weight <= 1.0:
             raise InvalidInputError("scene_weight", "a number in [0, 1]", str(self.scene_weight))
-        if not 0.0 < self.alpha < 1.0:
-            raise InvalidInputError("alpha", "a number above 0 and below 1", str(self.alpha))
+        fewest_episodes(self.alpha)  # refuses what no calibration takes
         if self.seed < 0:
             raise InvalidInputError("seed", "a whole number from 0 on", str(self.seed))
         if not self.ks or min(self.ks) < 1:
@@ -72,8 +72,12 @@ class ExperimentSettings:
             )
 
     def deciding(self) -> Mapping[str, Any]:
-        """Return what decides numbers, as JSON has it; file names do not."""
+        """Return what decides numbers, as JSON has it; names of files and bags do not.
+
+        Which bags are on which side shows in the frames of each.
+        """
         values = asdict(self)
+        values["split"] |= {"gallery_bags": (), "query_bags": ()}
         values["similarity"] = self.similarity.value
         values["relevance_file"] = None
         return values

@@ -105,7 +105,8 @@ def _read(path: Path) -> tuple[dict[str, str], Weights]:
             metadata: dict[str, str] = file.metadata() or {}
             _check_format(path, metadata)
             return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
+        # The last two are safetensors' own for types that numpy has not (bf16, fp8).
         size = path.stat().st_size if path.exists() else 0
         raise _damaged(path, "safetensors", f"{size} bytes with {error}") from error
 
@@ -135,7 +136,7 @@ def _check_format(path: Path, metadata: Mapping[str, str]) -> None:
 
 def _fingerprint(path: Path, text: str) -> Fingerprint:
     try:
-        return Fingerprint(**_object(path, "encoder", text))
+        return Fingerprint.from_plain(_object(path, "encoder", text))
     except TypeError as error:
         raise _damaged(path, "a fingerprint as encoder", str(error)) from error
 
@@ -143,7 +144,7 @@ def _fingerprint(path: Path, text: str) -> Fingerprint:
 def _object(path: Path, name: str, text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # also what is nested without end
         raise _damaged(path, f"JSON as {name}", str(error)) from error
     if not isinstance(found, dict):
         raise _damaged(path, f"an object as {name}", type(found).__name__)

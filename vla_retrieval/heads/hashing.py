@@ -59,7 +59,7 @@ class HashHead(WeightedHead):
     @staticmethod
     def shapes(dim: int, weights: Weights) -> dict[str, tuple[int, ...]]:
         """Return the shape of each array; the number of bits is that of the weights."""
-        bits = len(weights.get("scene.threshold", np.zeros(MIN_BITS)))
+        bits = np.size(weights.get("scene.threshold", np.zeros(MIN_BITS)))
         found: dict[str, tuple[int, ...]] = {}
         for modality in Modality:
             found[f"{modality.value}.weight"] = (bits, dim)

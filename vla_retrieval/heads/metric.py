@@ -42,7 +42,7 @@ class MetricHead(WeightedHead):
     @staticmethod
     def shapes(dim: int, weights: Weights) -> dict[str, tuple[int, ...]]:
         """Return the shape of each array; the rank is that of the weights, at least 1."""
-        rank = max(1, len(weights.get("weight", np.zeros((1, 1)))))
+        rank = max(1, len(np.atleast_2d(weights.get("weight", np.zeros((1, 1))))))
         return {"weight": (rank, dim), "scene.centre": (dim,), "instruction.centre": (dim,)}
 
     @property

@@ -125,7 +125,7 @@ class FolderSource:
             )
             self.count = int(about["entries"])
             self._halves = [self._array(path / name) for name in names[2:]]
-        except (KeyError, TypeError, ValueError, EOFError) as error:
+        except (KeyError, TypeError, ValueError, EOFError, RecursionError) as error:
             raise InvalidInputError(
                 "source", "a folder of `memory export`", f"{path}: {error!r}"
             ) from error
@@ -161,7 +161,7 @@ class FolderSource:
             record = json.loads(line)
             if not isinstance(record, dict) or not isinstance(record["entry_id"], int):
                 raise ValueError("no entry with an entry_id")
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, RecursionError) as error:
             raise InvalidInputError(
                 self._place(number), "an entry as an export writes it", str(error)
             ) from error

@@ -122,7 +122,9 @@ def from_record(record: Mapping[str, Any], thumbnail: bytes, place: str) -> NewE
             thumbnail=thumbnail,
             pinned=bool(record["pinned"]),
         )
-    except (InvalidInputError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (
+        InvalidInputError, KeyError, TypeError, ValueError, AttributeError, OverflowError,
+    ) as error:  # fmt: skip
         raise InvalidInputError(
             place, "an entry as an export writes it", f"{type(error).__name__}: {error}"
         ) from error
@@ -140,8 +142,8 @@ def fingerprint_from_text(text: str | bytes, place: str) -> Fingerprint:
         InvalidInputError: If it is none.
     """
     try:
-        return Fingerprint(**json.loads(text))
-    except (TypeError, ValueError) as error:
+        return Fingerprint.from_plain(json.loads(text))
+    except (TypeError, ValueError, RecursionError) as error:
         raise InvalidInputError(
             place, "the fingerprint of an encoder", f"{str(text)[:200]!r} ({error})"
         ) from error

@@ -55,10 +55,13 @@ def render_comparison(
     """
     shown = evaluations or {}
     sections = [(name, of, _rows(of.differences)) for name, of in comparisons.items()]
+    by_query = all(of.units == of.queries for of in comparisons.values())
     return render(
         "comparison", title,
         {"comparisons": sections, "evaluations": shown, "level": LEVEL,
-         "directions": _directions(shown), "differing": _differing(shown)},
+         "directions": _directions(shown, "micro" if by_query else "macro"),
+         "unit": "query" if by_query else "instruction",
+         "units": "queries" if by_query else "instructions", "differing": _differing(shown)},
     )  # fmt: skip
 
 
@@ -94,14 +97,16 @@ def _forest(row: Difference, widest: float) -> Forest | None:
     return Forest(*(round(48 * bound / widest, 2) for bound in bounds))
 
 
-def _directions(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, Any, list[view.Column]]]:
+def _directions(
+    evaluations: Mapping[str, Evaluation], average: str
+) -> list[tuple[str, Any, list[view.Column]]]:
     names = dict.fromkeys(name for one in evaluations.values() for name in one.directions)
     found = []
     for direction in names:
         columns = [
             (name, under, estimates)
             for name, one in evaluations.items()
-            for of, under, estimates in view.columns_of(one, "micro")
+            for of, under, estimates in view.columns_of(one, average)
             if of == direction
         ]
         found.append((direction, view.kinds_in(columns), columns))

@@ -118,6 +118,8 @@ def comparison_table(comparison: Comparison, title: str = "") -> Table:
         title: Over the table; without one, it says what the runs are compared with.
     """
     against = f"against {comparison.baseline}, {spell_count(comparison.queries)} queries"
+    if comparison.units != comparison.queries:
+        against += f", means over {spell_count(comparison.units)} instructions"
     table = _table(f"{title}: {against}" if title else against)
     # At 80 columns names and metrics stay whole, and what has a space in it goes on two lines.
     table.add_column("run", overflow="fold", min_width=14)
