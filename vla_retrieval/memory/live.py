@@ -114,7 +114,7 @@ class LiveIndex:
 
     @contextmanager
     def changing(self, sequence: int, changes: int) -> Iterator[Index]:
-        """Keep readers away while the writer repeats its commit in the index.
+        """Keep readers away while the writer, with ``current``, repeats its commit in the index.
 
         Args:
             sequence: Of the commit.
@@ -123,6 +123,7 @@ class LiveIndex:
         with self._state.alone():
             yield self._index
             self._count(sequence, changes)
+            self._settled_at = self.changes  # nothing waits: these are in it, as are those before
 
     def added(self, sequence: int, addition: Addition) -> None:
         """Note what the writer's commit added.
