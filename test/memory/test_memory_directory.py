@@ -372,3 +372,17 @@ def test_a_file_that_is_renamed_while_sizes_are_read_fails_no_statistics(
     new.write_bytes(b"new")
     monkeypatch.setattr(Path, "iterdir", lambda self: iter([new, self / "long gone"]))
     assert memory.stats().size_bytes == len(b"new")
+
+
+def test_a_memory_whose_thread_cannot_start_gives_its_directory_free(
+    open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vla_retrieval.memory.memory.Maintenance", refuse)
+        with pytest.raises(RuntimeError, match="new thread") as refused:
+            open_memory()
+    assert open_memory().stats().entries == 0
+    assert refused  # and with it, the frames that hold what was opened
