@@ -95,7 +95,8 @@ def _run(interrupts: _Interrupts) -> int:
     executor.add_node(node)
     try:
         if node.get_parameter(parameters.AUTOSTART).value and not _start(node):
-            return 1
+            # A context that is gone was shut down by a signal meanwhile: then nothing has failed.
+            return 1 if node.context.ok() else 0
         interrupts.raises = False
         spin(executor, node)
     finally:
