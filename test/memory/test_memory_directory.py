@@ -386,3 +386,13 @@ def test_a_memory_whose_thread_cannot_start_gives_its_directory_free(
             open_memory()
     assert open_memory().stats().entries == 0
     assert refused  # and with it, the frames that hold what was opened
+
+
+def test_a_database_that_was_cut_off_before_its_tables_says_what_to_do(
+    open_memory: OpenMemory, directory: Path
+) -> None:
+    directory.mkdir()
+    (directory / DATABASE).touch()
+    with pytest.raises(MemoryFormatError, match=r"holds no memory yet: expected .* Start a node"):
+        open_memory(read_only=True)
+    assert open_memory().stats().entries == 0
