@@ -13,6 +13,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import TransitionCallbackReturn
 
+from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.ros import main
 from vla_retrieval.ros.main import spin
 
@@ -83,3 +84,13 @@ def test_a_start_that_a_signal_cut_off_is_no_failure(
     monkeypatch.setattr(main, "bridge_logging", lambda logger: None)
     assert main._run(MagicMock()) == code
     node.close.assert_called_once_with()
+
+
+def test_a_path_that_cannot_be_one_is_refused_as_other_values_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse() -> None:
+        raise InvalidInputError("memory_dir", "a directory", "''")
+
+    monkeypatch.setattr(main, "RetrievalNode", refuse)
+    assert main._run(MagicMock()) == 1
