@@ -242,3 +242,15 @@ def test_a_session_that_cannot_be_opened_gives_the_memory_free(
     opened = session.Session(settings, Health())
     opened.close()
     assert refused  # and with it, the frames that hold what was opened
+
+
+def test_what_kept_an_earlier_session_from_writing_is_not_held_against_the_next(
+    tmp_path: Path,
+) -> None:
+    """A node that only answers would say so for good."""
+    health = Health()
+    health.note_write(StorageError("the disk is full"))
+    settings = Settings(memory_dir=str(tmp_path / "memory"), model="double", device="cpu")
+    session.Session(settings, health).close()
+    assert health.write_error == ""
+    assert health.facts()["last_error"] == "the disk is full"

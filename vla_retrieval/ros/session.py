@@ -112,6 +112,7 @@ class Session:
         with ExitStack() as undo:
             # Else what fails from here on would keep the directory locked, to this process as well.
             undo.callback(self.memory.close)
+            health.note_write(None)  # opening wrote; what kept an earlier session from it is over
             found = (settings.memory_path / DATABASE_NAME).stat()
             self._database = found.st_dev, found.st_ino
             self.gate = WriteGate(settings.memory_path)
