@@ -97,9 +97,12 @@ class LiveIndex:
             StorageError: If the memory was closed, or its index is behind.
         """
         with self._writing:
-            self._check_usable()
             if current and self._waiting:
                 self._catch_up()
+            elif current:  # a reader may have taken what waited, and be putting it into the index
+                with self._state.shared():
+                    pass
+            self._check_usable()  # who caught up meanwhile may have failed
             try:
                 yield self._index
             except BaseException as error:
