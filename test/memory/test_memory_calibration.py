@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,22 @@ def test_a_damaged_one_is_named_and_dropped(open_memory: OpenMemory, directory: 
         assert [finding.part for finding in report.wrong] == [Part.CALIBRATION]
         assert drop_damaged(contents, report).calibration
         assert not check(contents).wrong
+
+
+def test_of_two_calibrations_at_once_the_one_in_use_is_the_one_on_disk(
+    open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = open_memory()
+    turn = memory._live.writing
+
+    @contextmanager
+    def and_then_another(**options: bool) -> Iterator[object]:
+        with turn(**options) as index:
+            yield index
+        monkeypatch.undo()
+        memory.set_calibration("second")
+
+    monkeypatch.setattr(memory._live, "writing", and_then_another)
+    memory.set_calibration("first")
+    assert memory.calibration() == "second"
+    assert open_memory().calibration() == "second"

@@ -410,3 +410,62 @@ def stop_in(
 
     patch.setattr(owner, name, stuck)
     return inside, go_on
+
+
+def wait_for_someone_who_waits(lock: SharedLock, done: Callable[[], bool]) -> None:
+    """Return once somebody waits for a lock, or it has come otherwise."""
+    while not lock._changed._waiters and not done():  # type: ignore[attr-defined]
+        threading.Event().wait(0.001)
+
+
+def test_a_writer_does_not_look_at_an_index_that_a_reader_is_changing(
+    open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader puts in what waits, also while a writer looks for near-duplicates."""
+    memory = open_memory(options=MemoryOptions(merge_scene=0.99))
+    memory.add([NewEntry("first", 1)], SCENES[:1], INSTRUCTIONS[:1])
+    assert memory.entry_ids() == [1]
+    memory.add([NewEntry("second", 2)], SCENES[1:2], INSTRUCTIONS[1:2])
+    inside, go_on = stop_in(monkeypatch, Index, "add")
+    search, looked = Index.search, threading.Event()
+
+    def look(*arguments: object) -> object:
+        looked.set()
+        return search(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Index, "search", look)
+    with ThreadPoolExecutor(2) as pool:
+        reading = pool.submit(memory.entry_ids)
+        assert inside.wait(60)
+        adding = pool.submit(memory.add, [NewEntry("again", 3)], SCENES[1:2], INSTRUCTIONS[1:2])
+        wait_for_someone_who_waits(memory._live._state, looked.is_set)
+        too_early = looked.is_set()
+        go_on.set()
+        assert not too_early
+        assert reading.result(60) == [1, 2]
+        assert adding.result(60) == [2]
+
+
+def test_a_writer_that_waited_for_an_index_which_was_torn_changes_nothing(
+    open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = open_memory()
+    memory.add([NewEntry("first", 1)], SCENES[:1], INSTRUCTIONS[:1])
+    inside, go_on = threading.Event(), threading.Event()
+
+    def no_room(*_: object) -> None:
+        inside.set()
+        assert go_on.wait(60)
+        raise MemoryError
+
+    with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setattr(Index, "add", no_room)
+        reading = pool.submit(memory.entry_ids)
+        assert inside.wait(60)
+        removing = pool.submit(memory.remove, [1])
+        wait_for_someone_who_waits(memory._live._state, removing.done)
+        go_on.set()
+        for outcome in (reading, removing):
+            with pytest.raises(StorageError, match="could not follow"):
+                outcome.result(60)
+    assert open_memory().entry_ids() == [1]

@@ -351,3 +351,48 @@ def test_the_lock_file_says_who_holds_it_only_while_it_is_held(
     assert json.loads((directory / "lock").read_text())["pid"] == os.getpid()
     memory.close()
     assert (directory / "lock").read_text() == ""
+
+
+def test_a_file_that_is_renamed_while_sizes_are_read_fails_no_statistics(
+    memory: Memory, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = directory / "index.snapshot.new"
+    new.write_bytes(b"new")
+    stat = Path.stat
+
+    def gone_by_now(path: Path, **options: bool) -> os.stat_result:
+        found = stat(path, **options)
+        if path == new:
+            new.unlink(missing_ok=True)  # between two looks at it
+        return found
+
+    monkeypatch.setattr(Path, "stat", gone_by_now)
+    for _ in range(2):
+        assert memory.stats().size_bytes > 0
+    new.write_bytes(b"new")
+    monkeypatch.setattr(Path, "iterdir", lambda self: iter([new, self / "long gone"]))
+    assert memory.stats().size_bytes == len(b"new")
+
+
+def test_a_memory_whose_thread_cannot_start_gives_its_directory_free(
+    open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vla_retrieval.memory.memory.Maintenance", refuse)
+        with pytest.raises(RuntimeError, match="new thread") as refused:
+            open_memory()
+    assert open_memory().stats().entries == 0
+    assert refused  # and with it, the frames that hold what was opened
+
+
+def test_a_database_that_was_cut_off_before_its_tables_says_what_to_do(
+    open_memory: OpenMemory, directory: Path
+) -> None:
+    directory.mkdir()
+    (directory / DATABASE).touch()
+    with pytest.raises(MemoryFormatError, match=r"holds no memory yet: expected .* Start a node"):
+        open_memory(read_only=True)
+    assert open_memory().stats().entries == 0

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from test.memory.oracle import fingerprint
+from vla_retrieval.errors import StorageError
 from vla_retrieval.memory import Memory, MemoryOptions, vectors
 from vla_retrieval.types import Filter, Modality, NewEntry, Probe, Similarity
 
@@ -69,3 +73,18 @@ def test_mapped_vectors_answer_as_those_in_ram(
     with opened(tmp_path / "mapped", similarity, None) as memory:
         assert answers(memory) == left
     assert not list(folder.iterdir())
+
+
+def test_a_folder_without_room_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a memory is opened whose vectors do not fit there; it opens with them in RAM."""
+    filled(tmp_path / "memory", Similarity.COSINE, None).close()
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    message = f"cannot map vectors from a file in {re.escape(str(tmp_path))}: No space left"
+    with pytest.raises(StorageError, match=message):
+        opened(tmp_path / "memory", Similarity.COSINE, tmp_path)
+    with opened(tmp_path / "memory", Similarity.COSINE, None) as memory:
+        assert memory.stats().entries == COUNT

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.memory import Memory, MemoryOptions
 from vla_retrieval.types import (
     Action,
@@ -194,3 +195,10 @@ def test_an_entry_that_goes_with_what_was_merged_into_it_is_reported_as_gone(
     )  # fmt: skip
     assert (report.entry_ids, report.merged, report.evicted) == ((1, 3), (True, False), (1,))
     assert memory.entry_ids() == [2, 3]
+
+
+@pytest.mark.parametrize("within_sec", [-0.5, 2e9, float("inf"), float("nan")])
+def test_a_time_between_duplicates_that_no_stamp_can_have_is_refused(within_sec: float) -> None:
+    """Not when the first pair is added: -0.5 merged nothing, and infinity refused every pair."""
+    with pytest.raises(InvalidInputError, match="merge_within_sec: expected seconds from 0"):
+        MemoryOptions(merge_within_sec=within_sec)

@@ -12,6 +12,7 @@ from vla_retrieval.errors import MemoryFormatError, StorageError
 from vla_retrieval.memory import upgrading
 from vla_retrieval.memory.checking import check
 from vla_retrieval.memory.contents import open_contents
+from vla_retrieval.memory.dropping import drop_damaged
 from vla_retrieval.types import Entry, Filter, Modality, NewEntry, Probe
 
 from .conftest import DIM, OpenMemory
@@ -139,3 +140,35 @@ def test_an_upgrade_that_is_cut_off_leaves_the_old_format(
         assert connection.execute("PRAGMA user_version").fetchone() == (2,)
     memory = open_memory()
     assert [said(entry) for entry in memory.get_many(range(1, COUNT + 1))] == SAID
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE tags SET tag = CAST(x'ff6f' AS TEXT) WHERE entry_id = 5",
+        "UPDATE tags SET tag = x'ff' WHERE entry_id = 5",
+        "UPDATE tags SET tag = 7 WHERE entry_id = 5",
+        "UPDATE tags SET tag = NULL WHERE entry_id = 5",
+        "INSERT INTO metadata VALUES (5, x'ff', x'fe')",
+    ],
+)
+def test_a_damaged_label_costs_its_entry_and_not_the_memory(
+    damage: str, old: Path, open_memory: OpenMemory
+) -> None:
+    with closing(sqlite3.connect(old / DATABASE)) as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        loose = "replace(replace(replace(sql, 'STRICT, ', ''), ' TEXT', ''), ' NOT NULL', '')"
+        connection.execute(
+            f"UPDATE sqlite_master SET sql = {loose} WHERE name IN ('tags', 'metadata')"
+        )
+        connection.commit()
+    with closing(sqlite3.connect(old / DATABASE)) as connection:
+        connection.execute(damage)
+        connection.commit()
+    with pytest.raises(MemoryFormatError, match="entry 5 differs from its checksum"):
+        open_memory()
+    with open_contents(old, write=True) as contents:
+        assert list(drop_damaged(contents, check(contents)).entry_ids) == [5]
+    memory = open_memory()
+    assert memory.entry_ids() == [1, 2, 3, 4, 6]
+    assert [said(entry) for entry in memory.get_many([1, 2, 3, 4, 6])] == SAID[:4] + SAID[5:]

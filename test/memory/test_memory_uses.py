@@ -77,3 +77,18 @@ def test_uses_that_the_disk_refused_are_kept_for_the_next_time(
     memory.close()
     with open_memory()._database.reading() as connection:
         assert sorted(store.read_uses(connection)) == [(1, 2), (3, 1)]
+
+
+def test_a_full_memory_does_not_write_uses_down_at_every_pair(
+    open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vla_retrieval.memory.maintenance._WAITING", 4)
+    memory = filled(open_memory, 8, max_entries=8)
+    assert memory.wait_until_idle()
+    saved: list[object] = []
+    monkeypatch.setattr(store, "add_uses", lambda _, uses: saved.append(uses))
+    for n in range(8, 40):
+        (entry_id,) = memory.add([NewEntry(f"do {n}", n)], VECTORS[n : n + 1], VECTORS[n : n + 1])
+        memory.note_use([entry_id])
+        assert memory._maintenance.keeper.wait_until_idle()
+    assert not saved

@@ -47,6 +47,14 @@ def test_stamps_keep_every_nanosecond(stamp_ns: int) -> None:
     assert conversions.to_ns(conversions.to_stamp(stamp_ns)) == stamp_ns
 
 
+@pytest.mark.parametrize("stamp_ns", [2**31 * 10**9, 2**63 - 1])
+def test_an_entry_stamped_later_than_messages_can_say_has_the_last_stamp_they_can(
+    stamp_ns: int,
+) -> None:
+    stamp = conversions.to_stamp(stamp_ns)
+    assert (stamp.sec, stamp.nanosec) == (2**31 - 1, 999_999_999)
+
+
 @given(
     first=st.none() | STAMPS,
     last=st.none() | STAMPS,

@@ -15,7 +15,10 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 from vla_retrieval.encoders import DoubleEncoder
 from vla_retrieval.errors import InvalidInputError, StorageError
 from vla_retrieval.memory import Memory, MemoryStats
+from vla_retrieval.ros import session
 from vla_retrieval.ros.disk import DiskWatch, Errands, MemoryLostError, WriteGate
+from vla_retrieval.ros.health import Health
+from vla_retrieval.ros.parameters import Settings
 
 WAIT_SEC = 30.0
 SHORT_SEC = 0.05
@@ -203,3 +206,51 @@ def test_an_errand_that_does_not_come_back_is_given_up(hanging: Hanging) -> None
             return False
 
     wait_until(works_again)
+
+
+def test_a_look_that_fails_in_an_unknown_way_is_told_and_not_the_last(
+    memory: Memory, tmp_path: Path
+) -> None:
+    ends: list[Exception] = [MemoryError("no room"), MemoryError("no room")]
+
+    def stats() -> MemoryStats:
+        if ends:
+            raise ends.pop()
+        return memory.stats()
+
+    watch = DiskWatch(tmp_path / "memory", stats, lambda: None, SHORT_SEC)
+    assert "no room" in watch.latest.error
+    wait_until(lambda: watch.latest.stats is not None)
+    watch.stop()
+    assert watch.latest.error == ""
+
+
+@pytest.mark.parametrize("part", ["DiskWatch", "FrameReader", "Lanes"])
+def test_a_session_that_cannot_be_opened_gives_the_memory_free(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the next configure would find it locked, by its own process."""
+
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    settings = Settings(memory_dir=str(tmp_path / "memory"), model="double", device="cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(session, part, refuse)
+        with pytest.raises(RuntimeError, match="new thread") as refused:
+            session.Session(settings, Health())
+    opened = session.Session(settings, Health())
+    opened.close()
+    assert refused  # and with it, the frames that hold what was opened
+
+
+def test_what_kept_an_earlier_session_from_writing_is_not_held_against_the_next(
+    tmp_path: Path,
+) -> None:
+    """A node that only answers would say so for good."""
+    health = Health()
+    health.note_write(StorageError("the disk is full"))
+    settings = Settings(memory_dir=str(tmp_path / "memory"), model="double", device="cpu")
+    session.Session(settings, health).close()
+    assert health.write_error == ""
+    assert health.facts()["last_error"] == "the disk is full"

@@ -18,7 +18,7 @@ from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.ros.conversions import to_stamp
 from vla_retrieval.ros.frames import Frame
 from vla_retrieval.ros.freshness import LastAnswers, check_stale, image_age_sec
-from vla_retrieval_msgs.msg import Filter, MatchArray
+from vla_retrieval_msgs.msg import Filter, Match, MatchArray
 from vla_retrieval_msgs.srv import Retrieve
 
 SECOND = 1_000_000_000
@@ -132,6 +132,17 @@ def test_only_the_last_requests_are_kept() -> None:
         answers.put(ask(instruction=f"task {n}"), MatchArray(memory_size=n))
     assert answers.get(ask(instruction="task 0")) is None
     assert answers.get(ask(instruction="task 99")) is not None
+
+
+@pytest.mark.parametrize(("matches", "kept"), [(4_000, 2), (20_000, 1)])
+def test_fewer_are_kept_where_they_are_large(matches: int, kept: int) -> None:
+    """The last one always is."""
+    answers = LastAnswers()
+    for n in range(3):
+        answer = MatchArray(matches=[Match()] * matches)
+        answers.put(ask(instruction=f"task {n}"), answer)
+    found = [answers.get(ask(instruction=f"task {n}")) is not None for n in range(3)]
+    assert found == [False] * (3 - kept) + [True] * kept
 
 
 @pytest.mark.parametrize(

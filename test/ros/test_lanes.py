@@ -113,3 +113,21 @@ def test_closing_waits_once_for_both_and_leaves_nobody_without_an_answer() -> No
         with pytest.raises(WorkerClosedError):
             worker.submit(lambda: None, lambda _: None)
     held.go_on.set()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's")
+def test_pictures_are_embedded_where_priorities_may_not_be_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = threading.Event()
+
+    def forbid(*_: int) -> None:
+        asked.set()
+        raise PermissionError
+
+    monkeypatch.setattr(os, "setpriority", forbid)
+    worker, done = InferenceWorker(3, niceness=2), threading.Event()
+    worker.submit(done.set, lambda _: None)
+    assert asked.wait(WAIT_SEC)
+    assert done.wait(WAIT_SEC)
+    assert worker.close()

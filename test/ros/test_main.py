@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from rclpy.executors import ExternalShutdownException
+from rclpy.lifecycle import TransitionCallbackReturn
 
+from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.ros import main
 from vla_retrieval.ros.main import spin
 
 
@@ -66,3 +70,27 @@ def test_what_fails_when_the_context_is_gone_is_no_defect() -> None:
     node.there = False
     spun(node, RuntimeError("the context is invalid"))
     assert not node.defects
+
+
+@pytest.mark.parametrize(("context", "code"), [("there", 1), ("gone", 0)])
+def test_a_start_that_a_signal_cut_off_is_no_failure(
+    context: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = MagicMock()
+    node.context.ok.return_value = context == "there"
+    node.trigger_configure.return_value = TransitionCallbackReturn.ERROR
+    monkeypatch.setattr(main, "RetrievalNode", lambda: node)
+    monkeypatch.setattr(main, "SingleThreadedExecutor", MagicMock())
+    monkeypatch.setattr(main, "bridge_logging", lambda logger: None)
+    assert main._run(MagicMock()) == code
+    node.close.assert_called_once_with()
+
+
+def test_a_path_that_cannot_be_one_is_refused_as_other_values_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse() -> None:
+        raise InvalidInputError("memory_dir", "a directory", "''")
+
+    monkeypatch.setattr(main, "RetrievalNode", refuse)
+    assert main._run(MagicMock()) == 1

@@ -85,3 +85,20 @@ def test_no_text_leads_out(text: str) -> None:
     except InvalidInputError:
         return
     assert not found or Path(found).resolve().is_relative_to(ROOT)
+
+
+def test_a_home_that_nobody_knows_is_refused_with_the_parameters_name() -> None:
+    """As of a service that was started without HOME."""
+    value = "~no such user/memory"
+    with pytest.raises(InvalidInputError) as caught:
+        Paths(ROOT, {"memory_dir": value}).resolve("memory_dir", value)
+    for words in ("memory_dir", repr(value), "set HOME"):
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("given_", [{}, {"memory_dir": ""}])
+def test_a_memory_without_a_directory_is_not_made_in_the_working_directory(
+    given_: dict[str, str],
+) -> None:
+    with pytest.raises(InvalidInputError, match="memory_dir: expected a directory, got ''"):
+        Paths(ROOT, given_).resolve("memory_dir", "")

@@ -134,3 +134,25 @@ def test_it_looks_by_itself_once_it_is_started(blocked: Blocked) -> None:
     assert done.wait(WAIT_SEC)
     dog.stop()
     assert blocked.worker.replaced == 1
+
+
+def test_a_look_that_fails_is_not_the_last(
+    blocked: Blocked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as where a new thread is not to be had just now."""
+    dog = Watchdog(blocked.worker, 0.2, 0.0)
+    replace, failed = blocked.worker.replace, threading.Event()
+
+    def fail_once(reason: str) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError("can't start new thread")
+        replace(reason)
+
+    monkeypatch.setattr(blocked.worker, "replace", fail_once)
+    done = threading.Event()
+    blocked.worker.submit(done.set, lambda _: None)
+    dog.start()
+    assert done.wait(WAIT_SEC)
+    dog.stop()
+    assert blocked.worker.replaced == 1

@@ -90,7 +90,11 @@ class Database:
         with storage_errors("read", self.path):
             new = schema.is_new(self._writer)
             if new and not (create and given):
-                raise MemoryFormatError(f"{self.path} holds no memory yet.")
+                raise MemoryFormatError(
+                    f"{self.path} holds no memory yet: expected its tables, got an empty database,"
+                    " as a start that was killed leaves it. Start a node with this directory, which"
+                    " makes them, or restore the directory from a copy."
+                )
             if new and given:
                 self._writer.execute(_WRITE_AHEAD)
                 with self.writing() as connection:

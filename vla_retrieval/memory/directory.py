@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 from vla_retrieval.errors import MemoryFormatError
@@ -71,4 +72,12 @@ def sync(directory: Path) -> None:
 def size_bytes(directory: Path) -> int:
     """Return the size of all files in a memory's directory."""
     with storage_errors("read", directory):
-        return sum(path.stat().st_size for path in directory.iterdir() if path.is_file())
+        return sum(map(_file_bytes, directory.iterdir()))
+
+
+def _file_bytes(path: Path) -> int:
+    try:
+        found = path.stat()
+    except FileNotFoundError:  # a snapshot that has got its name since the directory was read
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0

@@ -97,9 +97,12 @@ class LiveIndex:
             StorageError: If the memory was closed, or its index is behind.
         """
         with self._writing:
-            self._check_usable()
             if current and self._waiting:
                 self._catch_up()
+            elif current:  # a reader may have taken what waited, and be putting it into the index
+                with self._state.shared():
+                    pass
+            self._check_usable()  # who caught up meanwhile may have failed
             try:
                 yield self._index
             except BaseException as error:
@@ -114,7 +117,7 @@ class LiveIndex:
 
     @contextmanager
     def changing(self, sequence: int, changes: int) -> Iterator[Index]:
-        """Keep readers away while the writer repeats its commit in the index.
+        """Keep readers away while the writer, with ``current``, repeats its commit in the index.
 
         Args:
             sequence: Of the commit.
@@ -123,6 +126,7 @@ class LiveIndex:
         with self._state.alone():
             yield self._index
             self._count(sequence, changes)
+            self._settled_at = self.changes  # nothing waits: these are in it, as are those before
 
     def added(self, sequence: int, addition: Addition) -> None:
         """Note what the writer's commit added.

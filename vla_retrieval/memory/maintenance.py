@@ -79,7 +79,8 @@ class Maintenance:
         self._look_at = 0
         self._hold_at = 0
         self._copied_at = 0  # changes at which the log was copied
-        self._not_before = 0  # changes behind at which a snapshot that failed is tried again
+        # Why there is no new snapshot, and the changes behind at which it is tried again.
+        self._no_snapshot, self._not_before = "", 0
         self.keeper = Keeper(self._run, "memory keeper")
 
     def before_adding(self) -> None:
@@ -143,6 +144,11 @@ class Maintenance:
         """Return how many changes there may be until something can be due, or nearly so."""
         some = int(len(self._live.glance()) * _LOOKED_AFTER)
         return self._live.changes + max(1, min(some, _LOOKED_AFTER_AT_MOST))
+
+    @property
+    def last_error(self) -> str:
+        """What went wrong when it was last kept in order and is not put right yet, or empty."""
+        return self.keeper.last_error or self._no_snapshot
 
     @property
     def head(self) -> Head | None:
@@ -231,13 +237,13 @@ class Maintenance:
         """Write it, or say once why not and leave it for a while: a full disk stays full."""
         try:
             self._write_snapshot()
-            self._not_before = 0
         except StorageError as error:
             self._not_before = self._live.behind + _BEHIND_AT_CLOSE
-            raise StorageError(
+            self._no_snapshot = (
                 f"no new snapshot of the index; entries are safe, and the next open takes longer:"
                 f" {error}"
-            ) from error
+            )
+            raise StorageError(self._no_snapshot) from error
 
     def _reason_to_rebuild(self, index: Index) -> str:
         if not _same_head(index.head, self._head):
@@ -285,6 +291,7 @@ class Maintenance:
         with self._live.writing():
             self._live.behind -= behind
             self._live.mark = mark
+        self._no_snapshot, self._not_before = "", 0
 
     def _save_uses(self) -> None:
         uses = self._standing.unsaved_uses()

@@ -139,11 +139,12 @@ class Memory(Readable):
                     store.read_uses(connection), store.pinned_ids(connection).tolist()
                 )
                 calibration = calibration_store.read_if_sound(connection, directory)
+            memory = cls(
+                directory, settled, options, lock, database, opened, standing, calibration,
+                read_only=read_only,
+            )  # fmt: skip
             undo.pop_all()
-        return cls(
-            directory, settled, options, lock, database, opened, standing, calibration,
-            read_only=read_only,
-        )  # fmt: skip
+        return memory
 
     def add(
         self, entries: Sequence[NewEntry], scenes: Embeddings, instructions: Embeddings
@@ -300,9 +301,10 @@ class Memory(Readable):
             StorageError: If the disk refuses; what was stored stays then.
         """
         self._check_writable()
-        with self._live.writing(), self._database.writing() as connection:
-            calibration_store.write(connection, text)
-        self._calibration = text
+        with self._live.writing():
+            with self._database.writing() as connection:
+                calibration_store.write(connection, text)
+            self._calibration = text  # in the writer's turn: of two calls the last one counts
 
     def stats(self) -> MemoryStats:
         """Return what the memory holds.
@@ -312,7 +314,7 @@ class Memory(Readable):
         """
         with self._live.reading() as index:
             maintenance = self._maintenance
-            last_error = maintenance.keeper.last_error if maintenance else ""
+            last_error = maintenance.last_error if maintenance else ""
             wanted = maintenance.head if maintenance else index.head
             of_index = describe_index(index, self._live, last_error, wanted)
             entries, stamps = len(index), ends(index)

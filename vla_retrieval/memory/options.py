@@ -11,6 +11,8 @@ from vla_retrieval.errors import InvalidInputError
 AUTO = "auto"
 INDEX_CHOICES = (AUTO, "exact", "pq", "pq_sq8", "hash")
 
+_LONGEST_SEC = 1e9  # 30 years, in nanoseconds well inside the 63 bits that a stamp has
+
 
 class Eviction(enum.Enum):
     """Who goes first when a memory is full. Pinned entries never go."""
@@ -42,7 +44,7 @@ class MemoryOptions:
         merge_scene: Least cosine of two scenes that are near-duplicates, in [-1, 1]; above 1
             nothing is merged.
         merge_instruction: The same of their instructions.
-        merge_within_sec: Most seconds between two near-duplicates; 0 is any time.
+        merge_within_sec: Most seconds between two near-duplicates, up to 1e9; 0 is any time.
 
     Raises:
         InvalidInputError: If a value is out of its range.
@@ -69,10 +71,18 @@ class MemoryOptions:
             raise InvalidInputError(
                 "recall_target", "a number in [0.5, 1]", str(self.recall_target)
             )
-        ranges = {"search_threads": 1, "build_threads": 1, "index_bytes": 1}
+        if not 0 <= self.merge_within_sec <= _LONGEST_SEC:
+            raise InvalidInputError(
+                "merge_within_sec", f"seconds from 0 to {_LONGEST_SEC:g}",
+                str(self.merge_within_sec),
+            )  # fmt: skip
+        ranges = {
+            "search_threads": 1, "build_threads": 1, "index_bytes": 1,
+            "merge_scene": -1, "merge_instruction": -1,
+        }  # fmt: skip
         for field in fields(self):
             value = getattr(self, field.name)
-            least = -1 if field.name.startswith("merge_") else ranges.get(field.name, 0)
+            least = ranges.get(field.name, 0)
             if isinstance(value, (int, float)) and not value >= least:
                 raise InvalidInputError(field.name, f"a number from {least} on", str(value))
 

@@ -19,6 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from vla_retrieval.memory import kernels
 from vla_retrieval.memory.columns import Rows
+from vla_retrieval.memory.failures import storage_errors
 from vla_retrieval.types import Embeddings
 
 BLOCK_ROWS = 131_072  # 256 MB of address space at 512 dimensions; RAM only as far as filled
@@ -110,7 +111,8 @@ class _Blocks:
         if self._folder is None:
             return np.empty((self.rows, self._dim), dtype=self._dtype)
         size = self.rows * self._dim * self._dtype.itemsize
-        with tempfile.TemporaryFile(dir=self._folder) as file:
+        mapping = storage_errors("map vectors from a file in", self._folder)
+        with mapping, tempfile.TemporaryFile(dir=self._folder) as file:
             # Else a disk that is full would end the process when a page is written.
             os.posix_fallocate(file.fileno(), 0, size)
             mapped = mmap.mmap(file.fileno(), size)

@@ -36,6 +36,7 @@ from vla_retrieval_msgs import msg as messages
 from vla_retrieval_msgs.srv import GetStats, Remember
 
 _NS_PER_SEC = 1_000_000_000
+_LAST_STAMP_NS = (1 << 31) * _NS_PER_SEC - 1  # an entry's may be later; int32 would turn it over
 _TARGETS = {
     messages.Query.TARGET_SCENES: Target.SCENES,
     messages.Query.TARGET_INSTRUCTIONS: Target.INSTRUCTIONS,
@@ -54,8 +55,8 @@ def to_ns(stamp: Time) -> int:
 
 
 def to_stamp(stamp_ns: int) -> Time:
-    """Return nanoseconds since the epoch as a stamp."""
-    sec, nanosec = divmod(stamp_ns, _NS_PER_SEC)
+    """Return nanoseconds since the epoch as a stamp; its seconds end in 2038, and so does it."""
+    sec, nanosec = divmod(min(stamp_ns, _LAST_STAMP_NS), _NS_PER_SEC)
     return Time(sec=sec, nanosec=nanosec)
 
 

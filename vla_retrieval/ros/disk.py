@@ -7,6 +7,7 @@ errands have a limit, and nobody begins to write behind a change that is still w
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -21,6 +22,8 @@ from typing import Protocol, TypeVar
 from vla_retrieval.errors import StorageError
 from vla_retrieval.memory import MemoryStats
 from vla_retrieval.memory.snapshot import SNAPSHOT_NAME
+
+_log = logging.getLogger(__name__)
 
 PATIENCE_SEC = 5.0
 """After which a disk counts as one that does not come back: a busy card takes a second or two."""
@@ -142,6 +145,9 @@ class DiskWatch:
             )  # fmt: skip
         except (StorageError, OSError) as error:  # for example, somebody removed the directory
             return Look(directory, error=str(error), lost=lost)
+        except Exception as error:  # such as want of RAM: who watches has to go on
+            _log.exception("cannot look at %s", directory)
+            return Look(directory, error=f"cannot look at {directory}: {error!r}", lost=lost)
 
 
 def _age_sec(path: Path) -> float | None:

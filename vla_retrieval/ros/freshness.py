@@ -19,6 +19,7 @@ from vla_retrieval_msgs.srv import Retrieve
 
 _NS_PER_SEC = 1_000_000_000
 _KEPT = 64
+_MATCHES_KEPT = 10_000  # of all answers together; each may have a thumbnail of several kB
 
 
 def image_age_sec(
@@ -92,7 +93,7 @@ class LastAnswers:
             key = _key(request)
             self._answers[key] = answer, time.monotonic()
             self._answers.move_to_end(key)
-            if len(self._answers) > _KEPT:
+            while len(self._answers) > 1 and self._too_much():
                 self._answers.popitem(last=False)
 
     def get(self, request: Retrieve.Request) -> MatchArray | None:
@@ -107,6 +108,10 @@ class LastAnswers:
         stale.stale = True
         stale.image_age_sec = answer.image_age_sec + (time.monotonic() - since_sec)
         return stale
+
+    def _too_much(self) -> bool:
+        matches = sum(len(answer.matches) for answer, _ in self._answers.values())
+        return len(self._answers) > _KEPT or matches > _MATCHES_KEPT
 
 
 def _key(request: Retrieve.Request) -> str:

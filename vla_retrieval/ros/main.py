@@ -15,6 +15,7 @@ from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedE
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.utilities import get_default_context
 
+from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.ros import parameters
 from vla_retrieval.ros.allocation import keep_large_blocks
 from vla_retrieval.ros.logging_bridge import bridge_logging
@@ -85,7 +86,7 @@ class _Interrupts:
 def _run(interrupts: _Interrupts) -> int:
     try:
         node = RetrievalNode()
-    except ParameterException as error:
+    except (ParameterException, InvalidInputError) as error:
         rclpy.logging.get_logger("retrieval").fatal(f"a parameter is refused: {error}")
         return 1
     bridge_logging(node.get_logger())
@@ -95,7 +96,8 @@ def _run(interrupts: _Interrupts) -> int:
     executor.add_node(node)
     try:
         if node.get_parameter(parameters.AUTOSTART).value and not _start(node):
-            return 1
+            # A context that is gone was shut down by a signal meanwhile: then nothing has failed.
+            return 1 if node.context.ok() else 0
         interrupts.raises = False
         spin(executor, node)
     finally:

@@ -71,6 +71,7 @@ class RetrievalNode(LifecycleNode):
         Raises:
             rclpy.exceptions.InvalidParameterValueException: If a parameter is out of its range.
             rclpy.exceptions.InvalidParameterTypeException: If it is of another type.
+            InvalidInputError: If it is a path that cannot be one.
         """
         super().__init__("retrieval", **options)
         parameters.declare(self)

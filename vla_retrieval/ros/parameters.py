@@ -24,7 +24,7 @@ from vla_retrieval.encoders.settings import ENGINES, PRECISIONS
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.memory import Eviction
 from vla_retrieval.memory.options import INDEX_CHOICES
-from vla_retrieval.ros.paths import Paths
+from vla_retrieval.ros.paths import Paths, expanded
 from vla_retrieval.types import Similarity, Target
 
 AUTOSTART = "autostart"
@@ -287,17 +287,23 @@ def declare(node: Node) -> None:
 
 
 def paths_of(node: Node) -> Paths:
-    """Return what paths mean that are set from now on, by the values that the node has now."""
+    """Return what paths mean that are set from now on, by the values that the node has now.
+
+    Raises:
+        InvalidInputError: If the directory that they are relative to is not known.
+    """
     given = {name: str(node.get_parameter(name).value) for name in PATHS}
-    root = str(node.get_parameter("remote_paths_dir").value) or given["memory_dir"]
-    return Paths(Path(root).expanduser().absolute(), given)
+    name, root = "remote_paths_dir", str(node.get_parameter("remote_paths_dir").value)
+    if not root:
+        name, root = "memory_dir", given["memory_dir"]
+    return Paths(expanded(name, root).absolute(), given)
 
 
 def read(node: Node, paths: Paths) -> Settings:
     """Return the values of a node's parameters, with every path as it is to be opened.
 
     Raises:
-        InvalidInputError: If a path leads where it may not.
+        InvalidInputError: If a path leads where it may not, or nowhere.
     """
     values = {name: node.get_parameter(name).value for name in SPECS}
     values |= {name: paths.resolve(name, values[name]) for name in PATHS}

@@ -13,6 +13,21 @@ from vla_retrieval.errors import InvalidInputError
 _LOCAL_MODEL = "local-dir:"
 
 
+def expanded(name: str, value: str) -> Path:
+    """Return the path that a parameter was started with, with the home for its ``~``.
+
+    Raises:
+        InvalidInputError: If that is not known.
+    """
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:
+        raise InvalidInputError(
+            name, "a path whose ~ is a home that is known", repr(value),
+            "Write the path in full, or set HOME.",
+        ) from None  # fmt: skip
+
+
 class Paths:
     """Tells what a path in a parameter means.
 
@@ -38,17 +53,20 @@ class Paths:
                 folder after ``local-dir:``, which is put in front of the result as well.
 
         Raises:
-            InvalidInputError: If it was set after the start and leads out of the directory.
+            InvalidInputError: If it was set after the start and leads out of the directory, if its
+                ``~`` is a home that nobody knows, or if ``memory_dir`` is empty.
         """
         prefix, path = "", value
         if name == "model":
             if not value.startswith(_LOCAL_MODEL):
                 return value
             prefix, path = _LOCAL_MODEL, value[len(_LOCAL_MODEL) :]
+        if not path and name == "memory_dir":  # that of a path is the working directory
+            raise InvalidInputError(name, "a directory", repr(value))
         if not path:
             return value
         if value == self._given.get(name):
-            return prefix + str(Path(path).expanduser())
+            return prefix + str(expanded(name, path))
         return prefix + str(self._inside(name, path))
 
     def _inside(self, name: str, value: str) -> Path:

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -109,22 +109,28 @@ class Session:
             options=memory_options(settings),
             head=head,
         )
-        found = (settings.memory_path / DATABASE_NAME).stat()
-        self._database = found.st_dev, found.st_ino
-        self.gate = WriteGate(settings.memory_path)
-        self.disk = DiskWatch(
-            settings.memory_path, self.memory.stats, self.check_memory,
-            min(_LOOK_SEC, settings.diagnostics_period_sec),
-        )  # fmt: skip
-        self.retriever = Retriever(self.encoder, self.memory, settings.thumbnail_px)
-        self.reader = FrameReader(self.encoder, settings.max_image_pixels)
-        self.last_answers = LastAnswers()
-        self.forecast = Forecast()
-        # The encoder keeps what it embedded, so the requests find it there.
-        self.lanes = Lanes(
-            settings.max_waiting_requests, settings.max_waiting_mb * BYTES_PER_MB,
-            settings.worker_stall_sec, self.encoder.encode_instructions,
-        )  # fmt: skip
+        with ExitStack() as undo:
+            # Else what fails from here on would keep the directory locked, to this process as well.
+            undo.callback(self.memory.close)
+            health.note_write(None)  # opening wrote; what kept an earlier session from it is over
+            found = (settings.memory_path / DATABASE_NAME).stat()
+            self._database = found.st_dev, found.st_ino
+            self.gate = WriteGate(settings.memory_path)
+            self.disk = DiskWatch(
+                settings.memory_path, self.memory.stats, self.check_memory,
+                min(_LOOK_SEC, settings.diagnostics_period_sec),
+            )  # fmt: skip
+            undo.callback(self.disk.stop)
+            self.retriever = Retriever(self.encoder, self.memory, settings.thumbnail_px)
+            self.reader = FrameReader(self.encoder, settings.max_image_pixels)
+            self.last_answers = LastAnswers()
+            self.forecast = Forecast()
+            # The encoder keeps what it embedded, so the requests find it there.
+            self.lanes = Lanes(
+                settings.max_waiting_requests, settings.max_waiting_mb * BYTES_PER_MB,
+                settings.worker_stall_sec, self.encoder.encode_instructions,
+            )  # fmt: skip
+            undo.pop_all()
         _log.info(
             "ready: %s on %s (%s, %s), head %s, %d entries in %s",
             self.encoder.fingerprint.model, self.encoder.device, self.encoder.engine,

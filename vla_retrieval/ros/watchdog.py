@@ -83,7 +83,10 @@ class Watchdog:
 
     def _run(self) -> None:
         while not self._stopped.wait(self._period_sec):
-            self.tick(time.monotonic())
+            try:
+                self.tick(time.monotonic())
+            except Exception:  # such as no thread to be had: who watches has to go on
+                _log.exception("%s could not be looked after; it is tried again", self._of)
 
     def _replace(self, reason: str, now_sec: float) -> None:
         _log.error("%s is replaced because %s", self._of, reason)

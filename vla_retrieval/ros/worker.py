@@ -20,7 +20,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from vla_retrieval.ros.jobs import (
     Job,
@@ -325,11 +325,12 @@ def _stand_back(niceness: int) -> None:
     """Give this thread, and those that it starts from now on, a lower priority."""
     # Elsewhere the number of a thread is not that of a process, as setpriority(2) has it for Linux.
     if sys.platform == "linux":
-        os.setpriority(
-            os.PRIO_PROCESS,
-            threading.get_native_id(),
-            os.getpriority(os.PRIO_PROCESS, 0) + niceness,
-        )
+        with suppress(OSError):  # a sandbox may forbid it, and the thread works as well without
+            os.setpriority(
+                os.PRIO_PROCESS,
+                threading.get_native_id(),
+                os.getpriority(os.PRIO_PROCESS, 0) + niceness,
+            )
 
 
 def _stalled(reason: str, amid: str) -> str:
