@@ -31,7 +31,7 @@ def test_the_demo_plays_asks_prints_and_draws(tmp_path: Path) -> None:
     assert re.search(r"image published to matches received: median \d+ ms", done.stdout)
     assert "Traceback" not in log
 
-    with Memory.open(tmp_path / "memory", None) as memory:
+    with Memory.open(tmp_path / "demo_memory", None) as memory:
         stored = memory.stats().entries
         instructions = [memory.get(n).instruction for n in range(1, stored + 1)]
     assert f"{stored} pairs remembered" in done.stdout.replace("\n", " ")

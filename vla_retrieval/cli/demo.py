@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument(
         "--output-dir", type=Path, default=Path("demo_output"), metavar="FOLDER",
-        help="gets contact_sheet.png, node.log and memory, which is emptied first (default: "
+        help="gets contact_sheet.png, node.log and demo_memory, which is emptied first (default: "
         "demo_output)",
     )  # fmt: skip
     parser.add_argument(

@@ -54,12 +54,12 @@ def run_demo(
     Args:
         bag: A bag with the shipped bag's topics; None is the shipped one.
         rate: Speed of the bag.
-        output_dir: Gets ``memory/``, ``node.log`` and ``contact_sheet.png``.
+        output_dir: Gets ``demo_memory/``, ``node.log`` and ``contact_sheet.png``.
         more: Instructions to ask besides the usual ones.
         model: Parameters of the node that choose another model than the shipped one.
     """
     console = Console()
-    memory_dir = output_dir / "memory"
+    memory_dir = output_dir / "demo_memory"  # is emptied: not the name of a robot's
     output_dir.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(memory_dir, ignore_errors=True)
     log_path = output_dir / "node.log"
