@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 
 from vla_retrieval.encoders import DoubleEncoder
 from vla_retrieval.errors import MemoryLockedError
 from vla_retrieval.memory import Memory
-from vla_retrieval_msgs.msg import Status
+from vla_retrieval_msgs.msg import MatchArray, Status
 
 from .harness import START_SEC, NodeProcess, Robot, image_message, picture, wait_until
+from .local_node import LocalNode
 from .parameters import Manager
 
+_MB = 1 << 20
 Start = Callable[..., NodeProcess]
 
 
@@ -115,6 +119,37 @@ def test_cleaning_up_gives_the_directory_to_another_process(
     assert manager.try_to("configure")
     assert manager.try_to("activate")
     assert robot.call("get_stats").memory_size == 1
+
+
+def tensor_bytes() -> int:
+    """Return what the tensors of this process hold, in bytes; shared ones count again."""
+    gc.collect()
+    tensors = [found for found in gc.get_objects() if issubclass(type(found), torch.Tensor)]
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+
+def test_cleaning_up_lets_go_of_every_tensor_of_the_model(
+    domain: int, tmp_path: Path, robot: Robot
+) -> None:
+    """What nobody refers to is what torch can give back of a GPU; here it is counted on the CPU."""
+    before = tensor_bytes()
+    local = LocalNode(tmp_path / "memory", model="vla-retrieval-demo", engine="torch")
+    try:
+        assert robot.client.wait_until_active(lambda: True, START_SEC)
+        matches = robot.collect(MatchArray, "retrieval/matches")
+        robot.wait_until_heard()
+        assert remember(robot, 1).success
+        assert robot.call("retrieve", instruction="take the cup", k=1).success
+        robot.show(picture(1), 1)
+        matches.wait_for(lambda message: message.query.has_image)
+        held = tensor_bytes() - before
+        manager = Manager(robot)
+        assert manager.try_to("deactivate")
+        assert manager.try_to("cleanup")
+        assert held > 10 * _MB
+        assert tensor_bytes() - before < _MB
+    finally:
+        local.close()
 
 
 def test_an_unconfigured_node_takes_no_path_from_outside(
