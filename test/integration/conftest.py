@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from domain_coordinator import domain_id
 
-from .harness import START_SEC, NodeProcess, Robot
+from .harness import START_SEC, NodeProcess, Robot, locks_of_segments, remove_abandoned
 
 # No domain twice in one process: what a lifecycle node of this process left in the graph was seen
 # there by later modules.
@@ -20,6 +20,15 @@ _DOMAINS = itertools.count(os.getpid())
 
 def _next_domain() -> int:
     return next(_DOMAINS) % 100 + 1
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shared_memory() -> Iterator[None]:
+    """Take back what nodes that were killed left of the machine's RAM, when all is over."""
+    before = locks_of_segments()
+    yield
+    for lock in locks_of_segments() - before:
+        remove_abandoned(lock)
 
 
 @pytest.fixture(scope="module")

@@ -67,13 +67,9 @@ class NodeProcess:
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
         """Send a signal and return the exit code."""
-        segments = self.segments() if number == signal.SIGKILL and self.is_alive() else set()
         if self.is_alive():
             os.killpg(self.process.pid, number)
-        code = self.process.wait(WAIT_SEC)
-        for name in segments:
-            _remove_abandoned(SHARED_MEMORY / name)
-        return code
+        return self.process.wait(WAIT_SEC)
 
     def wait_for_log(self, text: str) -> None:
         """Return once it has printed a text."""
@@ -81,12 +77,16 @@ class NodeProcess:
         assert text in self.log, self.log
 
 
-def _remove_abandoned(segment: Path) -> None:
-    """Remove a segment that no process has locked: as ``fastdds shm clean`` finds them."""
-    lock = segment.with_name(f"{segment.name}_el")
+def locks_of_segments() -> set[Path]:
+    """Return the files by which Fast DDS's processes hold their shared memory."""
+    return set(SHARED_MEMORY.glob("fastdds_*_el"))
+
+
+def remove_abandoned(lock: Path) -> None:
+    """Remove a segment that no process has locked, as ``fastdds shm clean`` does."""
     with contextlib.suppress(OSError), lock.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        segment.unlink()
+        lock.with_name(lock.name.removesuffix("_el")).unlink()
         lock.unlink()
 
 
