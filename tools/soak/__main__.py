@@ -4,6 +4,9 @@ A camera at 30 Hz in looped simulated time, instructions that change, ten questi
 pairs a second, entries that are read again and forgotten, parameters that change, a viewer that
 comes and goes; the memory is full from the start, so that what grows is a leak.
 
+It takes a ROS domain that no test on this machine uses; where ROS_DOMAIN_ID names one, nobody else
+may be in it: another node of that name would answer in this one's place.
+
 Exit code 1 when a call failed, an acknowledged entry is lost, or ``memory check`` finds something.
 """
 
@@ -12,10 +15,14 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from domain_coordinator import domain_id
 from rich.console import Console
 from rich.table import Table
 
@@ -45,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, help="keep memory and log in this new folder")
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     args = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder, _domain():
         result = soak(
             Settings(
                 args.work or Path(folder), args.seconds, args.warm_up, args.entries, args.model
@@ -55,6 +62,17 @@ def main(argv: list[str] | None = None) -> int:
         args.json.write_text(json.dumps(dataclasses.asdict(result), indent=1))
     report(result, Console())
     return 1 if result.failures or result.lost or result.check or result.exit_code else 0
+
+
+@contextmanager
+def _domain() -> Iterator[None]:
+    """Hold a ROS domain of its own, unless the environment names one."""
+    if os.environ.get("ROS_DOMAIN_ID"):
+        yield
+        return
+    with domain_id() as number:
+        os.environ["ROS_DOMAIN_ID"] = str(number)
+        yield
 
 
 def report(result: Result, console: Console) -> None:
