@@ -405,10 +405,15 @@ def test_a_bad_pair_is_refused_and_nothing_is_stored(
 
 
 def test_unknown_entries_are_said_to_be_unknown(robot: Robot) -> None:
-    """get_entry names the id."""
-    response = robot.call("get_entry", entry_id=999)
-    assert response.status.code == Status.NOT_FOUND
-    assert "999" in response.message
+    """Each service names its own field, and the id."""
+    for service, fields in (
+        ("get_entry", {"entry_id": 999}),
+        ("forget", {"entry_ids": [999]}),
+        ("pin", {"entry_ids": [999], "pinned": True}),
+    ):
+        response = robot.call(service, **fields)
+        assert response.status.code == Status.NOT_FOUND
+        assert response.message.startswith(f"{next(iter(fields))}: no entry has the id 999")
 
 
 def test_forgetting_nothing_is_refused(robot: Robot) -> None:

@@ -118,9 +118,14 @@ def delete(connection: sqlite3.Connection, entry_ids: Sequence[int]) -> int:
 
 
 def read(
-    connection: sqlite3.Connection, entry_ids: Sequence[int], *, thumbnails: bool, path: Path
+    connection: sqlite3.Connection,
+    entry_ids: Sequence[int],
+    *,
+    thumbnails: bool,
+    path: Path,
+    field: str = "entry_ids",
 ) -> list[Entry]:
-    """Return entries in the order of their ids.
+    """Return entries in the order of their ids; errors name the field that the ids came in.
 
     Raises:
         EntryNotFoundError: If one does not exist; it names all that do not.
@@ -129,7 +134,7 @@ def read(
     found: dict[int, Entry] = {}
     for some, places in _in_groups(entry_ids):
         found.update(_read_where(connection, f"entry_id IN ({places})", some, path))
-    check_found(entry_ids, found.keys())
+    check_found(entry_ids, found.keys(), field)
     if thumbnails:
         for entry_id, jpeg in read_thumbnails(connection, entry_ids, path):
             found[entry_id] = dataclasses.replace(found[entry_id], thumbnail=jpeg)
@@ -288,7 +293,7 @@ def _in_groups(entry_ids: Sequence[int]) -> Iterator[tuple[list[int], str]]:
         yield some, ", ".join("?" * len(some))
 
 
-def check_found(entry_ids: Sequence[int], found: Iterable[int]) -> None:
+def check_found(entry_ids: Sequence[int], found: Iterable[int], field: str = "entry_ids") -> None:
     """Check that every id was found.
 
     Raises:
@@ -298,6 +303,6 @@ def check_found(entry_ids: Sequence[int], found: Iterable[int]) -> None:
     if unknown:
         shown = ", ".join(map(str, unknown[:20])) + (", ..." if len(unknown) > 20 else "")
         raise EntryNotFoundError(
-            f"entry_ids: no entry has the id {shown} ({len(unknown)} unknown of {len(entry_ids)})."
+            f"{field}: no entry has the id {shown} ({len(unknown)} unknown of {len(entry_ids)})."
             " It was never given out, or its entry was removed."
         )

@@ -66,7 +66,7 @@ class Readable:
             MemoryFormatError: If it differs from its checksum.
             StorageError: If it cannot be read.
         """
-        return self.get_many([entry_id], thumbnails=thumbnail)[0]
+        return self._read([entry_id], thumbnail, "entry_id")[0]
 
     def get_many(self, entry_ids: Sequence[int], *, thumbnails: bool = False) -> list[Entry]:
         """Return entries in the order of their ids.
@@ -79,9 +79,12 @@ class Readable:
             MemoryFormatError: If one differs from its checksum.
             StorageError: If they cannot be read.
         """
+        return self._read(entry_ids, thumbnails, "entry_ids")
+
+    def _read(self, entry_ids: Sequence[int], thumbnails: bool, field: str) -> list[Entry]:
         with self._live.reading(), self._database.reading() as connection:
             path = self._database.path
-            return store.read(connection, entry_ids, thumbnails=thumbnails, path=path)
+            return store.read(connection, entry_ids, thumbnails=thumbnails, path=path, field=field)
 
     def entry_ids(self) -> list[int]:
         """Return the id of every entry, ascending."""
