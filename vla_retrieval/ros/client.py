@@ -50,6 +50,7 @@ class RetrievalClient:
         self._has_met = False
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
+        self._ended: Future[None] = Future()
         self._thread = threading.Thread(target=self._spin, name="client", daemon=True)
         self._thread.start()
 
@@ -63,8 +64,11 @@ class RetrievalClient:
 
     def close(self) -> None:
         """Leave the graph."""
-        self._executor.shutdown()
+        # Not by the executor's shutdown, which destroys what wakes the thread that spins: where
+        # that is about to wait, it waits for ever.
+        self._ended.set_result(None)
         self._thread.join()
+        self._executor.shutdown()
         self.node.destroy_node()
         rclpy.try_shutdown(context=self._context)
 
@@ -181,4 +185,4 @@ class RetrievalClient:
 
     def _spin(self) -> None:
         with contextlib.suppress(ExternalShutdownException):
-            self._executor.spin()
+            self._executor.spin_until_future_complete(self._ended)
