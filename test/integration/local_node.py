@@ -11,6 +11,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future
 
 from vla_retrieval.ros.node import RetrievalNode
 
@@ -32,13 +33,17 @@ class LocalNode:
             assert self.node.trigger_activate() == TransitionCallbackReturn.SUCCESS
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._executor.spin)
+        self._ended: Future[None] = Future()
+        self._thread = threading.Thread(
+            target=self._executor.spin_until_future_complete, args=(self._ended,)
+        )
         self._thread.start()
 
     def close(self) -> None:
         """Stop it."""
-        self._executor.shutdown()
+        self._ended.set_result(None)  # as in RetrievalClient.close
         self._thread.join(WAIT_SEC)
+        self._executor.shutdown()
         self.node.close()
         self.node.destroy_node()
         rclpy.try_shutdown(context=self._context)
