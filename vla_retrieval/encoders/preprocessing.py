@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -159,13 +160,11 @@ class UInt8Preprocessor:
         """Return the resized and cropped pixels: uint8, ``(n, 3, height, width)``."""
         spec = self._spec
         # The model's device gets uint8, a quarter of the floats' traffic.
-        out = torch.full(
-            (len(images), 3, spec.height, spec.width),
-            spec.fill_color if spec.resize_mode == "longest" else 0,
-            dtype=torch.uint8, device=self._device,
-        )  # fmt: skip
+        size = (len(images), 3, spec.height, spec.width)
+        out = torch.empty(size, dtype=torch.uint8, device=self._device)
+        padding = spec.fill_color if spec.resize_mode == "longest" else 0
         for row, image in zip(out, images, strict=True):
-            _paste_centre(self._resize(image), row)
+            _paste_centre(self._resize(image), row, padding)
         return out
 
     def example(self, device: torch.device) -> torch.Tensor:
@@ -314,11 +313,21 @@ def _crop_offset(size: int, kept: int) -> int:
     return round((size - kept) / 2.0)
 
 
-def _paste_centre(source: torch.Tensor, target: torch.Tensor) -> None:
-    """Copy the middle of ``source`` to the middle of ``target``, both ``(3, height, width)``."""
+def _paste_centre(source: torch.Tensor, target: torch.Tensor, padding: int) -> None:
+    """Copy the middle of ``source`` to that of ``target``, both ``(3, height, width)``, and pad."""
     from_y, to_y = _overlap(source.shape[1], target.shape[1])
     from_x, to_x = _overlap(source.shape[2], target.shape[2])
-    target[:, to_y, to_x] = source[:, from_y, from_x]
+    if source.shape[1] < target.shape[1] or source.shape[2] < target.shape[2]:
+        target.fill_(padding)
+    middle = source[:, from_y, from_x]
+    if source.device.type != "cpu":
+        target[:, to_y, to_x] = middle
+        return
+    # torch shares so small a copy among threads that wait for each other where a core is busy,
+    # and takes channels out of pixels one by one.
+    planes = cv2.split(middle.permute(1, 2, 0).numpy())
+    for channel, plane in zip(target[:, to_y, to_x].numpy(), planes, strict=True):
+        channel[:] = plane
 
 
 def _overlap(source: int, target: int) -> tuple[slice, slice]:

@@ -1,6 +1,6 @@
 """Embedded frames, kept in a memory so that a broken evaluation goes on from where it was.
 
-Pictures are decoded in a thread of their own, a batch ahead of the encoder. Their messages are read
+Pictures are decoded in threads of their own, a batch ahead of the encoder. Their messages are read
 in the caller's thread: SQLite's connections belong to the thread that opened them.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,7 @@ from vla_retrieval.types import Embeddings, NewEntry, RgbImage, Similarity
 Progress = Callable[[str, int, int], None]
 
 _BATCH = 32
+_MOST_DECODERS = 4  # as many pictures are decoded in the time that a small model takes for one
 _READ_AT_ONCE = 1000
 _THUMBNAIL_PX = 120
 _QUERY_ID = "query_id"
@@ -221,7 +223,7 @@ def fill(
     """
     held, added = _held(memory), Held()
     refused: dict[str, int] = {}
-    with ThreadPoolExecutor(1, "pictures") as decoder:
+    with ThreadPoolExecutor(_decoders(), "pictures") as decoder:
         ahead = _ahead(_missing(frames, held), decoder, refused, seconds)
         for number, (whole, coming) in enumerate(ahead):
             progress("embedding", number * _BATCH, len(frames))
@@ -233,6 +235,10 @@ def fill(
     progress("embedding", len(frames), len(frames))
     held.join(added)
     return FrameStore(memory, held, refused)
+
+
+def _decoders() -> int:
+    return min(_MOST_DECODERS, len(os.sched_getaffinity(0)))
 
 
 def _held(memory: Memory) -> Held:
