@@ -175,7 +175,12 @@ class UInt8Preprocessor:
     def normalize(self, prepared: torch.Tensor) -> torch.Tensor:
         """Return ``(pixel / 255 - mean) / std`` as float32, up to rounding in the last place."""
         scale, shift = self._scale.to(prepared.device), self._shift.to(prepared.device)
-        return prepared.to(torch.float32).mul_(scale).add_(shift)
+        if prepared.device.type != "cpu":
+            return prepared.to(torch.float32).mul_(scale).add_(shift)
+        # torch shares this among threads that wait for each other: 0.02 ms for one image where
+        # numpy takes 0.04, but once in a hundred calls 5 to 25 ms where a core is busy.
+        normal = np.multiply(prepared.numpy(), scale.numpy(), dtype=np.float32)
+        return torch.from_numpy(np.add(normal, shift.numpy(), out=normal))
 
     def _resize(self, image: RgbImage) -> torch.Tensor:
         height, width = resized_size(self._spec, image.shape[0], image.shape[1])
