@@ -34,6 +34,7 @@ _log = logging.getLogger(__name__)
 _NAMED = 3
 """How many sizes of images a message names."""
 
+_LEAST_LENGTH = 1e-12  # torch's own, of torch.nn.functional.normalize
 _GREY = np.full((32, 32, 3), 128, np.uint8)
 _MISLEADING = ("No pretrained weights loaded", "Local config loaded", "Multiple checkpoints found")
 
@@ -175,12 +176,14 @@ class OpenClipEncoder:
             raise EncoderError(
                 f"{self._fingerprint.model} failed on {len(batch)} inputs on {self.device}: {error}"
             ) from error
-        unit: Embeddings = torch.nn.functional.normalize(raw, dim=-1).numpy()
-        if not np.isfinite(unit).all():
+        rows: Embeddings = raw.numpy()
+        lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+        if not np.isfinite(lengths).all():
             raise EncoderError(
                 f"{self._fingerprint.model} gave embeddings that are not finite: expected "
                 f"numbers in {self.precision}, got NaN or infinity. Set precision to bf16 or fp32."
             )
+        unit: Embeddings = rows / np.maximum(lengths, _LEAST_LENGTH)[:, None]
         return unit
 
     def _warn_once_if_cut(self, text: str) -> None:
