@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -235,9 +236,23 @@ def test_words_ask_once_however_many_frames_they_were_in_force_for(outcome: Outc
     assert len({frame.instruction for frame in frames}) == len(frames)
 
 
-def test_a_split_that_nobody_can_answer_says_what_to_do(tmp_path: Path) -> None:
+def test_a_split_that_nobody_can_answer_says_what_to_do_before_anything_is_encoded(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(InvalidInputError, match="Record each instruction in two episodes"):
         evaluated(tmp_path / "work", ExperimentSettings(depth=20))
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_page_that_cannot_be_made_is_told_before_anything_is_encoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(SystemExit) as ended:
+        evaluate_tool([str(DEMO / "bag"), "--out", str(tmp_path / "out"), "--model", "double"])
+    assert ended.value.code == 1
+    assert "a page needs jinja2" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_split_whose_frames_are_all_too_near_says_so(tmp_path: Path) -> None:
