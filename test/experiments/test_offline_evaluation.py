@@ -16,6 +16,7 @@ from vla_retrieval.cli.evaluate import main as evaluate_tool
 from vla_retrieval.encoders import DoubleEncoder, EncoderSettings, load_encoder
 from vla_retrieval.errors import InvalidInputError, StorageError
 from vla_retrieval.evaluation.frames import ReadOptions
+from vla_retrieval.evaluation.randomization import holm
 from vla_retrieval.evaluation.splits import SplitOptions
 from vla_retrieval.experiments.assembling import Outcome
 from vla_retrieval.experiments.comparing import compare_folders
@@ -298,6 +299,13 @@ def reports(outcome: Outcome, tmp_path: Path) -> list[Path]:
     return folders
 
 
+def turn_round(file: Path) -> None:
+    """Turn each ranking of a run file round."""
+    lines = [line.split() for line in file.read_text("utf-8").splitlines()]
+    turned = [f"{q} Q0 {d} {r} {-float(s)!r} {tag}\n" for q, _, d, r, s, tag in lines]
+    file.write_text("".join(turned), encoding="utf-8")
+
+
 def test_a_result_is_not_worse_than_itself(reports: list[Path]) -> None:
     tables, code = compare_folders(reports, ["hit@1"], ["ndcg@10:0.0"], None)
     assert code == 0
@@ -306,9 +314,7 @@ def test_a_result_is_not_worse_than_itself(reports: list[Path]) -> None:
 
 def test_a_ranking_turned_round_fails_the_gate(reports: list[Path]) -> None:
     for file in reports[1].glob("*.run.txt"):
-        lines = [line.split() for line in file.read_text("utf-8").splitlines()]
-        turned = [f"{q} Q0 {d} {r} {-float(s)!r} {tag}\n" for q, _, d, r, s, tag in lines]
-        file.write_text("".join(turned), encoding="utf-8")
+        turn_round(file)
     _, code = compare_folders(reports, ["hit@1"], ["ndcg@10:0.01"], None)
     assert code == 1
 
@@ -321,14 +327,30 @@ def test_the_tool_says_in_which_directions_a_gate_failed(
         evaluate_tool(command)
     assert passed.value.code == 0
     assert "hold in every direction" in capsys.readouterr().out
-    file = reports[1] / "pair.run.txt"
-    lines = [line.split() for line in file.read_text("utf-8").splitlines()]
-    turned = [f"{q} Q0 {d} {r} {-float(s)!r} {tag}\n" for q, _, d, r, s, tag in lines]
-    file.write_text("".join(turned), encoding="utf-8")
+    turn_round(reports[1] / "pair.run.txt")
     with pytest.raises(SystemExit) as failed:
         evaluate_tool(command)
     assert failed.value.code == 1
     assert capsys.readouterr().out.rstrip().endswith("FAILED: pair")
+
+
+def test_p_values_are_corrected_over_all_directions(reports: list[Path]) -> None:
+    """A gate has to hold in each of them, and fails by chance the more often the more there are."""
+    turn_round(reports[1] / "pair.run.txt")
+    tables, _ = compare_folders(reports, ["ndcg@10", "hit@1"], [], None)
+    rows = [row for table, _ in tables.values() for row in table.rows]
+    p, corrected = ([float(row[column]) for row in rows] for column in (6, 7))
+    expected = holm({str(place): value for place, value in enumerate(p)})
+    assert corrected == pytest.approx(list(expected.values()), abs=1e-3)
+    assert min(p) < min(corrected) < 1.0
+
+
+def test_a_direction_in_which_nothing_is_relevant_is_named(reports: list[Path]) -> None:
+    for file in (folder / "pair.qrels.txt" for folder in reports):
+        ids = dict.fromkeys(line.split()[0] for line in file.read_text("utf-8").splitlines())
+        file.write_text("".join(f"{query_id} 0 -1 0\n" for query_id in ids), encoding="utf-8")
+    with pytest.raises(InvalidInputError, match=r"relevant entry in each direction.*\(pair\)"):
+        compare_folders(reports, ["hit@1"], [], None)
 
 
 def test_results_of_different_splits_are_not_compared(
