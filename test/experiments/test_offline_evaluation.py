@@ -11,7 +11,7 @@ import pytest
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from test.evaluation.writers import two_tasks, write_rosbags
+from test.evaluation.writers import Recorded, ns, two_tasks, write_rosbags
 from vla_retrieval.cli.evaluate import main as evaluate_tool
 from vla_retrieval.encoders import DoubleEncoder, EncoderSettings, load_encoder
 from vla_retrieval.errors import InvalidInputError, StorageError
@@ -222,6 +222,21 @@ def test_a_qrels_file_that_is_none_is_refused_before_anything_is_encoded(tmp_pat
     settings = replace(SETTINGS, relevance="qrels", relevance_file=tmp_path / "qrels")
     with pytest.raises(InvalidInputError, match="qrels:1"):
         evaluate_bags([DEMO / "bag"], Interrupted(0), settings, tmp_path / "work")
+
+
+def test_what_a_qrels_file_calls_relevant_is_asked_for_in_whatever_words(tmp_path: Path) -> None:
+    """Other words than the memory's are no absent query where the file knows an answer."""
+    memory, asking = Recorded().say(0.0, "pick up the cup").see(1.0), Recorded()
+    asking.say(0.0, "grab the mug").see(1.0).say(2.0, "find the ball").see(3.0)
+    bags = [write_rosbags(tmp_path / "m", memory), write_rosbags(tmp_path / "a", asking)]
+    (tmp_path / "qrels").write_text(f"a:/camera/image_raw@{ns(1.0)} 0 0 1\n")
+    settings = ExperimentSettings(
+        split=SplitOptions(gallery_bags=("m",), query_bags=("a",)), depth=20, relevance="qrels",
+        relevance_file=tmp_path / "qrels",
+    )  # fmt: skip
+    found = evaluate_bags(bags, DoubleEncoder(), settings, tmp_path / "work").evaluation
+    assert (found.counts["queries frames"], found.counts["absent frames"]) == (1, 1)
+    assert found.directions["pair"].micro["hit@1"].value == 1.0
 
 
 def test_no_episode_is_asked_and_remembered(outcome: Outcome) -> None:

@@ -104,7 +104,7 @@ def compare(
         columns = _by_instruction(columns, group(instructions, len(kept))[1][kept])
     baseline, *others = columns
     found = _differences(columns, baseline, others, seed, resamples, flips)
-    answerable = [q for q, keep in zip(qrels.query_ids, kept, strict=True) if keep]
+    answerable = qrels.answerable
     return Comparison(
         baseline=baseline,
         queries=len(answerable),
