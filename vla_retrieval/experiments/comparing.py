@@ -82,7 +82,8 @@ def _compare(
             raise InvalidInputError(
                 "folders", f"the same queries and relevance as {folders[0]}",
                 f"others in {folder} ({direction})",
-                "Evaluate the same bags with the same split and relevance.",
+                "Evaluate the same bags with the same split and relevance; a live evaluation at"
+                " --rate 0, where every frame is answered.",
             )  # fmt: skip
         runs[name] = run
     of = read_instructions(folders[0], direction)
