@@ -373,6 +373,19 @@ def test_an_empty_instruction_ends_the_one_in_force(tmp_path: Path) -> None:
     assert len(recording.episodes) == 2
 
 
+def test_the_same_words_written_in_another_way_begin_no_episode(tmp_path: Path) -> None:
+    """Frames before and after are nearly one picture, and would be on both sides of a split."""
+    recorded = Recorded().say(0, "pick it up").see(1).say(1.5, "Pick  it up.").see(2)
+    recorded.say(3, "put it down").see(4)
+
+    recording = read(write_sqlite(tmp_path / "bag.db3", recorded))
+
+    said = [(frame.instruction, frame.episode_id) for frame in recording.frames]
+    assert said == [
+        ("pick it up", "bag-0001"), ("Pick  it up.", "bag-0001"), ("put it down", "bag-0002"),
+    ]  # fmt: skip
+
+
 def test_several_cameras_share_the_instruction_and_the_episode(tmp_path: Path) -> None:
     recorded = Recorded().say(0, "go")
     for at in (1, 2):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.evaluation import randomization
-from vla_retrieval.evaluation.comparing import compare
+from vla_retrieval.evaluation.comparing import compare, correct_together
 from vla_retrieval.evaluation.gates import Gate, fails, parse_gate, tabulate
 from vla_retrieval.evaluation.qrels import Qrels
 from vla_retrieval.evaluation.randomization import holm, p_values
@@ -235,3 +235,21 @@ def test_a_gate_on_what_was_not_compared_is_refused():
 
     with pytest.raises(InvalidInputError, match="gate: expected a metric that was compared: mrr"):
         tabulate(comparison, [parse_gate("hit@1:0.1")])
+
+
+def test_what_is_decided_by_together_is_corrected_together():
+    """One metric in five directions is five chances to be wrong."""
+    firsts = {"a": 9 * [OTHER] + 3 * [RELEVANT], "b": 3 * [OTHER] + 9 * [RELEVANT]}
+    qrels, base = qrels_of(12), run_of(12 * [RELEVANT])
+    alone = {
+        name: compare(qrels, {"base": base, "run": run_of(of)}, ["hit@1"], resamples=10)
+        for name, of in firsts.items()
+    }
+    together = correct_together(alone)
+
+    (a,), (b,) = (together[name].differences for name in firsts)
+    assert a.p_corrected == 2 * a.p == 4 / 2**9
+    assert b.p_corrected == b.p == 2 / 2**3
+    for name, one in together.items():
+        (before,), (after,) = alone[name].differences, one.differences
+        assert replace(after, p_corrected=before.p_corrected) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,11 +11,12 @@ import pytest
 from rosbags.rosbag2 import Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from test.evaluation.writers import two_tasks, write_rosbags
+from test.evaluation.writers import Recorded, ns, two_tasks, write_rosbags
 from vla_retrieval.cli.evaluate import main as evaluate_tool
 from vla_retrieval.encoders import DoubleEncoder, EncoderSettings, load_encoder
 from vla_retrieval.errors import InvalidInputError, StorageError
 from vla_retrieval.evaluation.frames import ReadOptions
+from vla_retrieval.evaluation.randomization import holm
 from vla_retrieval.evaluation.splits import SplitOptions
 from vla_retrieval.experiments.assembling import Outcome
 from vla_retrieval.experiments.comparing import compare_folders
@@ -222,6 +224,21 @@ def test_a_qrels_file_that_is_none_is_refused_before_anything_is_encoded(tmp_pat
         evaluate_bags([DEMO / "bag"], Interrupted(0), settings, tmp_path / "work")
 
 
+def test_what_a_qrels_file_calls_relevant_is_asked_for_in_whatever_words(tmp_path: Path) -> None:
+    """Other words than the memory's are no absent query where the file knows an answer."""
+    memory, asking = Recorded().say(0.0, "pick up the cup").see(1.0), Recorded()
+    asking.say(0.0, "grab the mug").see(1.0).say(2.0, "find the ball").see(3.0)
+    bags = [write_rosbags(tmp_path / "m", memory), write_rosbags(tmp_path / "a", asking)]
+    (tmp_path / "qrels").write_text(f"a:/camera/image_raw@{ns(1.0)} 0 0 1\n")
+    settings = ExperimentSettings(
+        split=SplitOptions(gallery_bags=("m",), query_bags=("a",)), depth=20, relevance="qrels",
+        relevance_file=tmp_path / "qrels",
+    )  # fmt: skip
+    found = evaluate_bags(bags, DoubleEncoder(), settings, tmp_path / "work").evaluation
+    assert (found.counts["queries frames"], found.counts["absent frames"]) == (1, 1)
+    assert found.directions["pair"].micro["hit@1"].value == 1.0
+
+
 def test_no_episode_is_asked_and_remembered(outcome: Outcome) -> None:
     for direction, ranked in outcome.ranked.items():
         asking = {frame.episode_id for frame in ranked.frames}
@@ -235,9 +252,23 @@ def test_words_ask_once_however_many_frames_they_were_in_force_for(outcome: Outc
     assert len({frame.instruction for frame in frames}) == len(frames)
 
 
-def test_a_split_that_nobody_can_answer_says_what_to_do(tmp_path: Path) -> None:
+def test_a_split_that_nobody_can_answer_says_what_to_do_before_anything_is_encoded(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(InvalidInputError, match="Record each instruction in two episodes"):
         evaluated(tmp_path / "work", ExperimentSettings(depth=20))
+    assert not (tmp_path / "work").exists()
+
+
+def test_a_page_that_cannot_be_made_is_told_before_anything_is_encoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(SystemExit) as ended:
+        evaluate_tool([str(DEMO / "bag"), "--out", str(tmp_path / "out"), "--model", "double"])
+    assert ended.value.code == 1
+    assert "a page needs jinja2" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_split_whose_frames_are_all_too_near_says_so(tmp_path: Path) -> None:
@@ -283,6 +314,13 @@ def reports(outcome: Outcome, tmp_path: Path) -> list[Path]:
     return folders
 
 
+def turn_round(file: Path) -> None:
+    """Turn each ranking of a run file round."""
+    lines = [line.split() for line in file.read_text("utf-8").splitlines()]
+    turned = [f"{q} Q0 {d} {r} {-float(s)!r} {tag}\n" for q, _, d, r, s, tag in lines]
+    file.write_text("".join(turned), encoding="utf-8")
+
+
 def test_a_result_is_not_worse_than_itself(reports: list[Path]) -> None:
     tables, code = compare_folders(reports, ["hit@1"], ["ndcg@10:0.0"], None)
     assert code == 0
@@ -291,9 +329,7 @@ def test_a_result_is_not_worse_than_itself(reports: list[Path]) -> None:
 
 def test_a_ranking_turned_round_fails_the_gate(reports: list[Path]) -> None:
     for file in reports[1].glob("*.run.txt"):
-        lines = [line.split() for line in file.read_text("utf-8").splitlines()]
-        turned = [f"{q} Q0 {d} {r} {-float(s)!r} {tag}\n" for q, _, d, r, s, tag in lines]
-        file.write_text("".join(turned), encoding="utf-8")
+        turn_round(file)
     _, code = compare_folders(reports, ["hit@1"], ["ndcg@10:0.01"], None)
     assert code == 1
 
@@ -306,14 +342,30 @@ def test_the_tool_says_in_which_directions_a_gate_failed(
         evaluate_tool(command)
     assert passed.value.code == 0
     assert "hold in every direction" in capsys.readouterr().out
-    file = reports[1] / "pair.run.txt"
-    lines = [line.split() for line in file.read_text("utf-8").splitlines()]
-    turned = [f"{q} Q0 {d} {r} {-float(s)!r} {tag}\n" for q, _, d, r, s, tag in lines]
-    file.write_text("".join(turned), encoding="utf-8")
+    turn_round(reports[1] / "pair.run.txt")
     with pytest.raises(SystemExit) as failed:
         evaluate_tool(command)
     assert failed.value.code == 1
     assert capsys.readouterr().out.rstrip().endswith("FAILED: pair")
+
+
+def test_p_values_are_corrected_over_all_directions(reports: list[Path]) -> None:
+    """A gate has to hold in each of them, and fails by chance the more often the more there are."""
+    turn_round(reports[1] / "pair.run.txt")
+    tables, _ = compare_folders(reports, ["ndcg@10", "hit@1"], [], None)
+    rows = [row for table, _ in tables.values() for row in table.rows]
+    p, corrected = ([float(row[column]) for row in rows] for column in (6, 7))
+    expected = holm({str(place): value for place, value in enumerate(p)})
+    assert corrected == pytest.approx(list(expected.values()), abs=1e-3)
+    assert min(p) < min(corrected) < 1.0
+
+
+def test_a_direction_in_which_nothing_is_relevant_is_named(reports: list[Path]) -> None:
+    for file in (folder / "pair.qrels.txt" for folder in reports):
+        ids = dict.fromkeys(line.split()[0] for line in file.read_text("utf-8").splitlines())
+        file.write_text("".join(f"{query_id} 0 -1 0\n" for query_id in ids), encoding="utf-8")
+    with pytest.raises(InvalidInputError, match=r"relevant entry in each direction.*\(pair\)"):
+        compare_folders(reports, ["hit@1"], [], None)
 
 
 def test_results_of_different_splits_are_not_compared(

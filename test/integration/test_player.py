@@ -9,20 +9,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mcap.writer import CompressionType
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
+from test.evaluation.writers import Recorded, write_mcap
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.ros.images import to_rgb
-from vla_retrieval.ros.player import BagPlayer
+from vla_retrieval.ros.player import BagPlayer, Progress
 
 from .harness import Robot, picture, wait_until
 
 COUNT = 5
 STORE = get_typestore(Stores.ROS2_JAZZY)
 TYPES = STORE.types
+
+
+def ignore(progress: Progress) -> None:
+    pass
 
 
 def write_bag(path: Path, storage: StoragePlugin) -> Path:
@@ -92,6 +98,40 @@ def test_topics_that_nobody_hears_yet_are_named_while_it_waits(
     finally:
         stop.set()
         waiting.join()
+
+
+@pytest.mark.parametrize("hurt", ["cut off", "damaged"])
+def test_of_a_damaged_bag_all_is_played_that_can_be_read(
+    robot: Robot, tmp_path: Path, hurt: str
+) -> None:
+    """As it can be evaluated: a recorder that was killed leaves no index and no metadata."""
+    recorded = Recorded()
+    for number in range(COUNT):
+        recorded.say(0.01 * number, f"go {number}", "/say")
+    whole = write_mcap(tmp_path / "whole.mcap", recorded, CompressionType.NONE, chunk_size=1)
+    data = bytearray(whole.read_bytes())
+    third = data.index(b"go 2\0")
+    if hurt == "cut off":
+        del data[third:]
+    else:
+        data[third] ^= 1
+    bag = tmp_path / "bag.mcap"
+    bag.write_bytes(data)
+    player = BagPlayer(robot.client.node, bag, {"/say": "/task"})
+    sent: list[bytes] = []
+    expected = [0, 1] if hurt == "cut off" else [0, 1, 3, 4]
+    played = player.play(1e3, threading.Event(), ignore, lambda _, data: sent.append(data))
+    assert played == len(expected)
+    assert [data[8:12].decode() for data in sent] == [f"go {number}" for number in expected]
+    assert len(player.damage) == 1
+
+
+def test_a_bag_without_messages_on_the_topics_is_refused(robot: Robot, tmp_path: Path) -> None:
+    """Looped, it would be read again and again without a pause."""
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.SQLITE3) as writer:
+        writer.add_connection("/say", "std_msgs/msg/String", typestore=STORE)
+    with pytest.raises(InvalidInputError, match=r"a bag with messages, got .* none on /say"):
+        BagPlayer(robot.client.node, tmp_path / "bag", {})
 
 
 def test_a_folder_without_a_bag_is_refused(robot: Robot, tmp_path: Path) -> None:

@@ -159,6 +159,28 @@ def test_a_player_that_fails_ends_the_evaluation_and_leaves_the_node_as_it_was(
     assert parameters(robot) == before
 
 
+@pytest.mark.parametrize("player", ["own", "ros2bag"])
+def test_a_node_that_ends_meanwhile_ends_the_evaluation_and_its_player(
+    ready: NodeProcess, robot: Robot, tmp_path: Path, stand_in: dict[str, str], player: str
+) -> None:
+    """Both would play to nobody for minutes; one of them is a stand-in."""
+    line = command_line("replay_evaluation", tmp_path / "live", "--rate", "0.1")
+    process = subprocess.Popen(
+        [*line, "--player", player, "--most-gap-sec", "1000"], env={**os.environ, **stand_in},
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        wait_until(lambda: bool(robot.call("get_stats").frames_received), "a player that plays")
+        ready.stop()
+        _, said = process.communicate(timeout=WAIT_SEC)
+    finally:
+        process.kill()
+    assert process.returncode == 1
+    assert "stopped listening to /image/compressed while frames were played" in said
+    node = robot.client.node
+    wait_until(lambda: not node.count_publishers("/image/compressed"), "the end of the player")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_evaluation_that_is_told_to_end_takes_its_player_along(
     ready: NodeProcess, robot: Robot, tmp_path: Path, stand_in: dict[str, str], number: int

@@ -121,6 +121,39 @@ def test_a_player_and_its_children_end_with_the_block(heeds: bool, tmp_path: Pat
         time.sleep(0.01)
 
 
+class InterruptedAgain(BagProcess):
+    """One for whose end nobody waits: Ctrl-C comes again."""
+
+    def has_ended(self, within_sec: float) -> bool:
+        if within_sec:
+            raise KeyboardInterrupt
+        return super().has_ended(within_sec)
+
+
+def test_a_second_interrupt_leaves_no_player_behind_either(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "print(os.getpid(), flush=True)\ntime.sleep(600)\n"
+    )
+    output = tmp_path / "output"
+
+    def play() -> None:
+        with InterruptedAgain(python(code), BAG, output):
+            end = time.monotonic() + WAIT_SEC
+            while not output.read_text().endswith("\n"):  # it may heed SIGINT until then
+                assert time.monotonic() < end
+                time.sleep(0.01)
+
+    with pytest.raises(KeyboardInterrupt):
+        play()
+    pid = int(output.read_text())
+    try:
+        assert not is_alive(pid)
+    finally:
+        if is_alive(pid):
+            os.kill(pid, signal.SIGKILL)
+
+
 def is_alive(pid: int) -> bool:
     """Whether a process runs; one that nobody has waited for yet does not."""
     try:

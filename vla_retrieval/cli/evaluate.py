@@ -19,12 +19,11 @@ from vla_retrieval.evaluation.report.terminal import print_evaluation
 from vla_retrieval.evaluation.splits import SplitOptions
 from vla_retrieval.evaluation.topics import TopicOptions
 from vla_retrieval.experiments.comparing import compare_folders
-from vla_retrieval.experiments.folder import write_folder
+from vla_retrieval.experiments.folder import check_folder, write_folder
 from vla_retrieval.experiments.offline import evaluate_bags
 from vla_retrieval.experiments.settings import ExperimentSettings
 from vla_retrieval.heads import load_head
 from vla_retrieval.projection import Head
-from vla_retrieval.publishing import check_place
 from vla_retrieval.types import Similarity
 
 _EXIT_CODES = "exit codes: 0 done, 1 failed or a gate did, 2 wrong usage, 130 interrupted"
@@ -57,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    check_place(args.out)
+    check_folder(args.out)
     settings = experiment_settings(args)
     work = args.work or args.out.with_name(f"{args.out.name}.work")
     encoder = load_encoder(encoder_settings(args))

@@ -30,10 +30,9 @@ from vla_retrieval.evaluation.report.json_file import to_json
 from vla_retrieval.evaluation.report.terminal import print_evaluation
 from vla_retrieval.evaluation.topics import COMPRESSED_IMAGE
 from vla_retrieval.experiments.assembling import Outcome
-from vla_retrieval.experiments.folder import write_folder
+from vla_retrieval.experiments.folder import check_folder, write_folder
 from vla_retrieval.experiments.live import compare
 from vla_retrieval.experiments.offline import evaluate_bags
-from vla_retrieval.publishing import check_place
 from vla_retrieval.ros_arguments import split_ros_arguments
 
 _EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted"
@@ -69,7 +68,7 @@ def _replay(args: argparse.Namespace) -> int:
     # `ros2 launch` and others end processes by it: the node's parameters and a player are then put
     # in order as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    check_place(args.out)
+    check_folder(args.out)
     settings = experiment_settings(args)
     options = ReplayOptions(args.rate, args.most_gap_sec, args.answer_sec, args.player)
     encoder = load_encoder(encoder_settings(args))
@@ -81,7 +80,16 @@ def _replay(args: argparse.Namespace) -> int:
         )  # fmt: skip
         if not args.no_offline:
             work = args.work or args.out.with_name(f"{args.out.name}.work")
-            offline = evaluate_bags(args.bags, encoder, settings, work, progress, head)
+            try:
+                offline = evaluate_bags(args.bags, encoder, settings, work, progress, head)
+            except BaseException:
+                # What was played for hours is not lost for want of what it is compared with.
+                write_folder(live, args.out, args.title)
+                print(
+                    f"replay_evaluation: what the node answered is in {args.out}; the offline"
+                    " evaluation beside it is missing.", file=sys.stderr,
+                )  # fmt: skip
+                raise
             live = _beside(live, offline)
     write_folder(live, args.out, args.title)
     if args.json:

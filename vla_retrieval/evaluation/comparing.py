@@ -8,7 +8,7 @@ about it. Both are counted.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,8 @@ class Difference:
         value: Mean of the run.
         difference: Of the run minus the baseline, with its 95% bootstrap interval.
         p: Of the paired randomisation test, on both sides.
-        p_corrected: The same after Holm, over every row of the comparison.
+        p_corrected: The same after Holm, over every row of the comparison, or of several
+            (``correct_together``).
     """
 
     run: str
@@ -103,7 +104,7 @@ def compare(
         columns = _by_instruction(columns, group(instructions, len(kept))[1][kept])
     baseline, *others = columns
     found = _differences(columns, baseline, others, seed, resamples, flips)
-    answerable = [q for q, keep in zip(qrels.query_ids, kept, strict=True) if keep]
+    answerable = qrels.answerable
     return Comparison(
         baseline=baseline,
         queries=len(answerable),
@@ -113,6 +114,28 @@ def compare(
         unknown={name: _unknown(qrels, run) for name, run in runs.items()},
         differences=tuple(found),
     )
+
+
+def correct_together(comparisons: Mapping[str, Comparison]) -> dict[str, Comparison]:
+    """Correct p values over every row of several comparisons, where one decision rests on all.
+
+    A gate that has to hold in five directions is tried five times, and by chance fails more often.
+
+    Args:
+        comparisons: By name.
+
+    Returns:
+        The same but for each ``p_corrected``.
+    """
+    rows = [row for one in comparisons.values() for row in one.differences]
+    corrected = iter(holm({str(place): row.p for place, row in enumerate(rows)}).values())
+    return {
+        name: replace(
+            one,
+            differences=tuple(replace(row, p_corrected=next(corrected)) for row in one.differences),
+        )
+        for name, one in comparisons.items()
+    }
 
 
 def _check(qrels: Qrels, runs: Mapping[str, Run], metrics: Sequence[str]) -> None:

@@ -17,7 +17,8 @@ class EpisodeRule:
     """What ends an episode.
 
     Attributes:
-        at_instructions: Whether another instruction does. The same words again do not.
+        at_instructions: Whether another instruction does. The same words again do not, written in
+            any way (``relevance.normalise``).
         gap_sec: Whether, and how long, a time without a frame does: two frames that are further
             apart belong to different episodes. 0: no time does.
 

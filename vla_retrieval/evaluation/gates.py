@@ -5,7 +5,8 @@ tolerance **and** the difference is significant, its corrected p value below ``A
 does not fail: a drop that chance explains is no reason to stop, and neither is a sure drop that is
 smaller than what was said to matter. So a small comparison seldom fails; its intervals show how
 little it knows. The p value is that of any difference from 0, not of one beyond the tolerance, and
-is corrected over everything in the comparison: compare only the metrics that you decide by.
+is corrected over everything that is compared, in every direction: compare only the metrics that you
+decide by.
 
 Queries that a run lacks count with 0, as ``comparing.py`` says, so leaving them out fails a
 gate like answering them wrongly. The table counts them.

@@ -56,7 +56,7 @@ def measure_known(
     known = np.zeros(len(answerable), bool), np.zeros(len(absent), bool)
     for fold in range(int(found.max()) + 1):
         rest = answerable.of(folds[0] != fold)
-        _check_enough(rest, absent, alpha)
+        _check_enough(rest, alpha)
         fitted = fit(rest, alpha=alpha, similarity=similarity)
         for scores, fold_of, is_known in zip((answerable, absent), folds, known, strict=True):
             is_known[fold_of == fold] = fitted.is_known(scores.scores[fold_of == fold])
@@ -124,7 +124,7 @@ def _fold_of(
     return folds
 
 
-def _check_enough(rest: TopScores, absent: TopScores, alpha: float) -> None:
+def _check_enough(rest: TopScores, alpha: float) -> None:
     needed = fewest_episodes(alpha)
     if rest.episode_count < needed:
         raise InvalidInputError(

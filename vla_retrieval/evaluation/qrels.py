@@ -96,6 +96,11 @@ class Qrels:
         return np.diff(self.offsets)
 
     @property
+    def answerable(self) -> tuple[str, ...]:
+        """Ids of the queries that have a relevant entry, in their order."""
+        return tuple(q for q, count in zip(self.query_ids, self.relevant, strict=True) if count)
+
+    @property
     def rows(self) -> NDArray[np.int64]:
         """Position in ``query_ids`` of each element of ``entry_ids``: int64, ascending."""
         return np.repeat(np.arange(len(self.query_ids)), self.relevant)

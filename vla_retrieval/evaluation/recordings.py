@@ -21,6 +21,7 @@ from vla_retrieval.evaluation.decoding import header_stamp_ns
 from vla_retrieval.evaluation.episodes import EpisodeRule, in_force, number_episodes, runs_of
 from vla_retrieval.evaluation.frame_lists import FrameTable, Words
 from vla_retrieval.evaluation.frames import ReadOptions, Recording
+from vla_retrieval.evaluation.relevance import normalise
 from vla_retrieval.evaluation.topics import COMPRESSED_IMAGE, ChosenTopics, choose_topics
 from vla_retrieval.images import check_compressed, check_raw
 from vla_retrieval.types import check_instruction
@@ -258,8 +259,12 @@ class _Scan:
         columns = {name: column[kept] for name, column in seen.items()}
         columns["instruction"] = texts[positions[kept]]
         columns["index"] = kept
+        # Said again with another full stop, it would part two frames that are nearly one picture,
+        # and one of them would answer for the other.
+        number_of = _Numbers()
+        as_compared = np.array([number_of(normalise(text)) for text in self._texts.texts])
         columns["episode"] = number_episodes(
-            columns["stamp_ns"], runs_of(texts)[positions[kept]], self._markers, rule
+            columns["stamp_ns"], runs_of(as_compared[texts])[positions[kept]], self._markers, rule
         )
         words = Words(self._topic_numbers.texts, self._frame_ids.texts, self._texts.texts)
         return FrameTable(self._bag, words, columns)

@@ -91,8 +91,8 @@ class Split:
     Attributes:
         gallery: Make the memory; like the other two, in the order in which they were given.
         queries: Ask for what the memory holds: each one's instruction is in the gallery, or its
-            episode where they were split within episodes.
-        absent: Ask for what the memory does not hold: none's instruction is in the gallery.
+            episode where they were split within episodes, or it was named as answerable.
+        absent: Ask for what the memory does not hold: all others.
         counts: Frames, episodes and instructions of each, and what was left out: name to number.
         notes: Sentences about each choice.
     """
@@ -110,6 +110,7 @@ def split_frames(
     group: Callable[[str], str] = normalise,
     *,
     within_episodes: bool = False,
+    answerable: Collection[str] = (),
 ) -> Split:
     """Divide frames into memory and queries.
 
@@ -120,6 +121,8 @@ def split_frames(
             where a task label decides.
         within_episodes: Divide each episode instead: its last frames ask, ``query_fraction`` of
             them. ``exclude_within_sec`` keeps the two parts apart.
+        answerable: Ids of queries to which something is relevant whatever their instructions, by a
+            file; looked up for each frame that asks.
 
     Raises:
         InvalidInputError: If there are no frames, or a bag is named that has none, or at all where
@@ -139,6 +142,9 @@ def split_frames(
         asking = _rows_of(facts, sides, _QUERIES, _ABSENT)
     far = _far_from(facts, gallery, asking, chosen.exclude_within_sec)
     held = np.isin(facts.groups[far], facts.groups[gallery]) | within_episodes
+    if answerable:
+        named = (frame.query_id in answerable for frame in Chosen(kept, far))
+        held |= np.fromiter(named, bool, len(far))
     rows = {"gallery": gallery, "queries": far[held], "absent": far[~held]}
     left_out = {"frames thinned out": thinned, "frames too near": len(asking) - len(far)}
     counts = _counts(facts, rows) | left_out

@@ -9,7 +9,7 @@ import numpy as np
 from rich.table import Table as DrawnTable
 
 from vla_retrieval.errors import InvalidInputError
-from vla_retrieval.evaluation.comparing import Comparison, compare
+from vla_retrieval.evaluation.comparing import Comparison, compare, correct_together
 from vla_retrieval.evaluation.gates import Table, parse_gate, tabulate
 from vla_retrieval.evaluation.query_ids import make_query_ids
 from vla_retrieval.evaluation.report.comparison_page import write_comparison_page
@@ -28,7 +28,7 @@ def compare_folders(
     Means over instructions are compared, and instructions are what is resampled and flipped: frames
     of one episode succeed or fail together, and taken one by one would fail gates by chance.
     Folders that an older release wrote do not say what the instructions were, and are compared
-    query by query.
+    query by query. P values are corrected over all directions, because a gate holds in each.
 
     Args:
         folders: Two or more that ``write_folder`` wrote.
@@ -47,13 +47,13 @@ def compare_folders(
     parsed = [parse_gate(text) for text in gates]
     wanted = list(dict.fromkeys([*metrics, *(gate.metric for gate in parsed)]))
     names = make_query_ids(str(folder.resolve().name) for folder in folders)
-    found: dict[str, tuple[Table, DrawnTable]] = {}
-    comparisons: dict[str, Comparison] = {}
-    for direction in DIRECTIONS:
-        comparison = _compare(folders, names, direction, wanted)
-        comparisons[direction] = comparison
-        table = tabulate(comparison, parsed)
-        found[direction] = table, comparison_table(comparison, direction)
+    comparisons = correct_together(
+        {direction: _compare(folders, names, direction, wanted) for direction in DIRECTIONS}
+    )
+    found = {
+        direction: (tabulate(comparison, parsed), comparison_table(comparison, direction))
+        for direction, comparison in comparisons.items()
+    }
     if page is not None:
         evaluations = {
             name: read_json(folder / JSON) for name, folder in zip(names, folders, strict=True)
@@ -66,6 +66,12 @@ def _compare(
     folders: Sequence[Path], names: Sequence[str], direction: str, metrics: Sequence[str]
 ) -> Comparison:
     baseline, first = read_trec(folders[0], direction)
+    if not baseline.entry_ids.size:
+        raise InvalidInputError(
+            "folders", "a query with a relevant entry in each direction",
+            f"{len(baseline.query_ids)} queries without one in {folders[0]} ({direction})",
+            "Evaluate with a relevance that has one.",
+        )  # fmt: skip
     runs = {names[0]: first}
     for name, folder in zip(names[1:], folders[1:], strict=True):
         qrels, run = read_trec(folder, direction)
@@ -76,7 +82,8 @@ def _compare(
             raise InvalidInputError(
                 "folders", f"the same queries and relevance as {folders[0]}",
                 f"others in {folder} ({direction})",
-                "Evaluate the same bags with the same split and relevance.",
+                "Evaluate the same bags with the same split and relevance; a live evaluation at"
+                " --rate 0, where every frame is answered.",
             )  # fmt: skip
         runs[name] = run
     of = read_instructions(folders[0], direction)

@@ -10,12 +10,26 @@ from pathlib import Path
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.evaluation import trec
 from vla_retrieval.evaluation.qrels import Qrels
+from vla_retrieval.evaluation.report.libraries import PAGE_LIBRARIES, library
 from vla_retrieval.evaluation.report.writing import write_report
 from vla_retrieval.evaluation.run import Run
 from vla_retrieval.experiments.assembling import Outcome
+from vla_retrieval.publishing import check_place
 
 _TAG = "vla_retrieval"
 _QUERY_COLUMNS = ("query_id", "instruction")
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a folder can be written, before hours of work whose result it will hold.
+
+    Raises:
+        InvalidInputError: If the folder exists or its parent does not.
+        MissingLibraryError: If what makes the page is not installed.
+    """
+    check_place(folder)
+    for name in PAGE_LIBRARIES:
+        library(name)
 
 
 def write_folder(outcome: Outcome, folder: Path, title: str) -> None:

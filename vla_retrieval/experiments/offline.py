@@ -59,6 +59,7 @@ def evaluate_bags(
     """
     started = time.perf_counter()
     plan = make_plan(paths, settings)
+    check_sides(plan.split.gallery, plan.split)  # before hours of encoding
     read_sec = time.perf_counter() - started
     seconds = StageSeconds()
     source = frame_store.source_of(paths, settings.reading, settings.split.every_sec)

@@ -76,15 +76,19 @@ def make_plan(paths: Sequence[Path], settings: ExperimentSettings) -> Plan:
     Raises:
         InvalidInputError: If a bag cannot be evaluated.
     """
+    answerable: frozenset[str] = frozenset()
     if settings.relevance == "qrels" and settings.relevance_file is not None:
-        read_qrels(settings.relevance_file)  # a file that is none costs no encoding
+        qrels = read_qrels(settings.relevance_file)  # a file that is none costs no encoding
+        answerable = frozenset(qrels.answerable)
     recordings = read_recordings(paths, settings.reading)
     frames = joined([recording.frames for recording in recordings])
     group = normalise
     if settings.relevance == "labels" and settings.relevance_file is not None:
         group = Labels(read_labels(settings.relevance_file)).__call__
     within = settings.relevance == "episode"
-    split = split_frames(frames, settings.split, group, within_episodes=within)
+    split = split_frames(
+        frames, settings.split, group, within_episodes=within, answerable=answerable
+    )
     chosen = settings.split
     named = {*chosen.gallery_bags, *chosen.query_bags}
     both = chosen.gallery_bags and chosen.query_bags

@@ -18,6 +18,7 @@ from vla_retrieval.types import Target
 from vla_retrieval_msgs.msg import Query
 
 _WITHIN_SEC = 60.0
+_GONE_SEC = 1.0
 _TARGETS = {
     Target.SCENES: Query.TARGET_SCENES,
     Target.INSTRUCTIONS: Query.TARGET_INSTRUCTIONS,
@@ -152,10 +153,16 @@ class Answers:
         """Ask by service about the frame that was just answered, while it is the newest one."""
         for direction, (by_image, by_text, target) in DIRECTIONS.items():
             if by_image and not by_text:
+                try:
+                    future = self._client.call_async(
+                        "retrieve", _GONE_SEC, use_newest_frame=True, target=_TARGETS[target],
+                        k=self._depth,
+                    )  # fmt: skip
+                except TimeoutError:
+                    # The node has ended. This thread is the one that hears: it neither waits long,
+                    # nor ends, which would look like a node that does not answer.
+                    return
                 self._waiting += 1
-                future = self._client.call_async(
-                    "retrieve", use_newest_frame=True, target=_TARGETS[target], k=self._depth
-                )
                 future.add_done_callback(
                     lambda future, direction=direction: self._on_answer(
                         direction, frame, header, future.result()

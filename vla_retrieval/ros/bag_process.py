@@ -108,12 +108,14 @@ class BagProcess:
         trace: TracebackType | None,
     ) -> None:
         """End it, and what is left of its group."""
-        if not self.has_ended(0):
-            os.killpg(self._process.pid, signal.SIGINT)
-            self.has_ended(_STOP_WITHIN_SEC)
-        with suppress(ProcessLookupError):  # nothing is left
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        try:
+            if not self.has_ended(0):
+                os.killpg(self._process.pid, signal.SIGINT)
+                self.has_ended(_STOP_WITHIN_SEC)
+        finally:  # a second Ctrl-C ends the wait for it, and not for what it leaves behind
+            with suppress(ProcessLookupError):  # nothing is left
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
     def has_ended(self, within_sec: float) -> bool:
         """Return whether it ends in time."""

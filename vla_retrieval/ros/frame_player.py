@@ -13,7 +13,14 @@ from std_msgs.msg import String
 
 from vla_retrieval.evaluation.frames import Frame
 from vla_retrieval.ros.client import RetrievalClient
-from vla_retrieval.ros.playing import Listener, Progress, ReplayOptions, Showing, wait_until
+from vla_retrieval.ros.playing import (
+    Listener,
+    Progress,
+    ReplayOptions,
+    Showing,
+    check_listening,
+    wait_until,
+)
 from vla_retrieval.ros.recorded_images import to_image
 
 _WITHIN_SEC = 60.0
@@ -72,6 +79,7 @@ class FramePlayer:
             progress: Told how far it is.
 
         Raises:
+            RetrievalError: If the node ends meanwhile.
             TimeoutError: If the node does not listen.
         """
         node = self._client.node
@@ -85,7 +93,12 @@ class FramePlayer:
             lambda: camera.get_subscription_count() and instructions.get_subscription_count(),
             _WITHIN_SEC, "the node does not listen to image and instruction",
         )  # fmt: skip
-        self._play(frames, camera.publish, instructions.publish, listener, progress)
+
+        def show(message: Any) -> None:
+            check_listening(camera.get_subscription_count(), camera.topic_name)
+            camera.publish(message)
+
+        self._play(frames, show, instructions.publish, listener, progress)
         listener.wait_for(frames[-1], self._options.answer_sec, also_outdated=True)
 
         def leave() -> None:

@@ -27,7 +27,7 @@ def play_bag(
     """Play a bag until its end or ``stop``; return the number of messages sent.
 
     Args:
-        bag: A rosbag2 directory.
+        bag: A rosbag2 directory or one storage file.
         topics: Topic in the bag -> topic in the graph; empty is all.
         rate: Speed against the bag's own time.
         stop: Ends it early.
@@ -36,7 +36,8 @@ def play_bag(
         ros_arguments: ROS's own, with ``--ros-args``: names, namespace, remappings.
 
     Raises:
-        InvalidInputError: If there is no readable bag, or it lacks one of the topics.
+        InvalidInputError: If there is no readable bag, it lacks one of the topics, or nothing was
+            recorded on them.
     """
     # Not None, by which rclpy would read the command line itself.
     rclpy.init(args=list(ros_arguments), signal_handler_options=SignalHandlerOptions.NO)
@@ -58,6 +59,8 @@ def play_bag(
             sent = player.play(rate, stop, report)
             while loop and not stop.is_set():
                 sent += player.play(rate, stop, report)
+        for sentence in player.damage:
+            node.get_logger().warning(f"{bag}: {sentence}")
         return sent
     finally:
         node.destroy_node()

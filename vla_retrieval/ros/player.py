@@ -1,6 +1,7 @@
 """Plays a rosbag into the graph where ``ros2 bag`` is not installed.
 
-Messages go out as the bytes that lie in the bag, in the bag's own time.
+Messages go out as the bytes that lie in the bag, in the bag's own time. Bags are read as an
+evaluation reads them: of a damaged one, all that can be read is played.
 """
 
 from __future__ import annotations
@@ -17,11 +18,9 @@ from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rosbags.highlevel import AnyReader
-from rosbags.highlevel.anyreader import AnyReaderError
-from rosbags.typesys import Stores, get_typestore
 
 from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.evaluation.bags import Bag
 
 _NS_PER_SEC = 1_000_000_000
 _LOOK_AGAIN_SEC = 0.02
@@ -51,30 +50,33 @@ class BagPlayer:
 
         Args:
             node: Publishes; it need not be spun.
-            bag: A rosbag2 directory.
+            bag: A rosbag2 directory or one storage file.
             topics: Topic in the bag -> topic in the graph. Empty: all, under their own names.
 
         Raises:
-            InvalidInputError: If there is no readable bag, or it lacks one of the topics.
+            InvalidInputError: If there is no readable bag, it lacks one of the topics, or nothing
+                was recorded on them.
         """
-        self._node = node
-        self._bag = bag
-        try:
-            with _reader(bag) as reader:
-                kinds = {c.topic: c.msgtype for c in reader.connections}
-                counts = {name: info.msgcount for name, info in reader.topics.items()}
-        except (AnyReaderError, OSError) as error:
-            raise InvalidInputError("bag", "a rosbag2 directory", f"{bag}: {error}") from error
-        self._topics = dict(topics) or {name: name for name in kinds}
-        if missing := sorted(set(self._topics) - set(kinds)):
+        self._bag = Bag(bag)
+        held = {topic.name: topic for topic in self._bag.topics}
+        self._topics = dict(topics) or {name: name for name in held}
+        if missing := sorted(set(self._topics) - set(held)):
             raise InvalidInputError(
-                "topics", f"topics of the bag ({', '.join(sorted(kinds))})", ", ".join(missing)
+                "topics", f"topics of the bag ({', '.join(sorted(held))})", ", ".join(missing)
             )
-        self.total = sum(counts[name] for name in self._topics)
+        self.total = sum(held[name].count for name in self._topics)
+        if not self.total:  # looped, it would be read again and again without a pause
+            got = f"{bag} with none on {', '.join(sorted(self._topics)) or 'any topic'}"
+            raise InvalidInputError("bag", "a bag with messages", got)
         self._publishers = {
-            name: node.create_publisher(_message_class(kinds[name]), target, _qos())
+            name: node.create_publisher(_message_class(held[name].msgtype), target, _qos())
             for name, target in self._topics.items()
         }
+
+    @property
+    def damage(self) -> tuple[str, ...]:
+        """Sentences about what of the bag cannot be read, as far as it was found yet."""
+        return self._bag.damage
 
     def wait_for_subscribers(
         self,
@@ -113,21 +115,20 @@ class BagPlayer:
             on_sending: Called just before each, with its topic in the bag and its bytes.
         """
         played = 0
-        with _reader(self._bag) as reader:
-            connections = [c for c in reader.connections if c.topic in self._topics]
-            begin = time.monotonic()
-            first_ns: int | None = None
-            for connection, stamp_ns, data in reader.messages(connections):
-                first_ns = stamp_ns if first_ns is None else first_ns
-                due = begin + (stamp_ns - first_ns) / _NS_PER_SEC / rate
-                if stop.wait(max(0.0, due - time.monotonic())):
-                    break
-                # rclpy sends bytes as they are: nothing is decoded and encoded again.
-                message = bytes(data)
-                on_sending(connection.topic, message)
-                self._publishers[connection.topic].publish(message)
-                played += 1
-                report(Progress(played, self.total, self._topics[connection.topic]))
+        begin = time.monotonic()
+        first_ns: int | None = None
+        for message in self._bag.messages(self._topics):
+            topic, stamp_ns = message.place.topic, message.place.received_ns
+            first_ns = stamp_ns if first_ns is None else first_ns
+            due = begin + (stamp_ns - first_ns) / _NS_PER_SEC / rate
+            if stop.wait(max(0.0, due - time.monotonic())):
+                break
+            # rclpy sends bytes as they are: nothing is decoded and encoded again.
+            data = bytes(message.data)
+            on_sending(topic, data)
+            self._publishers[topic].publish(data)
+            played += 1
+            report(Progress(played, self.total, self._topics[topic]))
         self._wait_until_acknowledged()
         return played
 
@@ -139,11 +140,6 @@ class BagPlayer:
 
 def _is_heard(publisher: Publisher[Any]) -> bool:
     return publisher.get_subscription_count() > 0
-
-
-def _reader(bag: Path) -> AnyReader:
-    # A bag without message definitions is read with those of a current ROS 2.
-    return AnyReader([bag], default_typestore=get_typestore(Stores.LATEST))
 
 
 def _qos() -> QoSProfile:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.errors import InvalidInputError, RetrievalError
 from vla_retrieval.evaluation.frames import Frame
 
 Progress = Callable[[str, int, int], None]
@@ -119,7 +119,7 @@ class Player(Protocol):
             progress: Told how far it is.
 
         Raises:
-            RetrievalError: If they cannot be played to the end.
+            RetrievalError: If they cannot be played to the end, or the node ends meanwhile.
             TimeoutError: If the node does not listen.
         """
         ...
@@ -154,3 +154,17 @@ def wait_until(condition: Callable[[], object], within_sec: float, otherwise: st
         if time.monotonic() > end:
             raise TimeoutError(otherwise)
         time.sleep(_LOOK_AGAIN_SEC)
+
+
+def check_listening(subscriptions: int, topic: str) -> None:
+    """Raise RetrievalError if nobody listens any more: the rest of a long bag would go to nobody.
+
+    Args:
+        subscriptions: How many there are to the topic.
+        topic: Of the images.
+    """
+    if not subscriptions:
+        raise RetrievalError(
+            f"the node stopped listening to {topic} while frames were played: it ended or was "
+            "deactivated, and its log says why"
+        )

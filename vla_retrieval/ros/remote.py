@@ -71,8 +71,8 @@ class RemoteParameters:
         itself: it may be gone, and that is not what has to be told.
         """
         before = self.get(list(values))
-        self.set(values)
         try:
+            self.set(values)  # Ctrl-C may come when the node has taken them already
             yield
         except BaseException:
             with suppress(TimeoutError):

@@ -55,6 +55,7 @@ def fill(client: RetrievalClient, gallery: Sequence[Frame], progress: Progress) 
     Raises:
         InvalidInputError: If the node's memory is not empty, or it keeps less than it is given.
         RetrievalError: If it refuses a frame for another reason than that it is no picture.
+        TimeoutError: If it does not answer.
     """
     stats = client.call("get_stats", _WITHIN_SEC)
     if stats.memory_size:
@@ -64,8 +65,13 @@ def fill(client: RetrievalClient, gallery: Sequence[Frame], progress: Progress) 
         )  # fmt: skip
     free = threading.Semaphore(_AT_ONCE)
     futures: list[Future[Any]] = []
+
+    def wait_for_one() -> None:
+        if not free.acquire(timeout=_WITHIN_SEC):
+            raise TimeoutError(f"the node did not remember a frame within {_WITHIN_SEC:g} s")
+
     for number, frame in enumerate(gallery):
-        free.acquire()
+        wait_for_one()  # a node that ended never answers
         message = to_image(frame.message(), max(1, frame.stamp_ns))
         field = "image" if isinstance(message, Image) else "compressed_image"
         future = client.call_async(
@@ -76,8 +82,7 @@ def fill(client: RetrievalClient, gallery: Sequence[Frame], progress: Progress) 
         futures.append(future)
         progress("remembering", number + 1, len(gallery))
     for _ in range(_AT_ONCE):
-        if not free.acquire(timeout=_WITHIN_SEC):
-            raise TimeoutError(f"the node did not remember a frame within {_WITHIN_SEC:g} s")
+        wait_for_one()
     return _filled([future.result() for future in futures], gallery)
 
 
@@ -154,7 +159,9 @@ class Replay:
         return self._heard(len(frames), before, after)
 
     def _check_kind(self, frames: Sequence[Frame]) -> None:
-        kinds = {type(to_image(frame.message(), 1)) for frame in frames}
+        # One message of each topic: all of them are as much to read as the bag.
+        one_each = {(frame.bag, frame.topic): frame for frame in frames}.values()
+        kinds = {type(to_image(frame.message(), 1)) for frame in one_each}
         transport = self._parameters.get(["image_transport"])["image_transport"]
         if kinds != {Image if transport == "raw" else CompressedImage}:
             raise InvalidInputError(

@@ -24,7 +24,14 @@ from vla_retrieval.ros.bag_clock import BagClock
 from vla_retrieval.ros.bag_process import CLOCK_HZ, NODE_NAME, BagProcess, play_command
 from vla_retrieval.ros.client import RetrievalClient
 from vla_retrieval.ros.conversions import to_ns
-from vla_retrieval.ros.playing import Listener, Progress, ReplayOptions, Showing, wait_until
+from vla_retrieval.ros.playing import (
+    Listener,
+    Progress,
+    ReplayOptions,
+    Showing,
+    check_listening,
+    wait_until,
+)
 
 _WITHIN_SEC = 60.0
 _LOOK_SEC = 0.2
@@ -143,7 +150,7 @@ class Rosbag2Player:
             progress: Told how far it is.
 
         Raises:
-            RetrievalError: If ``ros2 bag play`` fails or the node hears nothing of it.
+            RetrievalError: If ``ros2 bag play`` fails, or the node hears nothing of it or ends.
             TimeoutError: If it does not begin, or the node does not listen.
         """
         node = self._client.node
@@ -181,6 +188,7 @@ class Rosbag2Player:
         self._client.between_callbacks(turn_to_it)
         before = self._frames_received()
         targets = self._targets(bag)
+        image = targets[bag.images[0]]
         with self._process(bag, targets) as process:
             try:
                 self._begin(process, targets, frames[0].instruction)
@@ -189,6 +197,7 @@ class Rosbag2Player:
             received = sorted(frame.received_ns for frame in frames)
             while not process.has_ended(_LOOK_SEC):
                 report(bisect.bisect_right(received, self._clock.said_ns or 0))
+                check_listening(self._client.node.count_subscribers(image), image)
             process.check()
             if self._frames_received() == before:
                 raise process.failed("the node heard no image of it")

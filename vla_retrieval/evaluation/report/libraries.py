@@ -7,6 +7,8 @@ from types import ModuleType
 
 from vla_retrieval.errors import MissingLibraryError
 
+PAGE_LIBRARIES = ("jinja2", "matplotlib")
+
 
 def library(name: str) -> ModuleType:
     """Import a module of a library that ``requirements/evaluation.txt`` names.
