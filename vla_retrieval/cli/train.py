@@ -177,7 +177,7 @@ def _parser() -> argparse.ArgumentParser:
     ).add_mutually_exclusive_group()
     labels.add_argument("--labels", type=Path, help="YAML or JSON of label and instructions")
     labels.add_argument("--same", type=Path, help="CSV, each row paraphrases and translations")
-    labels.add_argument("--label-key", default="", help="a metadata key of entries, or episode")
+    labels.add_argument("--label-key", default="", help="a metadata key of entries (of --memory)")
     _add_training(parser.add_argument_group("training"))
     add_model(parser.add_argument_group("model (of --bag) and device"))
     reading = parser.add_argument_group("reading (of --bag)")
