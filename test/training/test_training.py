@@ -144,9 +144,9 @@ def test_missing_library_is_named_with_what_to_install(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("method", "magic"), ("bits", 100), ("seed", -1), ("epochs", 0), ("patience", 0),
-        ("batch", 7), ("learning_rate", 0.0), ("learning_rate", 2.0), ("temperature", 0.0),
-        ("weight_decay", -1.0), ("weight_decay", float("nan")),
+        ("method", "magic"), ("bits", 100), ("seed", -1), ("seed", 2**63), ("epochs", 0),
+        ("patience", 0), ("batch", 7), ("learning_rate", 0.0), ("learning_rate", 2.0),
+        ("temperature", 0.0), ("weight_decay", -1.0), ("weight_decay", float("nan")),
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(field: str, value: object) -> None:
