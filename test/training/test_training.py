@@ -9,7 +9,7 @@ import pytest
 
 from test.training import made_up
 from vla_retrieval.errors import InvalidInputError, MissingLibraryError
-from vla_retrieval.heads import METHODS, JointHead
+from vla_retrieval.heads import METHODS, HashHead, JointHead
 from vla_retrieval.training import Pairs, TrainingSettings, train
 from vla_retrieval.training.splitting import split_episodes
 from vla_retrieval.types import Modality
@@ -71,6 +71,22 @@ def test_hash_training_ranks_better_than_random_hyperplanes() -> None:
     assert held_out(record, "after", "scene to scenes") > 0.03 + held_out(
         record, "before", "scene to scenes"
     )
+
+
+def test_hash_training_keeps_random_hyperplanes_where_nothing_learned_is_better(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def nothing_told_apart(pairs: Pairs, space: object, bits: int, seed: int) -> object:
+        weights = dict(HashHead.initial(pairs.encoder, bits, seed).weights)
+        far = np.full(bits, 9, np.float32)
+        weights |= {f"{m.value}.threshold": far for m in Modality}
+        return HashHead(pairs.encoder, weights), "one code for all"
+
+    monkeypatch.setattr("vla_retrieval.training.fitting.hash_start", nothing_told_apart)
+    trained = train(made_up.aligned(), settings("hash", epochs=1, learning_rate=1e-6))
+
+    assert trained.record["untrained"]
+    assert trained.head.digest == HashHead.initial(trained.head.encoder, 64, 0).digest
 
 
 @ALL

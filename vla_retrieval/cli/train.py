@@ -158,7 +158,11 @@ def _print(trained: Trained, output: Path, page: Path | None) -> None:
         f" (share {curves['share']:g}), {record['seconds']:.1f} s"
     )
     if record["untrained"]:
-        console.print("nothing was surely better than the encoder alone: the head changes nothing")
+        console.print(
+            "nothing was better than random hyperplanes: the head's codes are those"
+            if trained.head.bits
+            else "nothing was surely better than the encoder alone: the head changes nothing"
+        )
     console.print(table)
     if "proposing" in record:
         console.print(told_of_proposing(record["proposing"]["test"]))

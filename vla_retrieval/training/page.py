@@ -111,7 +111,7 @@ def _told(record: dict[str, Any]) -> str:
     ended = "stopped early" if curves["stopped_early"] else "ran to the last epoch"
     validated = ", ".join(record["validated"]["directions"])
     kept = (
-        "Nothing was surely better than the untrained head, which is what the file holds."
+        "Nothing was better than the untrained head, which is what the file holds."
         if record["untrained"]
         else f"The head is that after epoch {curves['best_epoch']}, at share {curves['share']:g} of"
         " the way from the start."
