@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vla_retrieval import diversity
 from vla_retrieval.deadline import Deadline
 from vla_retrieval.encoders import DoubleEncoder
 from vla_retrieval.errors import DeadlineExceededError
@@ -206,6 +207,26 @@ def test_diversity_keeps_the_scores_of_the_query(retriever: Retriever) -> None:
     scores = {m.entry.entry_id: m.score for m in plain.matches}
     spread = retriever.retrieve(Query(instruction="pick up the cup", k=4, diversity=0.5))
     assert {m.entry.entry_id: m.score for m in spread.matches} == scores
+
+
+def test_diversity_compares_no_more_candidates_however_many_are_wanted(
+    retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of a large memory may be wanted: the likeness of each to each would fill the RAM."""
+    compared: list[int] = []
+    cosines = diversity.cosines
+
+    def noted(vectors: np.ndarray) -> np.ndarray:
+        compared.append(len(vectors))
+        return cosines(vectors)
+
+    monkeypatch.setattr(diversity, "cosines", noted)
+    monkeypatch.setattr(diversity, "MOST", 1)
+    monkeypatch.setattr(diversity, "POOL", 2)
+    plain = retriever.retrieve(Query(instruction="pick up the cup", k=10**6))
+    spread = retriever.retrieve(Query(instruction="pick up the cup", k=10**6, diversity=0.5))
+    assert compared == [2]
+    assert [m.entry.entry_id for m in spread.matches] == [m.entry.entry_id for m in plain.matches]
 
 
 def test_diversity_on_an_empty_memory_finds_nothing(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ class Retriever:
         """
         while True:
             deadline.check("the search")
-            wanted = query.k * diversity.POOL if query.diversity else query.k
+            wanted = diversity.pool(query.k) if query.diversity else query.k
             found = self.memory.search(probes, wanted, filter=query.filter)
             known = self._judge(query, found)
             # Not in the search: what is known depends on the best score, whether it is wanted
@@ -196,7 +196,8 @@ class Retriever:
 
         Two of them are alike as far as the halves are that the query is compared with.
         """
-        ids = [candidate.entry_id for candidate in found.candidates]
+        looked_at = found.candidates[: diversity.pool(diversity.MOST)]
+        ids = [candidate.entry_id for candidate in looked_at]
         scores = np.array([candidate.score for candidate in found.candidates], dtype=np.float64)
         likeness = np.zeros((len(ids), len(ids)))
         total = sum(probe.weight for probe in probes) or 1.0

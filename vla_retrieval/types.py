@@ -327,7 +327,7 @@ class Query:
         k: Most matches wanted, from 1 on.
         min_score: Matches below it are left out.
         diversity: In [0, 1]. 0 ranks by score; above, a match that resembles those before it
-            comes later or not at all (``vla_retrieval/diversity.py``).
+            comes later or not at all; from the 501st on by score (``vla_retrieval/diversity.py``).
 
     Raises:
         InvalidInputError: If a field is out of its range, or both query parts are missing.
