@@ -14,7 +14,7 @@ from vla_retrieval.errors import InvalidInputError, StorageError
 from vla_retrieval.memory.contents import Contents, Progress, silent
 from vla_retrieval.memory.copying import Copy, copying
 from vla_retrieval.publishing import published
-from vla_retrieval.thumbnails import read_thumbnail, why_no_picture
+from vla_retrieval.thumbnails import NO_PICTURE, read_thumbnail, why_no_picture
 from vla_retrieval.types import Entry, RgbImage
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -144,7 +144,7 @@ def _picture(entry: Entry, images: Mapping[int, Path]) -> RgbImage:
     try:
         with Image.open(path) as picture:
             return np.asarray(picture.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except NO_PICTURE as error:
         raise StorageError(
             f"cannot read {path} as a picture: {error}. Replace it, or take it away."
         ) from error
