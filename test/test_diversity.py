@@ -52,10 +52,9 @@ def test_a_copy_of_the_best_comes_after_what_is_different() -> None:
 
 
 def test_what_comes_behind_the_most_that_are_chosen_follows_by_score() -> None:
-    count = 2 * MOST
-    scores = np.linspace(1, 0, count)
-    likeness = np.abs(np.subtract.outer(*np.ogrid[:count, :count][::-1])).astype(float)
-    found = choose(scores, -likeness[: MOST + 10, : MOST + 10], count, 1.0)
+    count, looked_at = 2 * MOST, MOST + 10
+    likeness = np.random.default_rng(0).random((looked_at, looked_at))
+    found = choose(np.linspace(1, 0, count), likeness, count, 1.0)
     assert sorted(found) == list(range(count))
     assert found[:MOST] != sorted(found[:MOST])
     assert found[MOST:] == sorted(found[MOST:])
