@@ -41,12 +41,19 @@ def find_images(folder: Path) -> dict[int, Path]:
 
     Raises:
         InvalidInputError: If there is no such folder; the field is ``images``.
+        StorageError: If it cannot be read.
     """
-    if not folder.is_dir():
-        raise InvalidInputError("images", "a folder of <entry_id>.jpg or .png", str(folder))
+    try:
+        if not folder.is_dir():
+            raise InvalidInputError("images", "a folder of <entry_id>.jpg or .png", str(folder))
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise StorageError(
+            f"cannot read {folder}: {error.strerror or error}. Check the path and the rights."
+        ) from error
     return {
         int(path.stem): path
-        for path in sorted(folder.iterdir())
+        for path in paths
         if path.suffix.lower() in _SUFFIXES and path.stem.isascii() and path.stem.isdigit()
     }
 
