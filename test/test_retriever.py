@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from vla_retrieval import diversity
 from vla_retrieval.deadline import Deadline
 from vla_retrieval.encoders import DoubleEncoder
-from vla_retrieval.errors import DeadlineExceededError
+from vla_retrieval.errors import DeadlineExceededError, InvalidInputError
 from vla_retrieval.memory import Memory
 from vla_retrieval.memory.options import MemoryOptions
 from vla_retrieval.retriever import Retriever, make_probes
@@ -186,6 +186,16 @@ def test_a_match_forgotten_while_it_is_read_is_replaced_by_the_next_best(
         found = retriever.retrieve(Query(instruction="same", k=1))
         assert [m.entry.entry_id for m in found.matches] == [2]
         assert found.memory_size == 1
+
+
+@pytest.mark.parametrize(
+    "image", [np.zeros((9, 9, 3)), np.zeros((0, 9, 3), np.uint8)], ids=["float64", "empty"]
+)
+def test_an_image_that_is_none_is_refused_with_what_it_should_have_been(
+    retriever: Retriever, image: np.ndarray
+) -> None:
+    with pytest.raises(InvalidInputError, match="a uint8 array of shape"):
+        retriever.remember(image, NewEntry("pick up the cup", 0))
 
 
 def test_diversity_shows_different_scenes_before_copies_of_one(tmp_path: Path) -> None:

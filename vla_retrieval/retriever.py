@@ -80,11 +80,12 @@ class Retriever:
             MemoryFullError: If a bound is reached and all that could go are pinned.
             StorageError: If the memory cannot be written; nothing is stored then.
         """
+        # First, because it says of an image that is none what it should have been.
+        scenes = self.encoder.encode_images([image]) if scene is None else scene[None]
+        instructions = self.encoder.encode_instructions([entry.instruction])
         if not entry.thumbnail and self._thumbnail_px:
             thumbnail = make_thumbnail(image, self._thumbnail_px)
             entry = dataclasses.replace(entry, thumbnail=thumbnail)
-        scenes = self.encoder.encode_images([image]) if scene is None else scene[None]
-        instructions = self.encoder.encode_instructions([entry.instruction])
         with while_writing or nullcontext():
             added = self.memory.add_with_report([entry], scenes, instructions)
         return Remembered(added.entry_ids[0], added.merged[0], added.evicted)
