@@ -73,20 +73,24 @@ def test_hash_training_ranks_better_than_random_hyperplanes() -> None:
     )
 
 
-def test_hash_training_keeps_random_hyperplanes_where_nothing_learned_is_better(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("threshold", "kept"), [(9, False), (1e-9, True)], ids=["one code for all", "as random ones"]
+)
+def test_hash_training_keeps_random_hyperplanes_where_those_validate_better(
+    threshold: float, kept: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nothing_told_apart(pairs: Pairs, space: object, bits: int, seed: int) -> object:
+    def learned(pairs: Pairs, space: object, bits: int, seed: int) -> tuple[HashHead, str]:
         weights = dict(HashHead.initial(pairs.encoder, bits, seed).weights)
-        far = np.full(bits, 9, np.float32)
-        weights |= {f"{m.value}.threshold": far for m in Modality}
-        return HashHead(pairs.encoder, weights), "one code for all"
+        thresholds = np.full(bits, threshold, np.float32)
+        weights |= {f"{m.value}.threshold": thresholds for m in Modality}
+        return HashHead(pairs.encoder, weights), "made up"
 
-    monkeypatch.setattr("vla_retrieval.training.fitting.hash_start", nothing_told_apart)
+    monkeypatch.setattr("vla_retrieval.training.fitting.hash_start", learned)
     trained = train(made_up.aligned(), settings("hash", epochs=1, learning_rate=1e-6))
+    random = HashHead.initial(trained.head.encoder, 64, 0)
 
-    assert trained.record["untrained"]
-    assert trained.head.digest == HashHead.initial(trained.head.encoder, 64, 0).digest
+    assert trained.record["untrained"] != kept
+    assert (trained.head.digest != random.digest) == kept
 
 
 @ALL

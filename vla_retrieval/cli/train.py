@@ -159,7 +159,7 @@ def _print(trained: Trained, output: Path, page: Path | None) -> None:
     )
     if record["untrained"]:
         console.print(
-            "nothing was better than random hyperplanes: the head's codes are those"
+            "random hyperplanes validated better than what was learned: the codes are theirs"
             if trained.head.bits
             else "nothing was surely better than the encoder alone: the head changes nothing"
         )
