@@ -28,7 +28,7 @@ MODEL = {
     "pretrained": "open_clip pretrained tag, where model does not name it",
     "checkpoint": "weights file instead of a pretrained tag",
     "device": "auto, cpu, cuda or cuda:N",
-    "precision": "auto, fp32, fp16 or bf16",
+    "precision": "auto, fp32, fp16, bf16 or int8",
 }
 PARAMETERS = {
     "index": "auto, exact, pq, pq_sq8 or hash",

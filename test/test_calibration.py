@@ -229,7 +229,10 @@ class TestText:
     def test_comes_back_as_it_was(self) -> None:
         assert Calibration.from_json(calibration().to_json()) == calibration()
 
-    @pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"similarity": "cosine"}'])
+    @pytest.mark.parametrize(
+        "text", ["", "{}", "[]", "null", '{"similarity": "cosine"}', "[" * 200_000],
+        ids=["nothing", "object", "list", "null", "a part", "nested without end"],
+    )  # fmt: skip
     def test_of_another_kind_is_refused_with_the_next_step(self, text: str) -> None:
         with pytest.raises(InvalidInputError, match="memory calibrate"):
             Calibration.from_json(text)

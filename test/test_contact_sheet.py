@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -48,6 +50,22 @@ def test_a_match_without_a_thumbnail_says_so_and_leaves_its_place() -> None:
     without = draw_contact_sheet(None, "cup", [match(1, None)])
     assert without.shape == with_picture.shape
     assert share_of_red(without) == 0
+
+
+@pytest.mark.parametrize("thumbnail", [b"no picture", make_thumbnail(RED, 64)[:200]])
+def test_a_thumbnail_that_does_not_decode_leaves_its_place(thumbnail: bytes) -> None:
+    damaged = replace(match(1), entry=replace(match(1).entry, thumbnail=thumbnail))
+    sheet = draw_contact_sheet(None, "cup", [damaged, match(2)])
+    assert sheet.shape == draw_contact_sheet(None, "cup", [match(1), match(2)]).shape
+    assert share_of_red(sheet) == share_of_red(
+        draw_contact_sheet(None, "cup", [match(1, None), match(2)])
+    )
+
+
+def test_a_sheet_of_many_matches_is_not_larger_than_one_of_fifty() -> None:
+    many = draw_contact_sheet(None, "cup", [match(rank) for rank in range(1, 201)])
+    fifty = draw_contact_sheet(None, "cup", [match(rank) for rank in range(1, 51)])
+    assert many.shape == fifty.shape
 
 
 def test_chinese_is_drawn_in_glyphs_and_not_in_boxes() -> None:

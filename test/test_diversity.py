@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from vla_retrieval.diversity import choose, cosines
+from vla_retrieval.diversity import MOST, choose, cosines, pool
 
 SCORES = arrays(np.float64, st.integers(1, 12), elements=st.floats(-1, 1, width=32)).map(
     lambda scores: np.sort(scores)[::-1]
@@ -49,6 +49,20 @@ def test_no_diversity_keeps_the_order_of_the_scores(scores: np.ndarray, k: int) 
 def test_a_copy_of_the_best_comes_after_what_is_different() -> None:
     vectors = np.array([[1, 0], [1, 0], [0, 1]], dtype=np.float32)
     assert choose(np.array([0.9, 0.9, 0.5]), cosines(vectors), 3, 0.6) == [0, 2, 1]
+
+
+def test_what_comes_behind_the_most_that_are_chosen_follows_by_score() -> None:
+    count, looked_at = 2 * MOST, MOST + 10
+    likeness = np.random.default_rng(0).random((looked_at, looked_at))
+    found = choose(np.linspace(1, 0, count), likeness, count, 1.0)
+    assert sorted(found) == list(range(count))
+    assert found[:MOST] != sorted(found[:MOST])
+    assert found[MOST:] == sorted(found[MOST:])
+
+
+@pytest.mark.parametrize(("k", "candidates"), [(1, 5), (MOST, 5 * MOST), (10**6, 10**6)])
+def test_so_many_candidates_are_looked_at(k: int, candidates: int) -> None:
+    assert pool(k) == candidates
 
 
 def test_nothing_to_choose_from_gives_nothing() -> None:

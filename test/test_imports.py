@@ -72,9 +72,8 @@ LIBRARY_ROOMS: dict[str, frozenset[str]] = {
     "faiss": frozenset({"memory"}),
     "pyarrow": frozenset({"transfer"}),
     **dict.fromkeys(("openvino", "onnxruntime"), frozenset({"encoders"})),
-    **dict.fromkeys(
-        ("torch", "torchvision", "open_clip", "timm"), frozenset({"encoders", "heads", "training"})
-    ),
+    "torch": frozenset({"encoders", "training"}),
+    **dict.fromkeys(("torchvision", "open_clip", "timm"), frozenset({"encoders"})),
 }
 
 

@@ -195,6 +195,10 @@ class TestAFailedRun:
             run(old, tmp_path / "new", images=find_images(tmp_path / "images"))
         assert self.names(tmp_path) == ["images", "old"]
 
+    def test_with_a_folder_that_cannot_be_looked_at_says_why(self, tmp_path: Path) -> None:
+        with pytest.raises(StorageError, match="name too long"):
+            find_images(tmp_path / ("x" * 300))
+
     def test_without_the_folder_of_images_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(InvalidInputError, match="images: expected a folder"):
             find_images(tmp_path / "absent")

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vla_retrieval import diversity
 from vla_retrieval.deadline import Deadline
 from vla_retrieval.encoders import DoubleEncoder
-from vla_retrieval.errors import DeadlineExceededError
+from vla_retrieval.errors import DeadlineExceededError, InvalidInputError
 from vla_retrieval.memory import Memory
 from vla_retrieval.memory.options import MemoryOptions
 from vla_retrieval.retriever import Retriever, make_probes
@@ -187,6 +188,16 @@ def test_a_match_forgotten_while_it_is_read_is_replaced_by_the_next_best(
         assert found.memory_size == 1
 
 
+@pytest.mark.parametrize(
+    "image", [np.zeros((9, 9, 3)), np.zeros((0, 9, 3), np.uint8)], ids=["float64", "empty"]
+)
+def test_an_image_that_is_none_is_refused_with_what_it_should_have_been(
+    retriever: Retriever, image: np.ndarray
+) -> None:
+    with pytest.raises(InvalidInputError, match="a uint8 array of shape"):
+        retriever.remember(image, NewEntry("pick up the cup", 0))
+
+
 def test_diversity_shows_different_scenes_before_copies_of_one(tmp_path: Path) -> None:
     encoder = DoubleEncoder()
     with Memory.open(tmp_path / "memory", encoder.fingerprint) as memory:
@@ -206,6 +217,26 @@ def test_diversity_keeps_the_scores_of_the_query(retriever: Retriever) -> None:
     scores = {m.entry.entry_id: m.score for m in plain.matches}
     spread = retriever.retrieve(Query(instruction="pick up the cup", k=4, diversity=0.5))
     assert {m.entry.entry_id: m.score for m in spread.matches} == scores
+
+
+def test_diversity_compares_no_more_candidates_however_many_are_wanted(
+    retriever: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of a large memory may be wanted: the likeness of each to each would fill the RAM."""
+    compared: list[int] = []
+    cosines = diversity.cosines
+
+    def noted(vectors: np.ndarray) -> np.ndarray:
+        compared.append(len(vectors))
+        return cosines(vectors)
+
+    monkeypatch.setattr(diversity, "cosines", noted)
+    monkeypatch.setattr(diversity, "MOST", 1)
+    monkeypatch.setattr(diversity, "POOL", 2)
+    plain = retriever.retrieve(Query(instruction="pick up the cup", k=10**6))
+    spread = retriever.retrieve(Query(instruction="pick up the cup", k=10**6, diversity=0.5))
+    assert compared == [2]
+    assert [m.entry.entry_id for m in spread.matches] == [m.entry.entry_id for m in plain.matches]
 
 
 def test_diversity_on_an_empty_memory_finds_nothing(tmp_path: Path) -> None:

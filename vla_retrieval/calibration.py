@@ -331,7 +331,7 @@ class Calibration:
                 name: _to_direction(fields) for name, fields in plain["directions"].items()
             }
             return cls(**plain)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise InvalidInputError(
                 "calibration", "JSON as Calibration.to_json writes it", f"{error!r}",
                 "Calibrate the memory again: memory calibrate.",

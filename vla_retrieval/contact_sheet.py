@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vla_retrieval.thumbnails import read_thumbnail
+from vla_retrieval.thumbnails import NO_PICTURE, read_thumbnail
 from vla_retrieval.types import Known, Match, Retrieval, RgbImage
 
 _FONT = Path(__file__).parent / "fonts" / "NotoSansCJKsc-Subset.otf"
@@ -23,6 +23,7 @@ _TILE_SIDE, _TILE_HEIGHT = 200, 150
 _CAPTION_LINES = 2
 _LINE = 20
 _MOST_COLUMNS = 5
+_MOST_MATCHES = 50  # as many as markers show; ten thousand would be a picture of 2 GB
 _PAPER, _INK, _PALE, _RULE = "#fbfaf7", "#1c1b19", "#77736a", "#dcd8ce"
 # Teal and brick red: who does not see red and green tells them apart too.
 _GOOD, _BAD = "#0b7a75", "#b3261e"
@@ -59,16 +60,17 @@ def draw_contact_sheet(
     Args:
         image: The query image, or None.
         instruction: The query instruction, or None.
-        matches: Best first; those with a thumbnail show it.
+        matches: Best first; the first 50 are drawn, those with a thumbnail show it.
         verdict: On the answer as a whole; in colour where it is good or bad.
 
     Returns:
         Uint8, shape ``(height, width, 3)``; the size depends on the number of matches.
     """
+    title = _title(matches) + (_BETWEEN if verdict.text else "")
+    matches = matches[:_MOST_MATCHES]
     rows = max(1, math.ceil(len(matches) / _MOST_COLUMNS))
     columns = max(1, math.ceil(len(matches) / rows))  # rows as full as each other
     tile_height = _TILE_HEIGHT + _LINE * (1 + _CAPTION_LINES) + _MARGIN
-    title = _title(matches) + (_BETWEEN if verdict.text else "")
     titled = math.ceil(_font(15).getlength(title + verdict.text)) + _MARGIN
     right = max(columns * (_TILE_SIDE + _MARGIN), titled, _LEAST_RIGHT)
     width = _MARGIN + _QUERY_SIDE + 2 * _MARGIN + right
@@ -119,7 +121,8 @@ def _color(verdict: Verdict) -> str:
 def _title(matches: Sequence[Match]) -> str:
     if not matches:
         return "No match"
-    return "Best match" if len(matches) == 1 else f"{len(matches)} best matches"
+    drawn = f", {_MOST_MATCHES} drawn" if len(matches) > _MOST_MATCHES else ""
+    return "Best match" if len(matches) == 1 else f"{len(matches)} best matches{drawn}"
 
 
 def _query_height(image: RgbImage | None, instruction: str | None) -> int:
@@ -144,12 +147,16 @@ def _draw_match(
     sheet: Image.Image, draw: ImageDraw.ImageDraw, match: Match, corner: tuple[int, int]
 ) -> None:
     left, top = corner
-    if match.entry.thumbnail:
-        picture = read_thumbnail(match.entry.thumbnail)
+    try:
+        picture = read_thumbnail(match.entry.thumbnail) if match.entry.thumbnail else None
+        lacking = "no thumbnail"
+    except NO_PICTURE:  # an import takes whatever bytes the export has
+        picture, lacking = None, "thumbnail does not decode"
+    if picture is not None:
         _paste(sheet, picture, corner, (_TILE_SIDE, _TILE_HEIGHT))
     else:
         draw.rectangle([left, top, left + _TILE_SIDE, top + _TILE_HEIGHT], outline=_RULE)
-        draw.text((left + 8, top + 8), "no thumbnail", fill=_PALE, font=_font(14))
+        draw.text((left + 8, top + 8), lacking, fill=_PALE, font=_font(14))
     top += _TILE_HEIGHT + 2
     text = f"{match.rank}.  score {match.score:.3f}"
     draw.text((left, top), text, fill=_INK, font=_font(15))

@@ -51,8 +51,11 @@ def check_absent(target: Path) -> None:
 
     Raises:
         InvalidInputError: If something has it; the field is ``out``.
+        StorageError: If nobody can say, as in a folder that this user may not enter.
     """
-    if target.exists() or target.is_symlink():
+    with _looking_at(target):
+        taken = target.exists() or target.is_symlink()
+    if taken:
         raise InvalidInputError(
             "out", "a path that does not exist yet", f"{target}, which does",
             "Give another name, or move it away.",
@@ -64,17 +67,31 @@ def check_place(target: Path) -> None:
 
     Raises:
         InvalidInputError: If something has it, or its folder does not exist; the field is ``out``.
+        StorageError: As ``check_absent`` says.
     """
     check_absent(target)
-    if not target.parent.is_dir():
+    with _looking_at(target):
+        has_folder = target.parent.is_dir()
+    if not has_folder:
         raise InvalidInputError(
             "out", "a path in a folder that exists", str(target), "Make its parent folder first."
         )
 
 
+@contextmanager
+def _looking_at(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot look at {target}: {error.strerror or error}. Give a shorter name, in a folder"
+            " that this user may enter."
+        ) from error
+
+
 def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError):  # also where its name is too long to be looked at
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink()

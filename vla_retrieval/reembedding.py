@@ -14,7 +14,7 @@ from vla_retrieval.errors import InvalidInputError, StorageError
 from vla_retrieval.memory.contents import Contents, Progress, silent
 from vla_retrieval.memory.copying import Copy, copying
 from vla_retrieval.publishing import published
-from vla_retrieval.thumbnails import read_thumbnail, why_no_picture
+from vla_retrieval.thumbnails import NO_PICTURE, read_thumbnail, why_no_picture
 from vla_retrieval.types import Entry, RgbImage
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -41,12 +41,19 @@ def find_images(folder: Path) -> dict[int, Path]:
 
     Raises:
         InvalidInputError: If there is no such folder; the field is ``images``.
+        StorageError: If it cannot be read.
     """
-    if not folder.is_dir():
-        raise InvalidInputError("images", "a folder of <entry_id>.jpg or .png", str(folder))
+    try:
+        if not folder.is_dir():
+            raise InvalidInputError("images", "a folder of <entry_id>.jpg or .png", str(folder))
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise StorageError(
+            f"cannot read {folder}: {error.strerror or error}. Check the path and the rights."
+        ) from error
     return {
         int(path.stem): path
-        for path in sorted(folder.iterdir())
+        for path in paths
         if path.suffix.lower() in _SUFFIXES and path.stem.isascii() and path.stem.isdigit()
     }
 
@@ -144,7 +151,7 @@ def _picture(entry: Entry, images: Mapping[int, Path]) -> RgbImage:
     try:
         with Image.open(path) as picture:
             return np.asarray(picture.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except NO_PICTURE as error:
         raise StorageError(
             f"cannot read {path} as a picture: {error}. Replace it, or take it away."
         ) from error

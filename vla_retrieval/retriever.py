@@ -80,11 +80,12 @@ class Retriever:
             MemoryFullError: If a bound is reached and all that could go are pinned.
             StorageError: If the memory cannot be written; nothing is stored then.
         """
+        # First, because it says of an image that is none what it should have been.
+        scenes = self.encoder.encode_images([image]) if scene is None else scene[None]
+        instructions = self.encoder.encode_instructions([entry.instruction])
         if not entry.thumbnail and self._thumbnail_px:
             thumbnail = make_thumbnail(image, self._thumbnail_px)
             entry = dataclasses.replace(entry, thumbnail=thumbnail)
-        scenes = self.encoder.encode_images([image]) if scene is None else scene[None]
-        instructions = self.encoder.encode_instructions([entry.instruction])
         with while_writing or nullcontext():
             added = self.memory.add_with_report([entry], scenes, instructions)
         return Remembered(added.entry_ids[0], added.merged[0], added.evicted)
@@ -143,7 +144,7 @@ class Retriever:
         """
         while True:
             deadline.check("the search")
-            wanted = query.k * diversity.POOL if query.diversity else query.k
+            wanted = diversity.pool(query.k) if query.diversity else query.k
             found = self.memory.search(probes, wanted, filter=query.filter)
             known = self._judge(query, found)
             # Not in the search: what is known depends on the best score, whether it is wanted
@@ -196,7 +197,8 @@ class Retriever:
 
         Two of them are alike as far as the halves are that the query is compared with.
         """
-        ids = [candidate.entry_id for candidate in found.candidates]
+        looked_at = found.candidates[: diversity.pool(diversity.MOST)]
+        ids = [candidate.entry_id for candidate in looked_at]
         scores = np.array([candidate.score for candidate in found.candidates], dtype=np.float64)
         likeness = np.zeros((len(ids), len(ids)))
         total = sum(probe.weight for probe in probes) or 1.0

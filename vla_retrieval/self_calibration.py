@@ -7,20 +7,20 @@ are all but itself:
   entries of other episodes.
 - *absent*: the same query, where the entries of its instruction are taken away as well.
 
-The instruction is the same when its text is, but for case, width and spaces, or when the caller
-says that texts mean the same. Where nobody says so, what is "absent" may still be there in other
-words or in another language: the report then calls more absent queries known, and confidences are
-lower, than with queries about something new (``tools/tabletop/known.py`` shows both). Where all
-answerable queries of a direction repeat an instruction word for word, as from instructions to
-instructions, scores only tell verbatim repeats from all else: that direction is left out, rather
-than to call each paraphrase unknown. Entries without an ``episode_id`` count as one episode.
+The instruction is the same when its text is, however it is written (``evaluation.relevance``), or
+when the caller says that texts mean the same. Where nobody says so, what is "absent" may still be
+there in other words or in another language: the report then calls more absent queries known, and
+confidences are lower, than with queries about something new (``tools/tabletop/known.py`` shows
+both). Where all answerable queries of a direction repeat an instruction word for word, as from
+instructions to instructions, scores only tell verbatim repeats from all else: that direction is
+left out, rather than to call each paraphrase unknown. Entries without an ``episode_id`` count as
+one episode.
 
 It is exact: every query is compared with every entry in float64, whatever index the memory has.
 """
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -39,6 +39,7 @@ from vla_retrieval.calibration import (
 )
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.evaluation.known import measure_known
+from vla_retrieval.evaluation.relevance import normalise
 from vla_retrieval.evaluation.results import KnownResult
 from vla_retrieval.memory import Memory
 from vla_retrieval.memory.contents import Progress, silent
@@ -100,11 +101,6 @@ class _Labels:
     entry_ids: NDArray[np.int64]
     episodes: NDArray[np.int64]
     instructions: NDArray[np.int64]
-
-
-def normalised(instruction: str) -> str:
-    """Return an instruction without differences of case, width (NFKC) and spaces."""
-    return " ".join(unicodedata.normalize("NFKC", instruction).casefold().split())
 
 
 def calibrate(
@@ -251,7 +247,7 @@ def _first_of(groups: Sequence[Sequence[str]]) -> dict[str, str]:
     """
     first: dict[str, str] = {}
     for group in groups:
-        texts = [normalised(text) for text in group]
+        texts = [normalise(text) for text in group]
         for text in texts:
             if first.setdefault(text, texts[0]) != texts[0]:
                 raise InvalidInputError(
@@ -269,7 +265,7 @@ def _labels(memory: Memory, same: Mapping[str, str], progress: Progress) -> _Lab
     numbers = np.empty((len(ids), 2), np.int64)
     for start in range(0, len(ids), _AT_ONCE):
         for i, entry in enumerate(memory.get_many(ids[start : start + _AT_ONCE]), start):
-            text = normalised(entry.instruction)
+            text = normalise(entry.instruction)
             text = same.get(text, text)
             numbers[i] = (
                 episodes.setdefault(entry.episode_id, len(episodes)),

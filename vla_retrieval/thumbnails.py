@@ -13,6 +13,9 @@ from vla_retrieval.types import RgbImage
 
 _JPEG_QUALITY = 80
 
+NO_PICTURE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises where bytes are no picture."""
+
 
 def make_thumbnail(image: RgbImage, longer_side_px: int) -> bytes:
     """Return the image as JPEG bytes, shrunk (never grown) to the longer side, in pixels."""
@@ -40,7 +43,11 @@ def _shrunk(image: RgbImage, size: tuple[int, int]) -> RgbImage:
 
 
 def read_thumbnail(jpeg: bytes) -> RgbImage:
-    """Return JPEG bytes as an RGB array."""
+    """Return JPEG bytes as an RGB array.
+
+    Raises:
+        OSError: Or another of ``NO_PICTURE``, if they do not decode.
+    """
     with Image.open(io.BytesIO(jpeg)) as picture:
         return np.asarray(picture.convert("RGB"))
 
@@ -52,6 +59,6 @@ def why_no_picture(jpeg: bytes) -> str:
             picture.load()
     except UnidentifiedImageError:  # its own text is an address in RAM
         return f"{len(jpeg)} bytes that begin with {jpeg[:4]!r}"
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except NO_PICTURE as error:
         return str(error) or type(error).__name__
     return ""

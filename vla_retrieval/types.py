@@ -22,6 +22,8 @@ Embeddings: TypeAlias = NDArray[np.float32]
 RgbImage: TypeAlias = NDArray[np.uint8]
 """Uint8, shape ``(height, width, 3)``, channels in RGB order."""
 
+_LONGEST_SIDE = 2**32 - 1  # what a message holds
+
 MAX_INSTRUCTION_BYTES = 10_000
 """Longest instruction that is taken, in UTF-8 bytes; no tower reads as much as this."""
 
@@ -120,8 +122,8 @@ class Action:
         values: Float32, shape ``(prod(shape),)``, in the units that the action space defines.
 
     Raises:
-        InvalidInputError: If the shape does not hold the values, the space has no name, or a
-            value is not finite.
+        InvalidInputError: If the shape does not hold the values or a side is no uint32, the space
+            has no name, or a value is not finite.
     """
 
     space: str
@@ -130,6 +132,10 @@ class Action:
 
     def __post_init__(self) -> None:
         """Check that the shape holds the values."""
+        if not all(0 <= side <= _LONGEST_SIDE for side in self.shape):
+            raise InvalidInputError(
+                "action.shape", f"sides from 0 to {_LONGEST_SIDE}", str(list(self.shape))
+            )
         count = math.prod(self.shape) if self.shape else 0
         if count != self.values.size:
             raise InvalidInputError(
@@ -321,7 +327,7 @@ class Query:
         k: Most matches wanted, from 1 on.
         min_score: Matches below it are left out.
         diversity: In [0, 1]. 0 ranks by score; above, a match that resembles those before it
-            comes later or not at all (``vla_retrieval/diversity.py``).
+            comes later or not at all; from the 501st on by score (``vla_retrieval/diversity.py``).
 
     Raises:
         InvalidInputError: If a field is out of its range, or both query parts are missing.

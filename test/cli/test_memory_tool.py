@@ -355,6 +355,7 @@ class TestCalibrate:
             file.write_bytes(content)
         said = run("calibrate", visited, "--same", file, code=1).stderr
         assert "same" in said
+        assert "disk" not in said  # that is the memory's next step
 
     def test_of_too_little_data_is_1_and_stores_nothing(self, directory: Path) -> None:
         done = run("calibrate", directory, "--json", code=1)

@@ -139,14 +139,42 @@ def test_existing_output_is_refused_before_anything_is_read(
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("none/h.safetensors", "Make its parent folder first"), ("h.html", "not called as its page")],
-)
+    [("none/h.safetensors", "Make its parent folder first"), ("h.html", "not called as its page"),
+     ("/", "a path that does not exist yet")],
+)  # fmt: skip
 def test_output_that_cannot_be_written_is_refused_before_anything_is_read(
     name: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run("--method", "joint", "--memory", tmp_path / "none", "--output", tmp_path / name, code=1)
 
     assert said in capsys.readouterr().err
+
+
+def test_a_setting_that_is_out_of_range_is_wrong_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("--method", "hash", "--bits", "100", "--memory", tmp_path / "none", "--output",
+        tmp_path / "h.safetensors", code=2)  # fmt: skip
+
+    assert "bits: expected a multiple of 8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("at", "said"), [("save_head", "no head is written"), ("write_page", "the head is written")]
+)
+def test_an_interrupted_call_says_whether_there_is_a_head(
+    at: str, said: str, directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def interrupt(*of: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"vla_retrieval.cli.train.{at}", interrupt)
+    output = tmp_path / "h.safetensors"
+    run("--method", "metric", "--memory", directory, "--output", output, *QUICK, code=130)
+
+    assert said in capsys.readouterr().err
+    assert output.exists() == (said == "the head is written")
 
 
 def test_every_option_of_the_model_reaches_the_encoder(

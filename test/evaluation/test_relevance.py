@@ -128,7 +128,9 @@ def test_labels_are_read_in_either_direction(tmp_path: Path, name: str, text: st
 
 
 @pytest.mark.parametrize(
-    "text", ["- a\n", "a: {b: c}\n", "a: [1]\n", "a: ''\n", "[", "a: [x]\nb: [x]"]
+    "text",
+    ["- a\n", "a: {b: c}\n", "a: [1]\n", "a: ''\n", "[", "a: [x]\nb: [x]", "[" * 5000],
+    ids=["list", "mapping", "number", "nothing", "cut off", "two labels", "nested without end"],
 )
 def test_a_file_that_holds_no_labels_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "labels.yaml"

@@ -109,9 +109,9 @@ def test_an_existing_file_is_never_overwritten(tmp_path: Path) -> None:
     assert load_head(tmp_path / "head.safetensors").method == "joint"
 
 
-@pytest.mark.parametrize("kind", ["absent", "folder"])
+@pytest.mark.parametrize("kind", ["absent", "folder", "name too long"])
 def test_no_file_is_named(kind: str, tmp_path: Path) -> None:
-    path = tmp_path / "head.safetensors"
+    path = tmp_path / ("h" * 300 if kind == "name too long" else "head.safetensors")
     if kind == "folder":
         path.mkdir()
 

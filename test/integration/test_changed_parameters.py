@@ -24,6 +24,7 @@ def manager(node: NodeProcess, robot: Robot) -> Manager:
         ({"min_score": 5000.0}, "min_score"),
         ({"query_rate_hz": 0.0}, "query_rate_hz"),
         ({"head": "no/such/head"}, "No head at"),
+        ({"head": "h" * 300}, "name too long"),
         ({"head": "/etc/passwd"}, "remote_paths_dir"),
         ({"memory_dir": "other"}, "memory_dir is read at configure"),
         ({"remote_paths_dir": "/"}, "read-only"),

@@ -19,6 +19,7 @@ from vla_retrieval.errors import (
     MemoryFormatError,
     MemoryMismatchError,
     RetrievalError,
+    StorageError,
 )
 from vla_retrieval.memory import Memory
 from vla_retrieval.memory.contents import Contents, open_contents
@@ -366,7 +367,10 @@ class TestTheImport:
         ("field", "value"),
         [
             ("stamp_ns", 1.5), ("stamp_ns", "1"), ("instruction", ""), ("instruction", 7),
-            ("outcome", "won"), ("tags", [1]), ("tags", 1), ("metadata", {"a": 1}),
+            ("outcome", "won"), ("tags", [1]), ("tags", 1), ("tags", "cup"), ("pinned", "no"),
+            ("metadata", {"a": 1}), ("entry_id", True), ("stamp_ns", True),
+            ("action", {"space": "a", "shape": [-1, -1], "values": [1]}),
+            ("action", {"space": "a", "shape": [2**32, 0], "values": []}),
             ("action", {"space": "a", "shape": [2], "values": [1]}),
             ("action", {"space": "a", "shape": [1], "values": ["x"]}),
             ("action", {"space": "a", "shape": [1], "values": [10**400]}),
@@ -420,3 +424,72 @@ class TestTheImport:
             path.write_bytes(b"".join(wrong))
             with pytest.raises(InvalidInputError, match=r"expected 5 lines, as memory\.json says"):
                 load(open_memory(directory=tmp_path / f"other{len(wrong)}"), tmp_path / "out")
+
+
+class TestAnExportThatOthersChanged:
+    @pytest.fixture
+    def folder(self, open_memory: OpenMemory, directory: Path, tmp_path: Path) -> Path:
+        fill(open_memory()).close()
+        export(directory, tmp_path / "out", "directory")
+        return tmp_path / "out"
+
+    @pytest.mark.parametrize(
+        "header",
+        ["{", "'''", f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({10**30}, 8)}}",
+         "{'descr': '<f4', 'fortran_order': False, 'shape': (-5, 8)}"],
+        ids=["cut off", "text without end", "longer than any disk", "shorter than nothing"],
+    )  # fmt: skip
+    def test_has_an_array_with_a_false_header_and_is_refused(
+        self, folder: Path, header: str
+    ) -> None:
+        text = header.ljust(117).encode() + b"\n"
+        (folder / "scenes.npy").write_bytes(
+            b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(64)
+        )
+        with pytest.raises(InvalidInputError, match="a folder of `memory export`"):
+            open_source(folder)
+
+    def test_has_an_archive_in_place_of_an_array_and_is_refused(self, folder: Path) -> None:
+        with (folder / "scenes.npy").open("wb") as file:
+            np.savez(file, a=np.zeros(3))
+        with pytest.raises(InvalidInputError, match="a folder of `memory export`"):
+            open_source(folder)
+
+    @pytest.mark.parametrize("count", ["Infinity", "5.7", "true", '"5"'])
+    def test_has_a_count_that_is_none_and_is_refused(self, folder: Path, count: str) -> None:
+        path = folder / "memory.json"
+        path.write_text(path.read_text().replace('"entries": 5', f'"entries": {count}'))
+        with pytest.raises(InvalidInputError, match="expected a whole number"):
+            open_source(folder)
+
+    def test_has_lost_its_lines_and_says_so(self, folder: Path) -> None:
+        source = open_source(folder)
+        (folder / "entries.jsonl").unlink()
+        with pytest.raises(StorageError, match=r"cannot read .*entries\.jsonl: No such file"):
+            list(source.batches())
+
+    def test_has_a_path_that_cannot_be_looked_at_and_says_why(self, tmp_path: Path) -> None:
+        with pytest.raises(StorageError, match="name too long"):
+            open_source(tmp_path / ("x" * 300))
+
+    @pytest.mark.parametrize("wrong", ["text", "format", "two columns"])
+    def test_is_a_parquet_file_that_is_no_longer_whole_and_is_refused(
+        self, wrong: str, open_memory: OpenMemory, directory: Path, tmp_path: Path
+    ) -> None:
+        pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        fill(open_memory(), 1).close()
+        export(directory, tmp_path / "out", "parquet")
+        table = pq.read_table(tmp_path / "out")
+        if wrong == "text":
+            bytes_of = pa.array([b"\xff"], pa.binary()).buffers()
+            no_text = pa.Array.from_buffers(pa.string(), 1, bytes_of)
+            place = table.schema.get_field_index("instruction")
+            table = table.set_column(place, "instruction", no_text)
+        elif wrong == "format":
+            said = {**table.schema.metadata, b"vla_retrieval.format": b"\xff"}
+            table = table.replace_schema_metadata(said)
+        else:
+            table = table.append_column("instruction", table["instruction"])
+        pq.write_table(table, tmp_path / "changed")
+        with pytest.raises(InvalidInputError, match=r"row|format|two of them"):
+            load(open_memory(directory=tmp_path / "other"), tmp_path / "changed")

@@ -77,6 +77,11 @@ def test_a_link_inside_is_not_followed(tmp_path: Path, link: str) -> None:
         Paths(root, {}).resolve("head", value)
 
 
+def test_a_name_that_no_disk_takes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"head: .*name too long"):
+        Paths(tmp_path, {}).resolve("head", "h" * 300)
+
+
 @given(st.text())
 def test_no_text_leads_out(text: str) -> None:
     """Whatever is accepted lies below, by the operating system's own idea of a path."""

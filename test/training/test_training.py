@@ -9,7 +9,7 @@ import pytest
 
 from test.training import made_up
 from vla_retrieval.errors import InvalidInputError, MissingLibraryError
-from vla_retrieval.heads import METHODS, JointHead
+from vla_retrieval.heads import METHODS, HashHead, JointHead
 from vla_retrieval.training import Pairs, TrainingSettings, train
 from vla_retrieval.training.splitting import split_episodes
 from vla_retrieval.types import Modality
@@ -71,6 +71,26 @@ def test_hash_training_ranks_better_than_random_hyperplanes() -> None:
     assert held_out(record, "after", "scene to scenes") > 0.03 + held_out(
         record, "before", "scene to scenes"
     )
+
+
+@pytest.mark.parametrize(
+    ("threshold", "kept"), [(9, False), (1e-9, True)], ids=["one code for all", "as random ones"]
+)
+def test_hash_training_keeps_random_hyperplanes_where_those_validate_better(
+    threshold: float, kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def learned(pairs: Pairs, space: object, bits: int, seed: int) -> tuple[HashHead, str]:
+        weights = dict(HashHead.initial(pairs.encoder, bits, seed).weights)
+        thresholds = np.full(bits, threshold, np.float32)
+        weights |= {f"{m.value}.threshold": thresholds for m in Modality}
+        return HashHead(pairs.encoder, weights), "made up"
+
+    monkeypatch.setattr("vla_retrieval.training.fitting.hash_start", learned)
+    trained = train(made_up.aligned(), settings("hash", epochs=1, learning_rate=1e-6))
+    random = HashHead.initial(trained.head.encoder, 64, 0)
+
+    assert trained.record["untrained"] != kept
+    assert (trained.head.digest != random.digest) == kept
 
 
 @ALL
@@ -144,9 +164,9 @@ def test_missing_library_is_named_with_what_to_install(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("method", "magic"), ("bits", 100), ("seed", -1), ("epochs", 0), ("patience", 0),
-        ("batch", 7), ("learning_rate", 0.0), ("learning_rate", 2.0), ("temperature", 0.0),
-        ("weight_decay", -1.0), ("weight_decay", float("nan")),
+        ("method", "magic"), ("bits", 100), ("seed", -1), ("seed", 2**63), ("epochs", 0),
+        ("patience", 0), ("batch", 7), ("learning_rate", 0.0), ("learning_rate", 2.0),
+        ("temperature", 0.0), ("weight_decay", -1.0), ("weight_decay", float("nan")),
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_refused(field: str, value: object) -> None:

@@ -232,19 +232,18 @@ def test_measures_are_those_of_a_count_by_hand(direction: str) -> None:
     assert measured["hit@1"].mean() == pytest.approx(np.mean(hits), abs=1e-9)
 
 
-def test_labels_come_from_words_groups_keys_or_episodes() -> None:
+def test_labels_come_from_words_groups_or_keys() -> None:
     metadata = {"task": "tidy"}
     words = LabelRule()
     labelled = LabelRule(labels={"Take the cup!": "cup"})
     grouped = LabelRule(same=[["take the cup", "拿起杯子"]])
 
-    assert words("Take  the CUP.", "1", {}) == words("take the cup", "2", metadata)
-    assert words("take the cup", "1", {}) != words("take the bowl", "1", {})
-    assert labelled("take the cup", "1", {}) == "label cup"
-    assert grouped("拿起杯子。", "1", {}) == grouped("take the cup", "2", {})
-    assert LabelRule(key="task")("anything", "1", metadata) == "tidy"
-    assert LabelRule(key="task")("anything", "1", {}) == ""
-    assert LabelRule(key="episode")("a", "7", {}) == LabelRule(key="episode")("b", "7", {})
+    assert words("Take  the CUP.", {}) == words("take the cup", metadata)
+    assert words("take the cup", {}) != words("take the bowl", {})
+    assert labelled("take the cup", {}) == "label cup"
+    assert grouped("拿起杯子。", {}) == grouped("take the cup", {})
+    assert LabelRule(key="task")("anything", metadata) == "tidy"
+    assert LabelRule(key="task")("anything", {}) == ""
 
 
 def test_two_rules_at_once_are_refused() -> None:

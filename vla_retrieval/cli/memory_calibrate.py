@@ -16,7 +16,6 @@ from vla_retrieval.cli.output import print_json, progress_bars
 from vla_retrieval.errors import StorageError
 from vla_retrieval.evaluation.results import Estimate
 from vla_retrieval.heads import load_head
-from vla_retrieval.memory.failures import storage_errors
 from vla_retrieval.projection import short_digest
 from vla_retrieval.self_calibration import SelfCalibration
 from vla_retrieval.self_calibration import calibrate as calibrated
@@ -51,8 +50,12 @@ def read_groups(path: Path) -> list[list[str]]:
         StorageError: If it cannot be read, or is no text.
     """
     try:
-        with storage_errors("read", path), path.open(newline="", encoding="utf-8-sig") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [[cell for cell in row if cell.strip()] for row in csv.reader(file)]
+    except OSError as error:
+        raise StorageError(
+            f"cannot read {path}: {error.strerror or error}. Check the path and the rights."
+        ) from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise StorageError(f"{path}: expected CSV in UTF-8, got {error}.") from error
     return [row for row in rows if row]

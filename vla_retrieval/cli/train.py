@@ -28,40 +28,41 @@ from vla_retrieval.training import LabelRule, Pairs, Trained, TrainingSettings, 
 from vla_retrieval.training.data import from_memory
 from vla_retrieval.training.page import told_of_proposing, write_page
 
-_EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted (no head is written)"
+_EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code."""
-    args = _parser().parse_args(arguments)
+    parser = _parser()
+    args = parser.parse_args(arguments)
     try:
-        _train(args)
+        settings = _settings(args)
+    except InvalidInputError as error:
+        parser.error(str(error))
+    try:
+        _train(args, settings)
         code = 0
     except RetrievalError as error:
         print_error("train", error, as_json=args.json)
         code = 1
     except KeyboardInterrupt:
-        print("train: interrupted; no head is written.", file=sys.stderr)
+        # What is there was written by this call: an existing output is refused at the start.
+        written = "the head is written" if args.output.exists() else "no head is written"
+        print(f"train: interrupted; {written}.", file=sys.stderr)
         code = 130
     sys.exit(code)
 
 
-def _train(args: argparse.Namespace) -> None:
-    settings = TrainingSettings(
+def _settings(args: argparse.Namespace) -> TrainingSettings:
+    return TrainingSettings(
         args.method, args.bits, args.seed, args.epochs, args.patience, args.batch,
         args.learning_rate, args.weight_decay, args.temperature, args.device,
     )  # fmt: skip
-    page = None if args.no_page else args.output.with_suffix(".html")
-    for target in filter(None, (args.output, page)):
-        check_place(target)
-    if page == args.output:
-        raise InvalidInputError(
-            "output", "a file that is not called as its page, *.safetensors", str(page),
-            "Give another name, or --no-page.",
-        )  # fmt: skip
-    if page is not None:
-        library("matplotlib")
-        library("jinja2")
+
+
+def _train(args: argparse.Namespace, settings: TrainingSettings) -> None:
+    check_place(args.output)
+    page = None if args.no_page else _page_of(args.output)
     rule = LabelRule(
         read_labels(args.labels) if args.labels else None,
         read_groups(args.same) if args.same else (),
@@ -77,6 +78,20 @@ def _train(args: argparse.Namespace) -> None:
         print_json({**_about(trained), "output": args.output, "page": page, **trained.record})
     else:
         _print(trained, args.output, page)
+
+
+def _page_of(output: Path) -> Path:
+    """Return where the page goes; refuse before any work what could not be written."""
+    page = output.with_suffix(".html")
+    if page == output:
+        raise InvalidInputError(
+            "output", "a file that is not called as its page, *.safetensors", str(page),
+            "Give another name, or --no-page.",
+        )  # fmt: skip
+    check_place(page)
+    library("matplotlib")
+    library("jinja2")
+    return page
 
 
 def _pairs(args: argparse.Namespace, rule: LabelRule) -> Pairs:
@@ -143,7 +158,11 @@ def _print(trained: Trained, output: Path, page: Path | None) -> None:
         f" (share {curves['share']:g}), {record['seconds']:.1f} s"
     )
     if record["untrained"]:
-        console.print("nothing was surely better than the encoder alone: the head changes nothing")
+        console.print(
+            "random hyperplanes validated better than what was learned: the codes are theirs"
+            if trained.head.bits
+            else "nothing was surely better than the encoder alone: the head changes nothing"
+        )
     console.print(table)
     if "proposing" in record:
         console.print(told_of_proposing(record["proposing"]["test"]))
@@ -177,7 +196,7 @@ def _parser() -> argparse.ArgumentParser:
     ).add_mutually_exclusive_group()
     labels.add_argument("--labels", type=Path, help="YAML or JSON of label and instructions")
     labels.add_argument("--same", type=Path, help="CSV, each row paraphrases and translations")
-    labels.add_argument("--label-key", default="", help="a metadata key of entries, or episode")
+    labels.add_argument("--label-key", default="", help="a metadata key of entries (of --memory)")
     _add_training(parser.add_argument_group("training"))
     add_model(parser.add_argument_group("model (of --bag) and device"))
     reading = parser.add_argument_group("reading (of --bag)")

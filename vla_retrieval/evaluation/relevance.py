@@ -190,7 +190,7 @@ def read_labels(path: Path) -> dict[str, str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         got = str(error).splitlines()[0]
         raise InvalidInputError("labels", expected, f"{path}: {got}") from error
     if not isinstance(content, dict):

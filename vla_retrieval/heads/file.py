@@ -97,9 +97,12 @@ def save_head(head: WeightedHead, path: Path, record: Mapping[str, Any] | None =
 
 def _read(path: Path) -> tuple[dict[str, str], Weights]:
     """Return the metadata, with all keys, and the arrays."""
-    if not path.is_file():
-        got = "a directory" if path.is_dir() else "nothing"
-        raise HeadError(f"No head at {path}: expected a file, got {got}. Check the path.")
+    try:
+        found = "a file" if path.is_file() else "a directory" if path.is_dir() else "nothing"
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        found = str(error.strerror)
+    if found != "a file":
+        raise HeadError(f"No head at {path}: expected a file, got {found}. Check the path.")
     try:
         with safe_open(path, framework="numpy") as file:
             metadata: dict[str, str] = file.metadata() or {}

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 from rclpy.serialization import deserialize_message
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from sensor_msgs.msg import CompressedImage
 
@@ -60,10 +61,10 @@ def run_demo(
     """
     console = Console()
     memory_dir = output_dir / "demo_memory"  # is emptied: not the name of a robot's
-    output_dir.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(memory_dir, ignore_errors=True)
     log_path = output_dir / "node.log"
     try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(memory_dir, ignore_errors=True)
         bag = bag or find_shipped("bag")
         with (
             _node_process(memory_dir, log_path, model) as process,
@@ -86,8 +87,8 @@ def run_demo(
             sheets = _ask(console, client, [*_QUESTIONS, *more])
             picture = output_dir / "contact_sheet.png"
             Image.fromarray(_stack(sheets)).save(picture)
-    except (RetrievalError, TimeoutError) as error:
-        console.print(f"[red]{error}[/]")
+    except (RetrievalError, OSError) as error:  # the latter also where something takes too long
+        console.print(str(error), style="red", markup=False)
         return 1
     console.print(f"[bold]4[/]  Look at {picture}; the node's log is {log_path}")
     return 0
@@ -202,13 +203,18 @@ def _ask(console: Console, client: RetrievalClient, questions: Sequence[str]) ->
         sheets.append(draw_contact_sheet(None, question, _matches(answer)))
     # The scene that the robot sees now has been remembered: what is like it from before?
     newest = client.call("retrieve", use_newest_frame=True, k=1, with_thumbnails=True)
-    episode = _checked(newest).result.matches[0]
+    before = _checked(newest).result.matches
+    if not before:
+        raise RetrievalError(
+            f"nothing was remembered: expected images on {_IMAGES} while an instruction of"
+            f" {_INSTRUCTIONS} was in force, got none. Give another bag."
+        )
     targets = messages.Query.TARGET_INSTRUCTIONS
     answer = _checked(
         client.call("retrieve", use_newest_frame=True, target=targets, k=_K, with_thumbnails=True)
     )
     console.print(_table("newest frame → instructions", answer))
-    thumbnail = to_rgb(episode.thumbnail, "thumbnail")
+    thumbnail = to_rgb(before[0].thumbnail, "thumbnail")
     sheets.append(draw_contact_sheet(thumbnail, "(by image alone)", _matches(answer)))
     return sheets
 
@@ -220,7 +226,7 @@ def _checked(response: Any) -> Any:
 
 
 def _table(title: str, answer: Any) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=escape(title), title_justify="left", title_style="bold")
     table.add_column("rank", justify="right")
     table.add_column("score", justify="right")
     # Folded and not cut: Chinese has no spaces to break at.
@@ -229,8 +235,8 @@ def _table(title: str, answer: Any) -> Table:
     table.add_column("entry", justify="right")
     for match in answer.result.matches:
         table.add_row(
-            str(match.rank), f"{match.score:.3f}", match.instruction, match.episode_id,
-            str(match.entry_id),
+            str(match.rank), f"{match.score:.3f}", escape(match.instruction),
+            escape(match.episode_id), str(match.entry_id),
         )  # fmt: skip
     times = answer.result.times
     table.caption = f"{answer.result.memory_size} entries, {1e3 * times.total_sec:.1f} ms"

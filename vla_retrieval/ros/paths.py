@@ -76,7 +76,12 @@ class Paths:
         inside = self._root
         for part in path.parts:
             inside = inside / part
-            if inside.is_symlink():
+            try:
+                is_link = inside.is_symlink()
+            except OSError as error:  # a name that is too long, a folder that may not be entered
+                got = f"{value!r:.200}, where looking for links failed: {error.strerror}"
+                raise self._refused(name, got) from error
+            if is_link:
                 raise self._refused(name, f"{value!r}, where {inside} is a link")
         return inside
 

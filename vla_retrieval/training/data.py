@@ -126,7 +126,7 @@ def from_memory(
         for modality in Modality:
             halves[modality].append(memory.embeddings_of(some, modality))
         progress("reading", start + len(some), len(ids))
-    labels = [rule(e.instruction, e.episode_id, e.metadata) for e in entries]
+    labels = [rule(e.instruction, e.metadata) for e in entries]
     kept = np.array([i for i, label in enumerate(labels) if label], np.int64)
     empty = np.zeros((0, memory.fingerprint.dim), np.float32)
     scenes, instructions = (np.concatenate([empty, *halves[m]])[kept] for m in Modality)

@@ -26,7 +26,8 @@ class Fitted:
         before: Untrained, to compare with.
         start_name: What learning began with.
         curves: What happened.
-        untrained: Whether the head is the identity, because nothing was surely better.
+        untrained: Whether the head is the one before, because nothing was surely better than the
+            identity, or because random hyperplanes validated better.
     """
 
     head: WeightedHead
@@ -64,7 +65,14 @@ def fit_method(
         before = JointHead.identity(pairs.encoder)
         learner = JointLearner(as_joint(start.head), settings, device)
     head, curves = fit(learner, batch, settings, validation, told)
-    # Random hyperplanes are nobody's choice; the encoder's own embeddings are.
-    if settings.method != "hash" and not validation.surely_better(head, before):
-        return Fitted(before, before, name, curves, untrained=True)
-    return Fitted(head, before, name, curves)
+    if _is_kept(head, before, validation):
+        return Fitted(head, before, name, curves)
+    return Fitted(before, before, name, curves, untrained=True)
+
+
+def _is_kept(head: WeightedHead, before: WeightedHead, validation: Validation) -> bool:
+    # The encoder's own embeddings are left only for what is surely better. Random hyperplanes are
+    # nobody's choice, and where few episodes validate, they tie with what finds more of others.
+    if head.bits:
+        return validation(head) >= validation(before)
+    return validation.surely_better(head, before)

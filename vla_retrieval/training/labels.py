@@ -1,4 +1,4 @@
-"""What makes two pairs the same task: their words, a label, or the episode that they are of."""
+"""What makes two pairs the same task: their words, or a label."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.evaluation.relevance import Labels, normalise
-
-BY_EPISODE = "episode"
-"""In place of a metadata key: the episode is the label."""
 
 
 class LabelRule:
@@ -18,8 +15,8 @@ class LabelRule:
         labels: Instruction to task label (``evaluation.relevance.read_labels``); an instruction
             without one is the only one of its task.
         same: Groups of instructions that mean the same, paraphrases or translations.
-        key: Metadata key whose value is the label, or ``"episode"``. Then words do not count, and
-            a pair without a value has no label.
+        key: Metadata key whose value is the label. Then words do not count, and a pair without a
+            value has no label.
 
     Raises:
         InvalidInputError: If more than one is given, or they contradict themselves.
@@ -43,13 +40,11 @@ class LabelRule:
     def description(self) -> str:
         """One line for the record."""
         if self._key:
-            return "the episode" if self._key == BY_EPISODE else f"metadata key {self._key!r}"
+            return f"metadata key {self._key!r}"
         return "the instruction, or the label that it has"
 
-    def __call__(self, instruction: str, episode_id: str, metadata: Mapping[str, str]) -> str:
+    def __call__(self, instruction: str, metadata: Mapping[str, str]) -> str:
         """Return the label of a pair, or an empty string where it has none."""
-        if self._key == BY_EPISODE:
-            return f"episode {episode_id}"
         if self._key:
             return metadata.get(self._key, "")
         return self._words(instruction)

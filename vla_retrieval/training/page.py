@@ -110,12 +110,15 @@ def _told(record: dict[str, Any]) -> str:
     curves = record["curves"]
     ended = "stopped early" if curves["stopped_early"] else "ran to the last epoch"
     validated = ", ".join(record["validated"]["directions"])
-    kept = (
-        "Nothing was surely better than the untrained head, which is what the file holds."
-        if record["untrained"]
-        else f"The head is that after epoch {curves['best_epoch']}, at share {curves['share']:g} of"
-        " the way from the start."
-    )
+    if not record["untrained"]:
+        kept = (
+            f"The head is that after epoch {curves['best_epoch']}, at share {curves['share']:g} of"
+            " the way from the start."
+        )
+    elif record["settings"]["method"] == "hash":
+        kept = "The untrained head validated better, and is what the file holds."
+    else:
+        kept = "Nothing was surely better than the untrained head, which is what the file holds."
     return (
         f"Began with {record['start']}; {ended}. {kept}"
         f" Validation is the {record['validated']['metric']}, of: {validated}."

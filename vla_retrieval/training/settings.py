@@ -10,6 +10,8 @@ from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.heads import METHODS
 from vla_retrieval.heads.hashing import check_bits
 
+_LAST_SEED = 2**63 - 1  # of torch's generators
+
 LEARNING_RATES = {"joint": 2e-4, "metric": 1e-3, "hash": 3e-4}
 """Method to the learning rate that validated best on rendered scenes."""
 
@@ -21,7 +23,7 @@ class TrainingSettings:
     Attributes:
         method: ``joint``, ``metric`` or ``hash``.
         bits: Length of a code, a multiple of 8 from 64 to 512; without meaning for the others.
-        seed: Of the split, the start and the batches. From 0 on.
+        seed: Of the split, the start and the batches. From 0 to 2^63 - 1.
         epochs: At most, from 1 on; training stops earlier when validation gets no better.
         patience: Epochs without a better validation after which it stops, from 1 on.
         batch: Pairs at a time, from 8 on. More of them are more to be told apart from.
@@ -57,6 +59,8 @@ class TrainingSettings:
             if getattr(self, name) < least:
                 got = str(getattr(self, name))
                 raise InvalidInputError(name, f"a whole number from {least} on", got)
+        if self.seed > _LAST_SEED:
+            raise InvalidInputError("seed", "a whole number up to 2^63 - 1", str(self.seed))
         for name, value in (("learning_rate", self.rate), ("temperature", self.temperature)):
             if not 0 < value <= 1:
                 raise InvalidInputError(name, "a number above 0 and at most 1", str(value))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import tokenize
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -26,6 +27,8 @@ from vla_retrieval.transfer.records import (
     fingerprint_to_text,
     from_record,
     to_record,
+    unreadable,
+    whole,
 )
 from vla_retrieval.types import Embeddings
 
@@ -34,6 +37,10 @@ _SCENES, _INSTRUCTIONS = "scenes.npy", "instructions.npy"
 _CODES = ("scene_codes.npy", "instruction_codes.npy")
 _THUMBNAILS = "thumbnails"
 _ROWS_AT_ONCE = 256
+# TokenError and OverflowError are NumPy's for a header that is no Python, or of an endless shape.
+_NOT_OURS = (
+    KeyError, TypeError, ValueError, EOFError, tokenize.TokenError, OverflowError, RecursionError,
+)  # fmt: skip
 _README = """\
 The entries of a robot's memory, written by `memory export`.
 
@@ -123,35 +130,41 @@ class FolderSource:
             self.fingerprint = fingerprint_from_text(
                 json.dumps(about["fingerprint"]), str(path / _ABOUT)
             )
-            self.count = int(about["entries"])
+            self.count = whole(about["entries"])
             self._halves = [self._array(path / name) for name in names[2:]]
-        except (KeyError, TypeError, ValueError, EOFError, RecursionError) as error:
+        except _NOT_OURS as error:
             raise InvalidInputError(
                 "source", "a folder of `memory export`", f"{path}: {error!r}"
             ) from error
         except OSError as error:
-            raise StorageError(
-                f"cannot read {path}: {error}. Check the path and rights."
-            ) from error
+            raise unreadable(path, error) from error
 
     def batches(self) -> Iterator[Batch]:
         """Yield all entries; see ``Source``."""
         start = 0
-        with (self._path / _ENTRIES).open("rb") as lines:
-            while some := list(itertools.islice(lines, _ROWS_AT_ONCE)):
-                stop = start + len(some)
-                if stop > self.count:
-                    raise self._another_length(f"{stop} or more")
-                records = [self._record(line, start + i) for i, line in enumerate(some, 1)]
-                entries = [
-                    from_record(record, self._thumbnail(record), self._place(start + i))
-                    for i, record in enumerate(records, 1)
-                ]
-                scenes, instructions = (np.array(half[start:stop]) for half in self._halves)
-                yield Batch([r["entry_id"] for r in records], entries, scenes, instructions)
-                start = stop
+        for some in self._lines():
+            stop = start + len(some)
+            if stop > self.count:
+                raise self._another_length(f"{stop} or more")
+            records = [self._record(line, start + i) for i, line in enumerate(some, 1)]
+            entries = [
+                from_record(record, self._thumbnail(record), self._place(start + i))
+                for i, record in enumerate(records, 1)
+            ]
+            scenes, instructions = (np.array(half[start:stop]) for half in self._halves)
+            yield Batch([r["entry_id"] for r in records], entries, scenes, instructions)
+            start = stop
         if start < self.count:
             raise self._another_length(str(start))
+
+    def _lines(self) -> Iterator[list[bytes]]:
+        path = self._path / _ENTRIES
+        try:
+            with path.open("rb") as lines:
+                while some := list(itertools.islice(lines, _ROWS_AT_ONCE)):
+                    yield some
+        except OSError as error:
+            raise unreadable(path, error) from error
 
     def _place(self, line: int) -> str:
         return f"{self._path / _ENTRIES}, line {line}"
@@ -159,9 +172,10 @@ class FolderSource:
     def _record(self, line: bytes, number: int) -> Record:
         try:
             record = json.loads(line)
-            if not isinstance(record, dict) or not isinstance(record["entry_id"], int):
+            if not isinstance(record, dict) or "entry_id" not in record:
                 raise ValueError("no entry with an entry_id")
-        except (ValueError, KeyError, RecursionError) as error:
+            whole(record["entry_id"])
+        except (ValueError, TypeError, RecursionError) as error:
             raise InvalidInputError(
                 self._place(number), "an entry as an export writes it", str(error)
             ) from error
@@ -180,7 +194,7 @@ class FolderSource:
             ) from error
 
     def _array(self, path: Path) -> Embeddings:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.lib.format.open_memmap(path, mode="r")  # never an archive, never a pickle
         wanted = (self.count, self.fingerprint.dim)
         if array.shape != wanted or array.dtype != np.float32:
             raise InvalidInputError(

@@ -9,7 +9,7 @@ from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.memory import Memory
 from vla_retrieval.transfer.folder import FolderSource
 from vla_retrieval.transfer.parquet import ParquetSource
-from vla_retrieval.transfer.records import Source
+from vla_retrieval.transfer.records import Source, unreadable
 
 Stored = Callable[[Sequence[int], Sequence[int]], None]
 """Told, after each commit, the ids of entries in the export and their ids in the memory."""
@@ -22,9 +22,13 @@ def open_source(path: Path) -> Source:
         InvalidInputError: If it is neither.
         StorageError: If it cannot be read, or needs pyarrow and that is not installed.
     """
-    if path.is_dir():
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise unreadable(path, error) from error
+    if is_folder:
         return FolderSource(path)
-    if path.is_file():
+    if is_file:
         return ParquetSource(path)
     raise InvalidInputError(
         "source", "a Parquet file or a folder of `memory export`", f"{path}, where nothing is"

@@ -103,13 +103,14 @@ class ParquetSource:
         said = self._file.schema_arrow.metadata or {}
         if _FINGERPRINT_KEY not in said:
             raise self._not_ours(f"one without {_FINGERPRINT_KEY.decode()} in its metadata")
-        check_format(said.get(_FORMAT_KEY, b"").decode(), str(path))
+        check_format(said.get(_FORMAT_KEY, b"").decode(errors="replace"), str(path))
         self.fingerprint = fingerprint_from_text(said[_FINGERPRINT_KEY], str(path))
         self.count = int(self._file.metadata.num_rows)
         self._schema = _schema(self._pa, self.fingerprint)
-        missing = set(self._schema.names) - set(self._file.schema_arrow.names)
-        if missing:
-            raise self._not_ours(f"one without the columns {', '.join(sorted(missing))}")
+        names = self._file.schema_arrow.names
+        wrong = [name for name in self._schema.names if names.count(name) != 1]
+        if wrong:
+            raise self._not_ours(f"one without the columns {', '.join(wrong)}, or with two of them")
 
     def batches(self) -> Iterator[Batch]:
         """Yield all entries; see ``Source``."""
@@ -119,7 +120,7 @@ class ParquetSource:
                 table = self._pa.Table.from_batches([found]).select(self._schema.names)
                 yield self._to_batch(table.cast(self._schema).combine_chunks(), row)
                 row += table.num_rows
-        except (self._pa.ArrowException, OSError) as error:
+        except (self._pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise self._not_ours(f"one whose rows from {row} on cannot be read: {error}") from error
 
     def _to_batch(self, table: Any, row: int) -> Batch:

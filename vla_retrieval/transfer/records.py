@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.errors import InvalidInputError, StorageError
 from vla_retrieval.types import (
     Action,
     CameraPose,
@@ -24,6 +25,8 @@ FORMAT = 1
 """Of what an export holds; a reader refuses others."""
 
 Record = dict[str, Any]
+
+_Kind = TypeVar("_Kind")
 
 
 class Batch(NamedTuple):
@@ -111,16 +114,16 @@ def from_record(record: Mapping[str, Any], thumbnail: bytes, place: str) -> NewE
     try:
         return NewEntry(
             instruction=record["instruction"],
-            stamp_ns=_whole(record["stamp_ns"]),
+            stamp_ns=whole(record["stamp_ns"]),
             frame_id=record["frame_id"],
             episode_id=record["episode_id"],
             outcome=Outcome[record["outcome"].upper()],
             action=_action(record["action"]),
             camera_pose=_pose(record["camera_pose"]),
-            tags=tuple(record["tags"]),
+            tags=tuple(_of(list, record["tags"])),
             metadata=dict(record["metadata"]),
             thumbnail=thumbnail,
-            pinned=bool(record["pinned"]),
+            pinned=_of(bool, record["pinned"]),
         )
     except (
         InvalidInputError, KeyError, TypeError, ValueError, AttributeError, OverflowError,
@@ -162,11 +165,29 @@ def check_format(found: object, place: str) -> None:
         )  # fmt: skip
 
 
+def whole(value: object) -> int:
+    """Return a value that is a whole number.
+
+    Raises:
+        TypeError: If it is of another type.
+    """
+    if type(value) is not int:  # int() would cut a fraction off, and digits off a float
+        raise TypeError(f"expected a whole number, got {value!r:.40}")
+    return value
+
+
+def unreadable(path: Path, error: OSError) -> StorageError:
+    """Return what is raised where an export cannot be read."""
+    return StorageError(
+        f"cannot read {path}: {error.strerror or error}. Check the path and the rights."
+    )
+
+
 def _action(record: Mapping[str, Any] | None) -> Action | None:
     if record is None:
         return None
     values = np.array(record["values"], dtype=np.float32).reshape(-1)
-    return Action(record["space"], tuple(_whole(n) for n in record["shape"]), values)
+    return Action(record["space"], tuple(whole(n) for n in record["shape"]), values)
 
 
 def _pose(record: Mapping[str, Any] | None) -> CameraPose | None:
@@ -175,11 +196,11 @@ def _pose(record: Mapping[str, Any] | None) -> CameraPose | None:
     x, y, z = (float(v) for v in record["position"])
     qx, qy, qz, qw = (float(v) for v in record["orientation"])
     return CameraPose(
-        record["frame_id"], _whole(record["stamp_ns"]), (x, y, z), (qx, qy, qz, qw)
+        record["frame_id"], whole(record["stamp_ns"]), (x, y, z), (qx, qy, qz, qw)
     )  # fmt: skip
 
 
-def _whole(value: object) -> int:
-    if not isinstance(value, int):  # int() would cut a fraction off, and digits off a float
-        raise TypeError(f"expected a whole number, got {value!r}")
+def _of(kind: type[_Kind], value: object) -> _Kind:
+    if not isinstance(value, kind):  # a text would be a list of letters, and "no" be true
+        raise TypeError(f"expected a {kind.__name__}, got {value!r:.40}")
     return value
