@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from vla_retrieval.errors import EncoderError
@@ -120,6 +120,27 @@ def test_camera_images_equal_those_of_the_pillow_that_is_installed(scene, size, 
     # at the few hard edges.
     assert apart.mean() < 0.2
     assert (apart > 2.01).mean() < 0.001
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    height=st.integers(1, 400), width=st.integers(1, 400), target=st.integers(1, 96),
+    mode=st.sampled_from(["bicubic", "bilinear"]), seed=st.integers(0, 1000),
+)  # fmt: skip
+def test_the_middle_is_the_same_whether_the_rest_is_resized_or_not(
+    height, width, target, mode, seed
+):
+    spec = spec_of(PreprocessCfg(target, interpolation=mode, resize_mode="shortest"))
+    image = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    new_height, new_width = resized_size(spec, height, width)
+    assume(new_height * new_width <= 16 * target * target)  # else Pillow resizes it
+    pixels = torch.from_numpy(image).permute(2, 0, 1)
+    whole = functional.resize(
+        pixels, [new_height, new_width], interpolation=spec.filter, antialias=True
+    )
+    top, left = round((new_height - target) / 2), round((new_width - target) / 2)
+    middle = whole[:, top : top + target, left : left + target]
+    assert torch.equal(UInt8Preprocessor(spec).prepare([image])[0], middle)
 
 
 @pytest.mark.parametrize("mode", [InterpolationMode.BICUBIC, InterpolationMode.BILINEAR])

@@ -1,8 +1,8 @@
 """Image preprocessing as open_clip does it, straight from uint8 arrays.
 
 open_clip's own transform goes through PIL, which takes 5 ms for a VGA image and 12 to 15 ms
-for 720p. torch's antialiased `interpolate` of the uint8 array, seen as a channels-last tensor,
-computes the same filter in 0.17 (VGA) and 0.11 (720p) of that.
+for 720p. What torch's antialiased `interpolate` does with the uint8 array, seen as a channels-last
+tensor, is the same filter.
 
 Both filter horizontally, round to uint8, and filter vertically. Their pixels differ by at most
 2 steps of 255 (bicubic) or 1 (bilinear). From version 13 on, Pillow filters vertically first
@@ -38,6 +38,10 @@ _INTERPOLATIONS = {
 _PIL_FILTERS = {
     InterpolationMode.BICUBIC: Image.Resampling.BICUBIC,
     InterpolationMode.BILINEAR: Image.Resampling.BILINEAR,
+}
+_RESAMPLE = {
+    InterpolationMode.BICUBIC: torch.ops.aten._upsample_bicubic2d_aa.default,
+    InterpolationMode.BILINEAR: torch.ops.aten._upsample_bilinear2d_aa.default,
 }
 _MAX_GROWTH = 16
 """Most pixels of a resized image, in multiples of those that the model sees of it."""
@@ -163,7 +167,7 @@ class UInt8Preprocessor:
         out = torch.empty(size, dtype=torch.uint8, device=self._device)
         padding = spec.fill_color if spec.resize_mode == "longest" else 0
         for row, image in zip(out, images, strict=True):
-            _paste_centre(self._resize(image), row, padding)
+            _paste(self._resize(image), row, padding)
         return out
 
     def example(self, device: torch.device) -> torch.Tensor:
@@ -182,17 +186,17 @@ class UInt8Preprocessor:
         return torch.from_numpy(np.add(normal, shift.numpy(), out=normal))
 
     def _resize(self, image: RgbImage) -> torch.Tensor:
+        """Return as much of the middle of the resized image as the model sees, uint8, on a CPU."""
         height, width = resized_size(self._spec, image.shape[0], image.shape[1])
         if height * width > _MAX_GROWTH * self._spec.height * self._spec.width:
             return self._resize_middle(image, height, width)
+        top, left = _middle(height, self._spec.height), _middle(width, self._spec.width)
         pixels = _as_tensor(image).permute(2, 0, 1)
-        if self._device.type != "cpu":
-            return resize_in_floats(_upload(pixels, self._device), height, width, self._filter)
-        # What torchvision.transforms.v2.functional.resize comes to, without its 0.2 ms (in cold
-        # caches) of looking for it.
-        return torch.nn.functional.interpolate(
-            _as_batch(pixels), (height, width), mode=self._filter.value, antialias=True
-        )[0]
+        if self._device.type == "cpu":
+            resized = _resize_until(pixels, (height, width), (top.stop, left.stop), self._filter)
+        else:
+            resized = resize_in_floats(_upload(pixels, self._device), height, width, self._filter)
+        return resized[:, top, left]
 
     def _resize_middle(self, image: RgbImage, height: int, width: int) -> torch.Tensor:
         """Resize only what the crop keeps of an image with an extreme aspect ratio.
@@ -201,17 +205,17 @@ class UInt8Preprocessor:
         resamples a part of an image at the scale of the whole; torch cannot.
         """
         pil_filter = _PIL_FILTERS[self._filter]
-        new_height, new_width = min(height, self._spec.height), min(width, self._spec.width)
-        top, left = _crop_offset(height, new_height), _crop_offset(width, new_width)
+        y, x = _middle(height, self._spec.height), _middle(width, self._spec.width)
+        new_height, new_width = y.stop - y.start, x.stop - x.start
         scale_y, scale_x = image.shape[0] / height, image.shape[1] / width
         reach = math.ceil(_REACH * max(1.0, scale_y))
-        first = max(0, math.floor(top * scale_y) - reach)
-        last = math.ceil((top + new_height) * scale_y) + reach
+        first = max(0, math.floor(y.start * scale_y) - reach)
+        last = math.ceil(y.stop * scale_y) + reach
         rows = Image.fromarray(image[first:last])
         # Horizontal, then vertical: see the module's docstring.
-        columns = (left * scale_x, 0, (left + new_width) * scale_x, rows.height)
+        columns = (x.start * scale_x, 0, x.stop * scale_x, rows.height)
         narrow = rows.resize((new_width, rows.height), pil_filter, box=columns)
-        lines = (0, top * scale_y - first, new_width, (top + new_height) * scale_y - first)
+        lines = (0, y.start * scale_y - first, new_width, y.stop * scale_y - first)
         part = narrow.resize((new_width, new_height), pil_filter, box=lines)
         return torch.from_numpy(np.array(part)).permute(2, 0, 1)
 
@@ -314,33 +318,26 @@ def resized_size(spec: PreprocessSpec, height: int, width: int) -> tuple[int, in
     return max(1, round(height / ratio)), max(1, round(width / ratio))
 
 
-def _crop_offset(size: int, kept: int) -> int:
-    return round((size - kept) / 2.0)
+def _middle(size: int, wanted: int) -> slice:
+    """Return the middle of a side: all of it where it is not longer than what is wanted."""
+    start = round(max(0, size - wanted) / 2.0)
+    return slice(start, start + min(size, wanted))
 
 
-def _paste_centre(source: torch.Tensor, target: torch.Tensor, padding: int) -> None:
-    """Copy the middle of ``source`` to that of ``target``, both ``(3, height, width)``, and pad."""
-    from_y, to_y = _overlap(source.shape[1], target.shape[1])
-    from_x, to_x = _overlap(source.shape[2], target.shape[2])
-    if source.shape[1] < target.shape[1] or source.shape[2] < target.shape[2]:
+def _paste(source: torch.Tensor, target: torch.Tensor, padding: int) -> None:
+    """Copy to the middle of the target, both ``(3, height, width)``, and pad around it."""
+    if source.shape != target.shape:
         target.fill_(padding)
+    top, left = ((target.shape[axis] - source.shape[axis]) // 2 for axis in (1, 2))
+    y, x = slice(top, top + source.shape[1]), slice(left, left + source.shape[2])
     if source.device.type != "cpu":
-        target[:, to_y, to_x] = source[:, from_y, from_x]
+        target[:, y, x] = source
         return
     # torch shares so small a copy among threads that wait for each other where a core is busy,
     # and takes channels out of pixels one by one.
-    planes = cv2.split(source.permute(1, 2, 0).numpy()[from_y, from_x])
+    planes = cv2.split(source.permute(1, 2, 0).numpy())
     for channel, plane in zip(target.numpy(), planes, strict=True):
-        channel[to_y, to_x] = plane
-
-
-def _overlap(source: int, target: int) -> tuple[slice, slice]:
-    """Return the slices of one axis: centre crop where longer, centre padding where shorter."""
-    if source >= target:
-        start = _crop_offset(source, target)
-        return slice(start, start + target), slice(0, target)
-    start = (target - source) // 2
-    return slice(0, source), slice(start, start + source)
+        channel[y, x] = plane
 
 
 class _Borrowed:
@@ -369,6 +366,29 @@ def _as_tensor(image: RgbImage) -> torch.Tensor:
     elif not image.flags.writeable:
         image = np.asarray(_Borrowed(image))
     return torch.from_numpy(image)
+
+
+def _resize_until(
+    pixels: torch.Tensor, size: tuple[int, int], ends: tuple[int, int], mode: InterpolationMode
+) -> torch.Tensor:
+    """Return the beginning of a resized image: from 1280 pixels, 311 columns of 398.
+
+    torch's public `interpolate` takes either a size or scales, and its own function both.
+
+    Args:
+        pixels: uint8, ``(3, h, w)``, on the CPU.
+        size: Height and width of the whole result.
+        ends: How many rows and columns of it are wanted.
+        mode: Bilinear or bicubic.
+    """
+    sides = pixels.shape[1:]
+    scales = [whole / side for whole, side in zip(size, sides, strict=True)]
+    # A side that does not change is taken for one that is copied, whatever the scale says.
+    wanted = [
+        whole if end == side else end for whole, end, side in zip(size, ends, sides, strict=True)
+    ]
+    resized: torch.Tensor = _RESAMPLE[mode](_as_batch(pixels), wanted, False, *scales)
+    return resized[0]
 
 
 def _as_batch(pixels: torch.Tensor) -> torch.Tensor:
