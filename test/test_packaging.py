@@ -16,6 +16,10 @@ import vla_retrieval
 ROOT = Path(__file__).parents[1]
 MESSAGES = ROOT / "vla_retrieval_msgs"
 MANIFESTS = {folder.name: folder / "package.xml" for folder in (ROOT, MESSAGES)}
+COMMANDS = [
+    *(path for path in sorted((ROOT / "scripts").iterdir()) if path.is_file() and not path.suffix),
+    ROOT / ".ci" / "run",
+]
 REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt"))
 
 # How a module is called in Python and in package.xml, where the two differ. None: rosdep has no
@@ -191,13 +195,8 @@ def test_every_data_file_inside_the_package_is_installed() -> None:
     assert all(f'"{folder}/*"' in setup for folder in folders), folders
 
 
-@pytest.mark.parametrize(
-    "name",
-    [f"scripts/{name}" for name in ("setup", "test", "check", "demo", "benchmark")] + [".ci/run"],
-)
-def test_commands_can_be_run_and_stop_at_the_first_failure(name: str) -> None:
-    path = ROOT / name
-
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.name)
+def test_commands_can_be_run_and_stop_at_the_first_failure(path: Path) -> None:
     assert path.stat().st_mode & stat.S_IXUSR
     assert "\nset -euo pipefail\n" in path.read_text(encoding="utf-8")
 
