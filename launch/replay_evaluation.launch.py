@@ -40,7 +40,9 @@ def _processes(context: LaunchContext) -> list[Node]:
     def value(name: str) -> str:
         return str(LaunchConfiguration(name).perform(context))
 
-    bags, out = shlex.split(value("bag")), value("out")
+    # No shell expands the ~ of `out:=~/report`, and the node does that of its memory_dir.
+    bags = [str(Path(bag).expanduser()) for bag in shlex.split(value("bag"))]
+    out = str(Path(value("out")).expanduser())
     topics = (value("image_topic"),) if value("image_topic") else ()
     options = [f"--image-topic={topic}" for topic in topics]
     given = {name: value(name) for name in (*MODEL, *PARAMETERS) if value(name)}
@@ -49,7 +51,8 @@ def _processes(context: LaunchContext) -> list[Node]:
         "image_transport": _image_transport([*bags, f"--out={out}", *options]),
     }
     options += [f"--{name}={given[name]}" for name in MODEL if name in given]
-    options += [f"--{name}={value(name)}" for name in ("out", "rate", "player", "relevance")]
+    options += [f"--out={out}"]
+    options += [f"--{name}={value(name)}" for name in ("rate", "player", "relevance")]
     return [
         Node(
             package="vla_retrieval",

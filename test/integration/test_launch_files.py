@@ -79,6 +79,32 @@ def test_each_argument_of_a_launch_file_is_described(name: str) -> None:
     assert all(len(argument.description) > 10 for argument in arguments)
 
 
+def test_an_evaluations_home_paths_are_one_place_for_the_node_and_for_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from launch.utilities import perform_substitutions
+    from launch_ros.utilities import evaluate_parameters
+
+    from launch import LaunchContext
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    module = load("replay_evaluation.launch.py")
+    asked: list[list[str]] = []
+    monkeypatch.setattr(module, "_image_transport", lambda a: asked.append(a) or "raw")
+    context = LaunchContext()
+    arguments = module.generate_launch_description().get_launch_arguments()
+    context.launch_configurations.update(
+        {a.name: perform_substitutions(context, a.default_value or []) for a in arguments},
+        bag="~/bag", out="~/report #1",
+    )  # fmt: skip
+    node, evaluation = module._processes(context)
+
+    *_, given = evaluate_parameters(context, node._Node__parameters)
+    assert given["memory_dir"] == f"{tmp_path}/report #1.memory"
+    for said in (evaluation._Node__arguments, asked[0]):
+        assert {f"{tmp_path}/bag", f"--out={tmp_path}/report #1"} <= set(said)
+
+
 def test_an_evaluation_starts_a_node_plays_a_bag_into_it_and_leaves_a_report(
     domain: int, tmp_path: Path
 ) -> None:
