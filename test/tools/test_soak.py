@@ -5,14 +5,19 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
+from tools.soak.__main__ import report
 from tools.soak.book import Book, Page
 from tools.soak.growth import ProcessMemory, percent_per_hour
+from tools.soak.loads import Loads, Tally
+from tools.soak.soak import Result, _stop
 from vla_retrieval.encoders import EncoderSettings, load_encoder
 from vla_retrieval.memory import Memory
 from vla_retrieval.types import NewEntry
@@ -113,3 +118,38 @@ def test_what_was_forgotten_or_named_as_evicted_is_not_missed(
     assert set(book.take(np.random.default_rng(0), 100)) >= {51}
     assert book.evicted == 1
     assert book.compare(folder) == (9, [])
+
+
+def test_a_memory_that_is_not_filled_in_time_is_no_soak() -> None:
+    """What it takes while it fills would count as a leak."""
+    with pytest.raises(RuntimeError, match="0 of 100 entries were remembered within 0 s"):
+        Loads(MagicMock(), Tally(), Book()).fill(100, 0.0)
+
+
+_HEARS_NO_CTRL_C = """
+import signal, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_node_that_does_not_end_is_a_failure_among_the_figures() -> None:
+    command = [sys.executable, "-c", _HEARS_NO_CTRL_C]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        tally = Tally()
+        assert _stop(process, tally, 0.01) == -9
+    assert tally.failures == ["the node did not end within 0.01 s of SIGINT"]
+
+
+def test_a_node_that_ended_badly_is_named_where_nothing_else_failed() -> None:
+    result = Result(
+        seconds=1.0, counts={}, latency_ms={}, failures=[], acknowledged=0, forgotten=0, evicted=0,
+        stored=0, lost=[], check="", exit_code=-11, resident_mb=(1.0, 1.0), growth=None,
+        anonymous_growth=None, memory=[],
+    )  # fmt: skip
+    console = Console(record=True, width=100)
+    report(result, console)
+    assert "exit code of the node: -11" in console.export_text()

@@ -94,7 +94,7 @@ def soak(settings: Settings) -> Result:
     """Run one, on the ROS domain of the environment.
 
     Raises:
-        RuntimeError: If the node does not become active.
+        RuntimeError: If the node does not become active, or its memory is not filled in time.
     """
     settings.work.mkdir(parents=True, exist_ok=True)
     memory_dir = settings.work / "memory"
@@ -107,8 +107,7 @@ def soak(settings: Settings) -> Result:
             watch = _load(settings, client, process, tally, book)
         finally:
             client.close()
-        process.send_signal(signal.SIGINT)
-        exit_code = process.wait(_STOP_SEC)
+        exit_code = _stop(process, tally, _STOP_SEC)
     stored, lost = book.compare(memory_dir)
     _look_into_log(settings.work / "node.log", tally)
     return _result(settings, tally, book, watch, stored, lost, _check(memory_dir), exit_code)
@@ -144,6 +143,17 @@ def _last(process: subprocess.Popen[bytes], seconds: float, tally: Tally) -> Non
     with suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
         tally.fail(f"the node died after {time.monotonic() - begun:.0f} s of {seconds:g} s of load")
+
+
+def _stop(process: subprocess.Popen[bytes], tally: Tally, within_sec: float) -> int:
+    """End the node as Ctrl-C does; what was measured is not lost where it does not end."""
+    process.send_signal(signal.SIGINT)
+    try:
+        return process.wait(within_sec)
+    except subprocess.TimeoutExpired:
+        tally.fail(f"the node did not end within {within_sec:g} s of SIGINT")
+        process.kill()
+        return process.wait()
 
 
 def _result(
