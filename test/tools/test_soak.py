@@ -126,6 +126,16 @@ def test_a_memory_that_is_not_filled_in_time_is_no_soak() -> None:
         Loads(MagicMock(), Tally(), Book()).fill(100, 0.0)
 
 
+def test_an_entry_that_was_evicted_before_it_was_acknowledged_is_not_missed(
+    written: tuple[Path, Book],
+) -> None:
+    folder, book = written
+    book.note(51, Page("task 51", 51), [50])
+    book.note(50, Page("task 50", 50), [51])
+    assert book.evicted == 2
+    assert book.compare(folder) == (9, [])
+
+
 _HEARS_NO_CTRL_C = """
 import signal, time
 signal.signal(signal.SIGINT, signal.SIG_IGN)
