@@ -55,6 +55,7 @@ DISTRIBUTIONS = {
     "open_clip": "open_clip_torch",
     "pytorch_metric_learning": "pytorch-metric-learning",
 }
+STAND_INS = {"rosbag2_interfaces"}  # a test writes its own
 NEWER_PYTHON = {"compression"}  # a part of Python from 3.14 on
 
 
@@ -110,6 +111,21 @@ def test_interfaces_declare_the_packages_whose_types_they_use() -> None:
 
     assert used - {"vla_retrieval_msgs"} <= dependencies(MANIFESTS["vla_retrieval_msgs"])
     assert all(f"find_package({package} REQUIRED)" in cmake for package in used - {MESSAGES.name})
+
+
+def test_interfaces_that_tests_and_tools_use_are_declared() -> None:
+    tags = ("depend", "test_depend")
+    declared = {e.text for tag in tags for e in manifest(ROOT / "package.xml").iter(tag)}
+    # Also in programs that are written into a string.
+    pattern = re.compile(r"\bfrom (\w+)\.(?:msg|srv|action) import")
+    used = {
+        package
+        for folder in ("test", "tools")
+        for path in (ROOT / folder).rglob("*.py")
+        for package in pattern.findall(path.read_text(encoding="utf-8"))
+    }
+
+    assert used - STAND_INS <= declared
 
 
 @pytest.mark.parametrize("folder", ["vla_retrieval", "launch"])
