@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+NO_PYTHON = "/no/such/python"
 SHELLS = [
     pytest.param(shell, marks=pytest.mark.skipif(not shutil.which(shell), reason="not installed"))
     for shell in ("bash", "zsh")
@@ -36,6 +37,25 @@ def set_up(checkout: Path) -> None:
     (checkout / ".venv" / "bin").mkdir(parents=True)
     (checkout / ".venv" / "share" / "ament_index").mkdir(parents=True)
     (checkout / ".venv" / "bin" / "python").touch(0o755)
+
+
+def failed_set_up(checkout: Path) -> str:
+    """Set up where that has to fail before anything is installed; return what it says."""
+    forbidden = checkout.parent / "forbidden"
+    forbidden.mkdir()
+    for name in ("apt-get", "pip"):
+        (forbidden / name).write_text("#!/bin/sh\necho something was installed >&2\n")
+        (forbidden / name).chmod(0o755)
+    path = f"{forbidden}{os.pathsep}{os.environ['PATH']}"
+    inherited = {name: value for name, value in os.environ.items() if name != "ROS_DISTRO"}
+    done = subprocess.run(
+        ["scripts/setup"], cwd=checkout, env={**inherited, "PATH": path, "VLA_PYTHON": NO_PYTHON},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "something was installed" not in done.stderr
+    assert not (checkout / ".venv").exists()
+    return done.stderr
 
 
 def sourced(
@@ -102,3 +122,18 @@ def test_every_other_command_sets_cdpath_aside_in_the_same_way(name: str) -> Non
     text = (ROOT / "scripts" / name).read_text(encoding="utf-8")
 
     assert text.count("cd ") == text.count("CDPATH='' cd ")
+
+
+def test_a_folder_below_which_no_executable_could_be_started_is_refused(checkout: Path) -> None:
+    said = failed_set_up(checkout)
+
+    assert "below a path with spaces" in said
+    assert str(checkout) in said
+
+
+def test_a_python_that_is_not_there_is_named_before_packages_are_asked_for(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "scripts", tmp_path / "checkout" / "scripts")
+    said = failed_set_up(tmp_path / "checkout")
+
+    assert f"there is no Python at {NO_PYTHON}" in said
+    assert "system packages" not in said
