@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from tools.ending import ended
 from tools.soak.book import Book
 from tools.soak.growth import ProcessMemory, Slope, percent_per_hour
 from tools.soak.loads import Loads, Tally
@@ -107,10 +107,13 @@ def soak(settings: Settings) -> Result:
             watch = _load(settings, client, process, tally, book)
         finally:
             client.close()
-        exit_code = _stop(process, tally, _STOP_SEC)
+        if not ended(process, _STOP_SEC):
+            tally.fail(f"the node did not end within {_STOP_SEC:g} s of SIGINT")
     stored, lost = book.compare(memory_dir)
     _look_into_log(settings.work / "node.log", tally)
-    return _result(settings, tally, book, watch, stored, lost, _check(memory_dir), exit_code)
+    return _result(
+        settings, tally, book, watch, stored, lost, _check(memory_dir), process.returncode
+    )
 
 
 def _load(
@@ -143,17 +146,6 @@ def _last(process: subprocess.Popen[bytes], seconds: float, tally: Tally) -> Non
     with suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
         tally.fail(f"the node died after {time.monotonic() - begun:.0f} s of {seconds:g} s of load")
-
-
-def _stop(process: subprocess.Popen[bytes], tally: Tally, within_sec: float) -> int:
-    """End the node as Ctrl-C does; what was measured is not lost where it does not end."""
-    process.send_signal(signal.SIGINT)
-    try:
-        return process.wait(within_sec)
-    except subprocess.TimeoutExpired:
-        tally.fail(f"the node did not end within {within_sec:g} s of SIGINT")
-        process.kill()
-        return process.wait()
 
 
 def _result(
