@@ -39,7 +39,10 @@ _vla_prepend() { # NAME DIRECTORY: put DIRECTORY first in the list $NAME, unless
 
 if [ -x "$_vla_root/.venv/bin/python" ]; then
   export VIRTUAL_ENV="$_vla_root/.venv"
-  _vla_prepend PATH "$VIRTUAL_ENV/bin"
+  case $PATH in # first, also before an environment that was activated since the last time
+    "$VIRTUAL_ENV/bin:"*) ;;
+    *) export PATH="$VIRTUAL_ENV/bin:$PATH" ;;
+  esac
   unset PYTHONHOME
   # colcon's scripts would otherwise start the Python that built the workspace by its bare name.
   export COLCON_PYTHON_EXECUTABLE="$VIRTUAL_ENV/bin/python"

@@ -82,6 +82,19 @@ def test_the_environment_is_found_in_a_folder_with_spaces_whatever_cdpath_is(
 
 
 @pytest.mark.parametrize("shell", SHELLS)
+def test_sourcing_again_comes_before_what_was_activated_meanwhile(
+    shell: str, checkout: Path
+) -> None:
+    set_up(checkout)
+    elsewhere = checkout.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "python").touch(0o755)
+    again = f". scripts/env.sh; PATH='{elsewhere}':$PATH\n. scripts/env.sh; command -v python"
+
+    assert sourced(shell, checkout, again).stdout.startswith(f"{checkout / '.venv/bin/python'}\n")
+
+
+@pytest.mark.parametrize("shell", SHELLS)
 def test_an_environment_that_is_not_set_up_fails_and_names_the_next_step(
     shell: str, checkout: Path
 ) -> None:
