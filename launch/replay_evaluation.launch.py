@@ -20,6 +20,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription
+from vla_retrieval.ros_arguments import parameter_file
 from vla_retrieval.transport import large_image_environment
 
 # Given to the node and to the evaluation, which has to know what embeddings are compared.
@@ -59,7 +60,7 @@ def _processes(context: LaunchContext) -> list[Node]:
             executable="retrieval_node",
             name="retrieval",
             namespace=NAMESPACE,
-            parameters=[value("params_file"), {**given, **fixed}],
+            parameters=[parameter_file(value("params_file")), {**given, **fixed}],
             # Where `ros2 bag` plays, the node goes by the bag's clock, and the robot does not.
             remappings=[("/clock", f"/{NAMESPACE}/clock")],
             output="screen",
