@@ -20,6 +20,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription
+from vla_retrieval.ros_arguments import parameter_file
 from vla_retrieval.transport import large_image_environment
 
 # Given to the node and to the evaluation, which has to know what embeddings are compared.
@@ -40,7 +41,9 @@ def _processes(context: LaunchContext) -> list[Node]:
     def value(name: str) -> str:
         return str(LaunchConfiguration(name).perform(context))
 
-    bags, out = shlex.split(value("bag")), value("out")
+    # No shell expands the ~ of `out:=~/report`, and the node does that of its memory_dir.
+    bags = [str(Path(bag).expanduser()) for bag in shlex.split(value("bag"))]
+    out = str(Path(value("out")).expanduser())
     topics = (value("image_topic"),) if value("image_topic") else ()
     options = [f"--image-topic={topic}" for topic in topics]
     given = {name: value(name) for name in (*MODEL, *PARAMETERS) if value(name)}
@@ -49,14 +52,15 @@ def _processes(context: LaunchContext) -> list[Node]:
         "image_transport": _image_transport([*bags, f"--out={out}", *options]),
     }
     options += [f"--{name}={given[name]}" for name in MODEL if name in given]
-    options += [f"--{name}={value(name)}" for name in ("out", "rate", "player", "relevance")]
+    options += [f"--out={out}"]
+    options += [f"--{name}={value(name)}" for name in ("rate", "player", "relevance")]
     return [
         Node(
             package="vla_retrieval",
             executable="retrieval_node",
             name="retrieval",
             namespace=NAMESPACE,
-            parameters=[value("params_file"), {**given, **fixed}],
+            parameters=[parameter_file(value("params_file")), {**given, **fixed}],
             # Where `ros2 bag` plays, the node goes by the bag's clock, and the robot does not.
             remappings=[("/clock", f"/{NAMESPACE}/clock")],
             output="screen",

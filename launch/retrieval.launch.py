@@ -15,6 +15,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchContext, LaunchDescription
+from vla_retrieval.ros_arguments import parameter_file
 from vla_retrieval.transport import large_image_environment
 
 # Parameters that a user changes first, with their types; config/retrieval.yaml describes them.
@@ -49,6 +50,7 @@ def _node(context: LaunchContext) -> list[Node]:
         for name, (kind, _) in PARAMETERS.items()
         if LaunchConfiguration(name).perform(context)
     }
+    params_file = LaunchConfiguration("params_file").perform(context)
     image_topic = LaunchConfiguration("image_topic")
     level = LaunchConfiguration("log_level").perform(context)
     return [
@@ -57,7 +59,7 @@ def _node(context: LaunchContext) -> list[Node]:
             executable="retrieval_node",
             name="retrieval",
             namespace=LaunchConfiguration("namespace"),
-            parameters=[LaunchConfiguration("params_file"), overrides],
+            parameters=[parameter_file(params_file), overrides],
             remappings=[
                 ("image", image_topic),
                 ("image/compressed", [image_topic, "/compressed"]),

@@ -9,7 +9,21 @@ if [ -n "${ZSH_VERSION:-}" ]; then
 else
   _vla_here=${BASH_SOURCE[0]}
 fi
-_vla_root=$(cd "$(dirname "$_vla_here")/.." > /dev/null && pwd)
+# A shell's CDPATH would lead a relative path elsewhere.
+_vla_root=$(CDPATH='' cd "$(dirname "$_vla_here")/.." > /dev/null && pwd)
+unset _vla_here
+
+if [ -n "${ROS_DISTRO:-}" ] && [ -d "$_vla_root/.venv/share/ament_index" ]; then
+  # Two rclpy in one process fail in ways that do not name the cause.
+  echo "error: .venv holds ROS 2 as wheels, and this shell has ROS 2 $ROS_DISTRO sourced" >&2
+  echo "       use a shell without it, or start over:  rm -rf .venv build install && scripts/setup" >&2
+  unset _vla_root
+  return 1
+elif [ ! -x "$_vla_root/.venv/bin/python" ] && [ ! -f "$_vla_root/install/local_setup.sh" ]; then
+  echo "error: nothing is set up in $_vla_root: call scripts/setup first" >&2
+  unset _vla_root
+  return 1
+fi
 
 # colcon's generated scripts read unset variables, so a caller's `set -u` is put back only after them.
 case $- in *u*) _vla_nounset=1 ;; *) _vla_nounset=0 ;; esac
@@ -23,13 +37,12 @@ _vla_prepend() { # NAME DIRECTORY: put DIRECTORY first in the list $NAME, unless
   esac
 }
 
-if [ -n "${ROS_DISTRO:-}" ] && [ -d "$_vla_root/.venv/share/ament_index" ]; then
-  # Two rclpy in one process fail in ways that do not name the cause.
-  echo "error: .venv holds ROS 2 as wheels, and this shell has ROS 2 $ROS_DISTRO sourced" >&2
-  echo "       use a shell without it, or start over:  rm -rf .venv build install && scripts/setup" >&2
-elif [ -x "$_vla_root/.venv/bin/python" ]; then
+if [ -x "$_vla_root/.venv/bin/python" ]; then
   export VIRTUAL_ENV="$_vla_root/.venv"
-  _vla_prepend PATH "$VIRTUAL_ENV/bin"
+  case $PATH in # first, also before an environment that was activated since the last time
+    "$VIRTUAL_ENV/bin:"*) ;;
+    *) export PATH="$VIRTUAL_ENV/bin:$PATH" ;;
+  esac
   unset PYTHONHOME
   # colcon's scripts would otherwise start the Python that built the workspace by its bare name.
   export COLCON_PYTHON_EXECUTABLE="$VIRTUAL_ENV/bin/python"
@@ -61,4 +74,4 @@ fi
 
 [ "$_vla_nounset" = 0 ] || set -u
 unset -f _vla_prepend
-unset _vla_here _vla_root _vla_nounset _vla_value
+unset _vla_root _vla_nounset _vla_value

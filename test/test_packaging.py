@@ -16,6 +16,10 @@ import vla_retrieval
 ROOT = Path(__file__).parents[1]
 MESSAGES = ROOT / "vla_retrieval_msgs"
 MANIFESTS = {folder.name: folder / "package.xml" for folder in (ROOT, MESSAGES)}
+COMMANDS = [
+    *(path for path in sorted((ROOT / "scripts").iterdir()) if path.is_file() and not path.suffix),
+    ROOT / ".ci" / "run",
+]
 REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt"))
 
 # How a module is called in Python and in package.xml, where the two differ. None: rosdep has no
@@ -51,6 +55,7 @@ DISTRIBUTIONS = {
     "open_clip": "open_clip_torch",
     "pytorch_metric_learning": "pytorch-metric-learning",
 }
+STAND_INS = {"rosbag2_interfaces"}  # a test writes its own
 NEWER_PYTHON = {"compression"}  # a part of Python from 3.14 on
 
 
@@ -106,6 +111,21 @@ def test_interfaces_declare_the_packages_whose_types_they_use() -> None:
 
     assert used - {"vla_retrieval_msgs"} <= dependencies(MANIFESTS["vla_retrieval_msgs"])
     assert all(f"find_package({package} REQUIRED)" in cmake for package in used - {MESSAGES.name})
+
+
+def test_interfaces_that_tests_and_tools_use_are_declared() -> None:
+    tags = ("depend", "test_depend")
+    declared = {e.text for tag in tags for e in manifest(ROOT / "package.xml").iter(tag)}
+    # Also in programs that are written into a string.
+    pattern = re.compile(r"\bfrom (\w+)\.(?:msg|srv|action) import")
+    used = {
+        package
+        for folder in ("test", "tools")
+        for path in (ROOT / folder).rglob("*.py")
+        for package in pattern.findall(path.read_text(encoding="utf-8"))
+    }
+
+    assert used - STAND_INS <= declared
 
 
 @pytest.mark.parametrize("folder", ["vla_retrieval", "launch"])
@@ -191,13 +211,8 @@ def test_every_data_file_inside_the_package_is_installed() -> None:
     assert all(f'"{folder}/*"' in setup for folder in folders), folders
 
 
-@pytest.mark.parametrize(
-    "name",
-    [f"scripts/{name}" for name in ("setup", "test", "check", "demo", "benchmark")] + [".ci/run"],
-)
-def test_commands_can_be_run_and_stop_at_the_first_failure(name: str) -> None:
-    path = ROOT / name
-
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.name)
+def test_commands_can_be_run_and_stop_at_the_first_failure(path: Path) -> None:
     assert path.stat().st_mode & stat.S_IXUSR
     assert "\nset -euo pipefail\n" in path.read_text(encoding="utf-8")
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+
+from vla_retrieval.errors import InvalidInputError
 
 
 def split_ros_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -24,3 +27,21 @@ def split_ros_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]
         if is_for_ros and argument == "--":
             is_for_ros = False
     return ours, of_ros
+
+
+def parameter_file(path: str) -> str:
+    """Return the path of a launch argument's parameter file, for launch files.
+
+    launch_ros starts a node with its defaults where the file is not there, and only warns; no shell
+    expands the ~ of ``params_file:=~/robot.yaml``.
+
+    Args:
+        path: As it was given; ~ is the home.
+
+    Raises:
+        InvalidInputError: If there is no such file.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise InvalidInputError("params_file", "a YAML file with parameters", f"no file at {file}")
+    return str(file)

@@ -35,7 +35,7 @@ def _shared_memory() -> Iterator[None]:
 def domain() -> Iterator[int]:
     """Give the module a ROS domain that no other test on this machine uses."""
     with (
-        domain_id(lambda: next(_DOMAINS) % 100 + 1) as number,
+        domain_id(_next_domain) as number,
         pytest.MonkeyPatch.context() as patch,
     ):
         patch.setenv("ROS_DOMAIN_ID", str(number))

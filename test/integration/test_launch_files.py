@@ -7,9 +7,11 @@ import importlib.util
 import os
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
+from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.evaluation.report.json_file import read_json
 from vla_retrieval.ros.parameters import AUTOSTART, Settings
 
@@ -72,11 +74,57 @@ def load(name: str) -> ModuleType:
     return module
 
 
+def context_of(module: ModuleType, **given: str) -> Any:
+    """Return the context in which a launch file is run with these arguments."""
+    from launch.utilities import perform_substitutions
+
+    from launch import LaunchContext
+
+    context = LaunchContext()
+    for argument in module.generate_launch_description().get_launch_arguments():
+        default = perform_substitutions(context, argument.default_value or [])
+        context.launch_configurations[argument.name] = given.get(argument.name, default)
+    return context
+
+
 @pytest.mark.parametrize("name", FILES)
 def test_each_argument_of_a_launch_file_is_described(name: str) -> None:
     arguments = load(name).generate_launch_description().get_launch_arguments()
     assert arguments
     assert all(len(argument.description) > 10 for argument in arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "describe"),
+    [("retrieval.launch.py", "_node"), ("replay_evaluation.launch.py", "_processes")],
+)
+def test_no_node_is_started_with_defaults_in_the_place_of_a_parameter_file_that_is_not_there(
+    name: str, describe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = load(name)
+    monkeypatch.setattr(module, "_image_transport", lambda _: "raw", raising=False)
+    context = context_of(module, bag="bag", out="report", params_file="~/no/robot.yaml")
+
+    with pytest.raises(InvalidInputError, match=r"params_file: .*no/robot\.yaml"):
+        getattr(module, describe)(context)
+
+
+def test_an_evaluations_home_paths_are_one_place_for_the_node_and_for_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from launch_ros.utilities import evaluate_parameters
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    module = load("replay_evaluation.launch.py")
+    asked: list[list[str]] = []
+    monkeypatch.setattr(module, "_image_transport", lambda a: asked.append(a) or "raw")
+    context = context_of(module, bag="~/bag", out="~/report #1")
+    node, evaluation = module._processes(context)
+
+    *_, given = evaluate_parameters(context, node._Node__parameters)
+    assert given["memory_dir"] == f"{tmp_path}/report #1.memory"
+    for said in (evaluation._Node__arguments, asked[0]):
+        assert {f"{tmp_path}/bag", f"--out={tmp_path}/report #1"} <= set(said)
 
 
 def test_an_evaluation_starts_a_node_plays_a_bag_into_it_and_leaves_a_report(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ pytest.importorskip("rclpy", reason="the demonstration is a node's client")
 
 from rich.console import Console
 
+from vla_retrieval.cli.demo import main
 from vla_retrieval.errors import RetrievalError
 from vla_retrieval.ros import demo
 from vla_retrieval_msgs.msg import Match
@@ -37,3 +39,15 @@ def test_an_instruction_with_brackets_is_shown_as_it_was_said() -> None:
     shown = console.export_text()
     assert "the [red] cup [/x]" in shown
     assert "asked: the [big] one [/y]" in shown
+
+
+def test_an_output_folder_below_the_home_is_found_without_a_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``ros2 launch vla_retrieval demo.launch.py output_dir:=~/pictures``."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    given: list[Path] = []
+    monkeypatch.setattr(demo, "run_demo", lambda bag, rate, folder, *_: given.append(folder) or 0)
+
+    assert main(["--output-dir", "~/pictures"]) == 0
+    assert given == [tmp_path / "pictures"]

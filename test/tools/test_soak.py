@@ -5,14 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
+from tools.ending import ended
+from tools.soak.__main__ import report
 from tools.soak.book import Book, Page
 from tools.soak.growth import ProcessMemory, percent_per_hour
+from tools.soak.loads import Loads, Tally
+from tools.soak.soak import Result
 from vla_retrieval.encoders import EncoderSettings, load_encoder
 from vla_retrieval.memory import Memory
 from vla_retrieval.types import NewEntry
@@ -113,3 +119,58 @@ def test_what_was_forgotten_or_named_as_evicted_is_not_missed(
     assert set(book.take(np.random.default_rng(0), 100)) >= {51}
     assert book.evicted == 1
     assert book.compare(folder) == (9, [])
+
+
+def test_a_memory_that_is_not_filled_in_time_is_no_soak() -> None:
+    """What it takes while it fills would count as a leak."""
+    with pytest.raises(RuntimeError, match="0 of 100 entries were remembered within 0 s"):
+        Loads(MagicMock(), Tally(), Book()).fill(100, 0.0)
+
+
+def test_an_entry_that_was_evicted_before_it_was_acknowledged_is_not_missed(
+    written: tuple[Path, Book],
+) -> None:
+    folder, book = written
+    book.note(51, Page("task 51", 51), [50])
+    book.note(50, Page("task 50", 50), [51])
+    assert book.evicted == 2
+    assert book.compare(folder) == (9, [])
+
+
+_HEARS_NO_CTRL_C = """
+import signal, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+print("ready", flush=True)
+time.sleep(600)
+"""
+_ENDS = """
+import time
+try:
+    print("ready", flush=True)
+    time.sleep(600)
+except KeyboardInterrupt:
+    pass
+"""
+
+
+@pytest.mark.parametrize(("program", "in_time"), [(_HEARS_NO_CTRL_C, False), (_ENDS, True)])
+def test_a_node_that_does_not_end_is_killed_and_the_figures_are_kept(
+    program: str, in_time: bool
+) -> None:
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert ended(process, 60.0 if in_time else 0.01) is in_time
+        assert process.returncode == (0 if in_time else -9)
+
+
+def test_a_node_that_ended_badly_is_named_where_nothing_else_failed() -> None:
+    result = Result(
+        seconds=1.0, counts={}, latency_ms={}, failures=[], acknowledged=0, forgotten=0, evicted=0,
+        stored=0, lost=[], check="", exit_code=-11, resident_mb=(1.0, 1.0), growth=None,
+        anonymous_growth=None, memory=[],
+    )  # fmt: skip
+    console = Console(record=True, width=100)
+    report(result, console)
+    assert "exit code of the node: -11" in console.export_text()

@@ -71,30 +71,28 @@ def _restamped(data: bytes, stamp_ns: int) -> bytes:
     return data[:4] + struct.pack(f"{order}iI", *divmod(stamp_ns, _NS_PER_SEC)) + data[12:]
 
 
-def random_checkpoint(model: str, folder: Path) -> Path:
-    """Return a file of random weights for an architecture that open_clip knows."""
-    import open_clip
-    from safetensors.torch import save_file
-
-    target = folder / f"{model}.safetensors"
-    if not target.exists():
-        state = open_clip.create_model(model, pretrained=None).state_dict()
-        save_file({name: value.contiguous() for name, value in state.items()}, target)
-    return target
+def stored_bag(folder: Path, frames: int) -> Path:
+    """Return a bag of so many frames that the folder keeps, written now if it is not there."""
+    bag = folder / f"bag{frames}"
+    if not bag.exists():
+        partial = folder / f"bag{frames}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        write_long_bag(partial, frames)
+        partial.rename(bag)
+    return bag
 
 
 def measure(frames: int, model: str, folder: Path) -> dict[str, object]:
     """Evaluate a bag of so many frames in this process, and say what it took."""
+    from tools.benchmarks.pipeline.bench import random_weights
     from vla_retrieval.encoders import DoubleEncoder, EncoderSettings, load_encoder
     from vla_retrieval.evaluation.splits import SplitOptions
     from vla_retrieval.experiments.folder import write_folder
     from vla_retrieval.experiments.offline import evaluate_bags
     from vla_retrieval.experiments.settings import ExperimentSettings
 
-    bag = folder / f"bag{frames}"
-    if not bag.exists():
-        write_long_bag(bag, frames)
-    checkpoint = "" if model in _SHIPPED else str(random_checkpoint(model, folder))
+    bag = stored_bag(folder, frames)
+    checkpoint = "" if model in _SHIPPED else str(random_weights(model, folder))
     settings = EncoderSettings(model=model, checkpoint=checkpoint, device="cpu")
     encoder = DoubleEncoder() if model == "double" else load_encoder(settings)
     loaded = anonymous_bytes() / 1e6

@@ -7,7 +7,8 @@ comes and goes; the memory is full from the start, so that what grows is a leak.
 It takes a ROS domain that no test on this machine uses; where ROS_DOMAIN_ID names one, nobody else
 may be in it: another node of that name would answer in this one's place.
 
-Exit code 1 when a call failed, an acknowledged entry is lost, or ``memory check`` finds something.
+Exit code 1 when a call failed, an acknowledged entry is lost, ``memory check`` finds something, or
+the node did not end with 0.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ def report(result: Result, console: Console) -> None:
         f"evicted {result.evicted}, stored {result.stored}, lost {len(result.lost)}"
     )
     console.print(f"memory check: {result.check or 'clean'}", markup=False)
+    console.print(f"exit code of the node: {result.exit_code}")
     console.print(f"failures: {len(result.failures)}")
     for line in [*result.lost, *result.failures][:_SHOWN]:
         console.print(f"  {line}", markup=False)

@@ -42,12 +42,15 @@ class Book:
         """Note an acknowledged entry, and those that went to make room for it."""
         with self._lock:
             self.acknowledged += 1
-            self._pages[entry_id] = page
-            for gone in [*evicted_ids, *self._gone]:
+            if entry_id in self._gone:
+                self._gone.remove(entry_id)
+                self.evicted += 1
+            else:
+                self._pages[entry_id] = page
+            for gone in evicted_ids:
                 if self._pages.pop(gone, None) is None:
                     self._gone.add(gone)
                 else:
-                    self._gone.discard(gone)
                     self.evicted += 1
 
     def take(self, random: np.random.Generator, many: int) -> list[int]:

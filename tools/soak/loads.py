@@ -136,10 +136,19 @@ class Loads:
                 self._tally.fail(f"a call had no answer within {within_sec:g} s")
 
     def fill(self, entries: int, within_sec: float) -> None:
-        """Remember pairs without pause until so many were acknowledged."""
+        """Remember pairs without pause until so many were acknowledged.
+
+        Raises:
+            RuntimeError: If they were not in time: a memory that fills looks like a leak.
+        """
         random = np.random.default_rng(99)
         end = time.monotonic() + within_sec
-        while self._book.acknowledged < entries and time.monotonic() < end:
+        while self._book.acknowledged < entries:
+            if time.monotonic() >= end:
+                raise RuntimeError(
+                    f"the memory could not be filled: {self._book.acknowledged} of {entries} "
+                    f"entries were remembered within {within_sec:g} s; ask for fewer --entries"
+                )
             self._remember(0, random, from_frame=False)
 
     def _repeat(

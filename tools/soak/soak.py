@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from tools.ending import ended
 from tools.soak.book import Book
 from tools.soak.growth import ProcessMemory, Slope, percent_per_hour
 from tools.soak.loads import Loads, Tally
@@ -94,7 +94,7 @@ def soak(settings: Settings) -> Result:
     """Run one, on the ROS domain of the environment.
 
     Raises:
-        RuntimeError: If the node does not become active.
+        RuntimeError: If the node does not become active, or its memory is not filled in time.
     """
     settings.work.mkdir(parents=True, exist_ok=True)
     memory_dir = settings.work / "memory"
@@ -107,11 +107,13 @@ def soak(settings: Settings) -> Result:
             watch = _load(settings, client, process, tally, book)
         finally:
             client.close()
-        process.send_signal(signal.SIGINT)
-        exit_code = process.wait(_STOP_SEC)
+        if not ended(process, _STOP_SEC):
+            tally.fail(f"the node did not end within {_STOP_SEC:g} s of SIGINT")
     stored, lost = book.compare(memory_dir)
     _look_into_log(settings.work / "node.log", tally)
-    return _result(settings, tally, book, watch, stored, lost, _check(memory_dir), exit_code)
+    return _result(
+        settings, tally, book, watch, stored, lost, _check(memory_dir), process.returncode
+    )
 
 
 def _load(

@@ -180,14 +180,31 @@ def cells(table: SceneTable) -> tuple[IndexArray, IndexArray]:
     return kinds, colours
 
 
+@dataclass(frozen=True)
+class _End:
+    """Comes after the last item: why there is no other one."""
+
+    error: Exception | None
+
+
 def prefetched(items: Iterator[Item], depth: int = 3) -> Iterator[Item]:
-    """The same items in the same order, made ahead in a thread while torch computes."""
-    waiting: queue.Queue[Item] = queue.Queue(depth)
+    """The same items in the same order, made ahead in a thread while torch computes.
+
+    What goes wrong while one is made is raised here, after those before it.
+    """
+    waiting: queue.Queue[Item | _End] = queue.Queue(depth)
 
     def fill() -> None:
-        for item in items:
-            waiting.put(item)
+        error = None
+        try:
+            for item in items:
+                waiting.put(item)
+        except Exception as failure:
+            error = failure
+        waiting.put(_End(error))
 
     threading.Thread(target=fill, daemon=True).start()
-    while True:
-        yield waiting.get()
+    while not isinstance(item := waiting.get(), _End):
+        yield item
+    if item.error is not None:
+        raise item.error

@@ -105,9 +105,11 @@ def render_training_set(folder: Path, seed: int, count: int, processes: int) -> 
     """Render ``count`` pictures (rounded up to whole chunks of 500) into ``folder``.
 
     Writes ``pictures.npy`` (uint8, ``(n, 144, 144, 3)``) and ``scenes.npz`` (the fields of
-    ``SceneTable``).
+    ``SceneTable``), the latter when all pictures are there.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    # Of an earlier call, other scenes would pass for those of these pictures if this one broke off.
+    (folder / "scenes.npz").unlink(missing_ok=True)
     parts = -(-count // _CHUNK)
     shape = (parts * _CHUNK, PICTURE_SIZE, PICTURE_SIZE, 3)
     pictures = np.lib.format.open_memmap(

@@ -56,10 +56,11 @@ def main(argv: list[str] | None = None) -> int:
 
     from vla_retrieval.ros.demo import run_demo
 
+    output_dir = args.output_dir.expanduser()  # no shell expands it in a launch argument
     chosen = {"model": args.model, "pretrained": args.pretrained}
     model = {name: value for name, value in chosen.items() if value}
     try:
-        return run_demo(args.bag, args.rate, args.output_dir, args.ask, model)
+        return run_demo(args.bag, args.rate, output_dir, args.ask, model)
     except KeyboardInterrupt:
         return 130  # as a shell reports Ctrl-C; the node has been stopped on the way out
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,10 +14,12 @@ from typing import Final
 from domain_coordinator import domain_id
 
 from tools.benchmarks.pipeline.bench import Settings, memory_folder
+from tools.ending import ended
 from vla_retrieval.encoders import Encoder, EncoderSettings
 from vla_retrieval.transport import large_image_environment
 
 _HOG: Final = "while True: pass"
+_STOP_SEC: Final = 60.0
 _SHARE: Final = Path(__file__).parents[3]
 
 
@@ -69,9 +69,8 @@ def running_node(
     try:
         yield lambda: process.poll() is None
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGINT)
-        process.wait(timeout=60)
+        if not ended(process, _STOP_SEC):
+            print(f"the node did not end within {_STOP_SEC:g} s of SIGINT, and was killed")
 
 
 @contextmanager
