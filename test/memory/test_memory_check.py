@@ -12,7 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vla_retrieval.errors import MemoryLockedError, RetrievalError, StorageError
+from vla_retrieval.errors import (
+    MemoryFormatError,
+    MemoryLockedError,
+    RetrievalError,
+    StorageError,
+)
 from vla_retrieval.memory import Memory, MemoryOptions, snapshot
 from vla_retrieval.memory.checking import check
 from vla_retrieval.memory.contents import open_contents
@@ -151,6 +156,18 @@ class TestDamage:
         change(sound, "UPDATE entries SET metadata = CAST(x'80' AS TEXT) WHERE entry_id = 4")
         assert wrong(sound) == {(Part.ENTRY, 2), (Part.ENTRY, 4)}
 
+    @pytest.mark.parametrize("column", ["instruction", "tags"])
+    def test_of_text_that_is_no_unicode_says_at_the_next_open_what_to_do(
+        self, sound: Path, open_memory: OpenMemory, column: str
+    ) -> None:
+        (sound / "index.snapshot").unlink()
+        change(sound, f"UPDATE entries SET {column} = CAST(x'ff' AS TEXT) WHERE entry_id = 2")
+        with pytest.raises(MemoryFormatError, match=rf"{column}.*memory check.*--drop-damaged"):
+            open_memory()
+        with open_contents(sound, write=True) as contents:
+            drop_damaged(contents, check(contents))
+        assert open_memory().entry_ids() == [1, 3, 4, 5]
+
     def test_of_several_kinds_is_named_at_once(self, sound: Path) -> None:
         change(
             sound,
@@ -173,6 +190,7 @@ class TestDamage:
         [
             "INSERT INTO counters VALUES ('sequence', -5)",
             "INSERT INTO counters VALUES ('sequencf', 1)",
+            "INSERT INTO counters VALUES (CAST(x'f3657175656e6365' AS TEXT), 1)",
         ],
     )
     def test_of_what_the_memory_counts_is_named(self, sound: Path, statement: str) -> None:

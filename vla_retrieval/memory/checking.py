@@ -94,7 +94,10 @@ class _Check:
             self._say(Part.DATABASE, text)
 
     def _check_counts(self) -> None:
-        for name, value in self._connection.execute("SELECT name, value FROM counters"):
+        # As bytes: a name in which a flipped bit left no Unicode must not keep the rest from sight.
+        query = "SELECT CAST(name AS BLOB), value FROM counters"
+        for content, value in self._connection.execute(query):
+            name = str(content, "utf-8", "replace")
             if name not in _COUNTERS or value < 0:
                 self._say(
                     Part.COUNTERS, f"expected counts of {sorted(_COUNTERS)}, got {name!r} {value}"
