@@ -381,6 +381,29 @@ class TestTheFile:
         ):
             drop_damaged(contents, check(contents))
 
+    @pytest.mark.parametrize(
+        ("definition", "damaged"),
+        [
+            (b" scene_checksum INT", b" scenu_checksum INT"),
+            (b" checksum INTEGER", b" checksue INTEGER"), (b"pinned INT", b"pinjed INT"),
+            (b"ON DELETE CASCADE", b"ON UPDATE CASCADE"),
+        ],
+    )  # fmt: skip
+    def test_a_damaged_definition_of_a_table_is_named_and_no_entry_is_dropped_for_it(
+        self, sound: Path, definition: bytes, damaged: bytes
+    ) -> None:
+        before = everything(sound)
+        path = sound / "memory.sqlite3"
+        content = path.read_bytes()
+        path.write_bytes(content.replace(definition, damaged))
+        with open_contents(sound, write=True) as contents:
+            report = check(contents)
+            assert "the table" in str(report.wrong[0])
+            with pytest.raises(StorageError, match="nothing was removed"):
+                drop_damaged(contents, report)
+        path.write_bytes(path.read_bytes().replace(damaged, definition))
+        assert everything(sound) == before
+
     @pytest.mark.parametrize("seed", range(8))
     def test_a_flipped_bit_is_found_or_changes_nothing(
         self, sound: Path, seed: int, tmp_path: Path

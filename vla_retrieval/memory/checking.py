@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from vla_retrieval.errors import MemoryFormatError
-from vla_retrieval.memory import calibration_store, counters
+from vla_retrieval.memory import calibration_store, counters, schema
 from vla_retrieval.memory import entries as store
 from vla_retrieval.memory.checking_snapshot import SnapshotCheck
 from vla_retrieval.memory.contents import Contents, Progress, silent
@@ -68,7 +68,7 @@ class _Check:
         self._progress("the database file", 0, 1)
         ids: list[int] = []
         for look in (
-            self._check_file, self._check_counts, self._check_calibration, self._check_orphans,
+            self._check_file, self._check_tables, self._check_counts, self._check_calibration, self._check_orphans,
             lambda: ids.extend(store.all_ids(self._connection).tolist()),
         ):  # fmt: skip
             try:
@@ -91,6 +91,11 @@ class _Check:
         """Let SQLite compare its pages, rows and indexes."""
         found = self._connection.execute(f"PRAGMA integrity_check({_MOST_OF_SQLITE})")
         for text in {text for (text,) in found} - {"ok"}:
+            self._say(Part.DATABASE, text)
+
+    def _check_tables(self) -> None:
+        """Else a column whose name has changed makes each entry look damaged, and be dropped."""
+        for text in schema.strange_tables(self._connection):
             self._say(Part.DATABASE, text)
 
     def _check_counts(self) -> None:
