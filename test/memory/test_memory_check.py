@@ -346,6 +346,21 @@ def swap_contents(directory: Path, one: int, other: int) -> None:
     )
 
 
+def flip_an_id(directory: Path, entry_id: int) -> None:
+    """Flip the bit of 8 in the id of an entry, where a leaf of SQLite's tree has it."""
+    path = directory / "memory.sqlite3"
+    with closing(sqlite3.connect(path)) as connection:
+        query = "SELECT rootpage FROM sqlite_master WHERE name = 'entries'"
+        page = (connection.execute(query).fetchone()[0] - 1) * 4096
+    content = bytearray(path.read_bytes())
+    pointer = page + 8 + 2 * (entry_id - 1)
+    cell = page + int.from_bytes(content[pointer : pointer + 2], "big")
+    cell += 2 if content[cell] & 128 else 1  # behind the size of the row
+    assert content[cell] == entry_id
+    content[cell] ^= 8
+    path.write_bytes(content)
+
+
 class TestTheFile:
     def test_a_page_of_rubbish_is_named_and_the_rest_is_looked_at(
         self, open_memory: OpenMemory, directory: Path
@@ -359,6 +374,14 @@ class TestTheFile:
         report = look(directory)
         assert report.has_wrong(Part.DATABASE) or report.damaged_ids or report.damaged_thumbnail_ids
         assert report.entries > 500
+
+    def test_a_row_out_of_its_order_is_named_and_the_rest_is_looked_at(self, sound: Path) -> None:
+        """It is still there for who reads all rows, and not for who asks for it."""
+        change(sound, "UPDATE thumbnails SET checksum = 0 WHERE entry_id = 4")
+        flip_an_id(sound, 2)
+        found = look(sound)
+        assert found.has_wrong(Part.DATABASE)
+        assert {(Part.ENTRY, 10), (Part.THUMBNAIL, 4)} <= {(f.part, f.entry_id) for f in found.wrong}
 
     def test_two_tables_on_one_page_are_named(self, sound: Path) -> None:
         change(

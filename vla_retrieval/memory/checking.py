@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from vla_retrieval.errors import MemoryFormatError
+from vla_retrieval.errors import EntryNotFoundError, MemoryFormatError
 from vla_retrieval.memory import calibration_store, counters, schema
 from vla_retrieval.memory import entries as store
 from vla_retrieval.memory.checking_snapshot import SnapshotCheck
@@ -30,6 +30,9 @@ CHILD_TABLES = ("embeddings", "thumbnails", "usage")
 _AT_ONCE = 256
 _MOST_OF_SQLITE = 100  # complaints of SQLite's own check; one broken page brings many
 _COUNTERS = {getattr(counters, name) for name in vars(counters) if name.isupper()}
+
+# The last one where rows are out of their order: a walk comes past them, and no search does.
+_UNREADABLE = (MemoryFormatError, *SQLITE_ERRORS, EntryNotFoundError)
 
 _Answer = TypeVar("_Answer")
 
@@ -227,12 +230,12 @@ def _tried(
     try:
         yield ids[0], read(ids)
         return
-    except (MemoryFormatError, *SQLITE_ERRORS):
+    except _UNREADABLE:
         pass
     for entry_id in ids:
         try:
             answer = read([entry_id])
-        except (MemoryFormatError, *SQLITE_ERRORS) as error:
+        except _UNREADABLE as error:
             yield entry_id, error
         else:
             yield entry_id, answer
