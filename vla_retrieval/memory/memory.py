@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -75,6 +76,8 @@ class Memory(Readable):
         self._read_only = read_only
         self._evictions = EvictionLog(options.eviction)
         self._calibration = calibration
+        # Held over closing: who calls it meanwhile must not take the database from its snapshot.
+        self._closing = threading.Lock()
         self._maintenance: Maintenance | None = None
         if not read_only:
             self._maintenance = Maintenance(
@@ -362,17 +365,18 @@ class Memory(Readable):
 
     def close(self) -> None:
         """Wait for readers and the writer, then give the directory free. Safe to call twice."""
-        maintenance, self._maintenance = self._maintenance, None
-        try:
-            if maintenance is not None:
-                maintenance.close()
-        finally:
-            if self._live.close():
-                self._evictions.tell()
-                try:
-                    self._database.close()
-                finally:
-                    self._directory_lock.release()
+        with self._closing:
+            maintenance, self._maintenance = self._maintenance, None
+            try:
+                if maintenance is not None:
+                    maintenance.close()
+            finally:
+                if self._live.close():
+                    self._evictions.tell()
+                    try:
+                        self._database.close()
+                    finally:
+                        self._directory_lock.release()
 
     def __enter__(self) -> Memory:
         """Return itself."""
