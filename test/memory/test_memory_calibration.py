@@ -19,7 +19,6 @@ from vla_retrieval.types import NewEntry
 from .conftest import DIM, OpenMemory
 from .oracle import unit_vectors
 
-
 DAMAGED = pytest.mark.parametrize("value", ["'another'", "''", "CAST(x'F4657874' AS TEXT)"])
 """What is stored instead, also a text in which a flipped bit left no Unicode."""
 

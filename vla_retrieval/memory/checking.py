@@ -71,8 +71,8 @@ class _Check:
         self._progress("the database file", 0, 1)
         ids: list[int] = []
         for look in (
-            self._check_file, self._check_tables, self._check_counts, self._check_calibration, self._check_orphans,
-            lambda: ids.extend(store.all_ids(self._connection).tolist()),
+            self._check_file, self._check_tables, self._check_counts, self._check_calibration,
+            self._check_orphans, lambda: ids.extend(store.all_ids(self._connection).tolist()),
         ):  # fmt: skip
             try:
                 look()
