@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from vla_retrieval.errors import StorageError
-from vla_retrieval.memory import building, calibration_store, counters
+from vla_retrieval.memory import building, calibration_store, counters, snapshot
 from vla_retrieval.memory import entries as store
 from vla_retrieval.memory.bounds import make_room
 from vla_retrieval.memory.checks import (
@@ -134,6 +134,8 @@ class Memory(Readable):
             database = Database(directory / DATABASE_NAME, durable=durable, read_only=read_only)
             undo.callback(database.close)
             settled = database.settle_format(fingerprint, create=create)
+            if not read_only:
+                snapshot.remove_unfinished(directory)
             if head is not None:
                 check_head(head, settled)
             opened = open_index(directory, database, settled, similarity, options, head)
