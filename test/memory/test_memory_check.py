@@ -88,6 +88,20 @@ def test_an_empty_memory_is_sound(open_memory: OpenMemory, directory: Path) -> N
     assert look(directory).wrong == []
 
 
+def put_anything(directory: Path, table: str, statement: str) -> None:
+    """Change a table as a flipped bit can: past the types that SQLite keeps to."""
+    loose = "replace(replace(sql, 'STRICT', ''), ' NOT NULL', '')"
+    with closing(sqlite3.connect(directory / "memory.sqlite3")) as connection:
+        sql = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,))
+        kept = sql.fetchone()[0].replace("'", "''")
+    for said, change_it in ((loose, statement), (f"'{kept}'", "PRAGMA user_version")):
+        change(
+            directory, "PRAGMA writable_schema = ON",
+            f"UPDATE sqlite_master SET sql = {said} WHERE name = '{table}'",
+        )  # fmt: skip
+        change(directory, change_it)
+
+
 ENTRY_COLUMNS = {
     "instruction": "'put'", "stamp_ns": "stamp_ns + 1", "frame_id": "'other'",
     "episode_id": "''", "outcome": "2", "action_space": "'abc'", "action_shape": "'[1, 3]'",
@@ -140,6 +154,42 @@ class TestDamage:
         value = f"{column} + 1" if "checksum" in column else f"zeroblob({4 * DIM})"
         change(sound, f"UPDATE embeddings SET {column} = {value} WHERE entry_id = 2")
         assert wrong(sound) == {(part, 2)}
+
+    @pytest.mark.parametrize("value", ["NULL", "'text'", "7", "1.5"])
+    @pytest.mark.parametrize(
+        ("table", "column", "part"),
+        [
+            ("embeddings", "scene", Part.SCENE), ("embeddings", "instruction", Part.INSTRUCTION),
+            ("embeddings", "scene_checksum", Part.SCENE), ("thumbnails", "jpeg", Part.THUMBNAIL),
+            ("thumbnails", "checksum", Part.THUMBNAIL), ("entries", "instruction", Part.ENTRY),
+            ("entries", "stamp_ns", Part.ENTRY), ("entries", "action_values", Part.ENTRY),
+        ],
+    )  # fmt: skip
+    def test_that_makes_a_value_of_another_type_is_named_and_the_rest_is_looked_at(
+        self, sound: Path, table: str, column: str, value: str, part: Part
+    ) -> None:
+        put_anything(sound, table, f"UPDATE {table} SET {column} = {value} WHERE entry_id = 2")
+        change(sound, "UPDATE entries SET checksum = 0 WHERE entry_id = 4")
+        assert {(part, 2), (Part.ENTRY, 4)} <= wrong(sound)
+
+    @pytest.mark.parametrize("value", ["NULL", "'text'", "7"])
+    @pytest.mark.parametrize("column", ["scene", "instruction"])
+    def test_that_makes_no_bytes_of_an_embedding_is_said_at_the_next_open(
+        self, sound: Path, open_memory: OpenMemory, column: str, value: str
+    ) -> None:
+        (sound / "index.snapshot").unlink()
+        put_anything(sound, "embeddings", f"UPDATE embeddings SET {column} = {value}")
+        with pytest.raises(MemoryFormatError, match=rf"its {column} embedding is not of 8 numbers"):
+            open_memory()
+
+    @pytest.mark.parametrize("value", ["NULL", "'text'", "1.5"])
+    def test_of_a_counter_that_is_no_number_is_named(
+        self, sound: Path, open_memory: OpenMemory, value: str
+    ) -> None:
+        put_anything(sound, "counters", f"UPDATE counters SET value = {value}")
+        assert (Part.COUNTERS, None) in wrong(sound)
+        with pytest.raises(MemoryFormatError, match=r"counter '\w+' of this memory is damaged"):
+            open_memory()
 
     def test_in_the_length_of_an_embedding_is_named(self, sound: Path) -> None:
         change(sound, "UPDATE embeddings SET scene = zeroblob(5) WHERE entry_id = 2")

@@ -35,7 +35,7 @@ def read(connection: sqlite3.Connection) -> str | None:
     if row is None:
         return None
     content, checksum = row
-    if zlib.crc32(content) != checksum:
+    if content is None or zlib.crc32(content) != checksum:
         raise MemoryFormatError(
             "the calibration differs from its checksum. Make it anew: memory calibrate."
         )

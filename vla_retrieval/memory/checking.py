@@ -72,7 +72,7 @@ class _Check:
         ids: list[int] = []
         for look in (
             self._check_file, self._check_tables, self._check_counts, self._check_calibration,
-            self._check_orphans, lambda: ids.extend(store.all_ids(self._connection).tolist()),
+            self._check_orphans, lambda: ids.extend(self._ids()),
         ):  # fmt: skip
             try:
                 look()
@@ -90,6 +90,11 @@ class _Check:
     def _say(self, part: Part, text: str, entry_id: int | None = None, table: str = "") -> None:
         self._findings.append(Finding(part, text, entry_id, table))
 
+    def _ids(self) -> list[int]:
+        """Return the ids of all entries, ascending, each once: also where rows are in disorder."""
+        ids: list[int] = np.unique(store.all_ids(self._connection)).tolist()
+        return ids
+
     def _check_file(self) -> None:
         """Let SQLite compare its pages, rows and indexes."""
         found = self._connection.execute(f"PRAGMA integrity_check({_MOST_OF_SQLITE})")
@@ -105,8 +110,8 @@ class _Check:
         # As bytes: a name in which a flipped bit left no Unicode must not keep the rest from sight.
         query = "SELECT CAST(name AS BLOB), value FROM counters"
         for content, value in self._connection.execute(query):
-            name = str(content, "utf-8", "replace")
-            if name not in _COUNTERS or value < 0:
+            name = str(content or b"", "utf-8", "replace")
+            if name not in _COUNTERS or not isinstance(value, int) or value < 0:
                 self._say(
                     Part.COUNTERS, f"expected counts of {sorted(_COUNTERS)}, got {name!r} {value}"
                 )
@@ -173,12 +178,12 @@ class _Check:
             missing.discard(entry_id)
             halves = (Part.SCENE, *row[:2]), (Part.INSTRUCTION, *row[2:])
             for (part, content, checksum), kept in zip(halves, sound, strict=True):
-                if len(content) != 4 * self._contents.fingerprint.dim:
-                    dim = self._contents.fingerprint.dim
+                dim = self._contents.fingerprint.dim
+                size = len(content) if isinstance(content, bytes) else repr(content)
+                if size != 4 * dim:
                     self._say(
-                        part, f"expected {4 * dim} bytes for {dim} numbers, got {len(content)}",
-                        entry_id,
-                    )  # fmt: skip
+                        part, f"expected {4 * dim} bytes for {dim} numbers, got {size}", entry_id
+                    )
                 elif zlib.crc32(content) != checksum:
                     self._say(part, "differs from its checksum", entry_id)
                 else:
@@ -193,7 +198,7 @@ class _Check:
             Part.THUMBNAIL, "thumbnails", "jpeg, checksum", ids
         ):
             self._thumbnails += 1
-            if zlib.crc32(jpeg) != checksum:
+            if not isinstance(jpeg, bytes) or zlib.crc32(jpeg) != checksum:
                 self._say(Part.THUMBNAIL, "differs from its checksum", entry_id)
             elif why := why_no_picture(jpeg):
                 self._say(Part.THUMBNAIL, f"is no JPEG picture: {why}", entry_id)
