@@ -70,6 +70,20 @@ def test_damaged_artefact_is_built_anew(cache, build, damage):
     assert build.calls == 2
 
 
+def test_artefact_that_another_process_has_built_meanwhile_stays_where_it_reads_it(cache, build):
+    other = ArtefactCache(cache._root)
+    found = []
+
+    def be_second(folder: Path) -> None:
+        build(folder)
+        with other.folder({}, build) as place:
+            found.append((place / "a.blob").stat().st_ino)
+
+    with cache.folder({}, be_second) as place:
+        assert [(place / "a.blob").stat().st_ino] == found
+    assert places(cache) == [place]
+
+
 def test_build_that_fails_leaves_nothing(cache):
     def fail(folder: Path) -> None:
         (folder / "half").write_bytes(b"x")

@@ -233,6 +233,20 @@ def test_auto_without_optional_libraries_is_torch_and_says_why(load, monkeypatch
     assert not [r for r in caplog.records if r.levelno > logging.INFO]
 
 
+def test_library_of_a_release_that_does_not_fit_counts_as_missing_and_is_said(
+    monkeypatch, tmp_path, caplog
+):
+    (tmp_path / "onnxscript.py").write_text("raise AttributeError('no onnx_ir.Tape')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "onnxscript", raising=False)
+    pytest.importorskip("onnxruntime")
+    assert engine_choice.missing_library("onnxruntime") == "onnxscript"
+    [line] = [r.getMessage() for r in caplog.records]
+    assert line == (
+        "engine onnxruntime: importing onnxscript failed: AttributeError (no onnx_ir.Tape)"
+    )
+
+
 @pytest.fixture
 def _all_installed(monkeypatch):
     monkeypatch.setattr(engine_choice, "missing_library", lambda engine: "")

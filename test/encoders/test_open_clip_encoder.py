@@ -233,6 +233,18 @@ def test_embedding_that_is_not_finite_is_an_error_and_not_a_vector(load, monkeyp
     assert len(encoder._cache) == 0
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, Exception])  # of torch and of ONNX Runtime
+def test_runtime_that_fails_is_an_error_that_names_the_model(load, monkeypatch, scene, kind):
+    encoder = load()
+
+    def fail(prepared):
+        raise kind("bad allocation")
+
+    monkeypatch.setattr(encoder._engine, "embed_pixels", fail)
+    with pytest.raises(EncoderError, match=r"tiny-clip failed on 1 inputs on cpu: bad allocation"):
+        encoder.encode_images([scene(8, 8)])
+
+
 def test_device_that_runs_out_of_memory_gets_smaller_batches_and_then_says_what_to_lower(
     load, monkeypatch, scene
 ):

@@ -19,10 +19,13 @@ from vla_retrieval.types import NewEntry
 from .conftest import DIM, OpenMemory
 from .oracle import unit_vectors
 
+DAMAGED = pytest.mark.parametrize("value", ["'another'", "''", "CAST(x'F4657874' AS TEXT)"])
+"""What is stored instead, also a text in which a flipped bit left no Unicode."""
 
-def damage(directory: Path) -> None:
+
+def damage(directory: Path, value: str) -> None:
     with closing(sqlite3.connect(directory / "memory.sqlite3")) as connection:
-        connection.execute("UPDATE calibration SET value = 'another'")
+        connection.execute(f"UPDATE calibration SET value = {value}")
         connection.commit()
 
 
@@ -58,25 +61,29 @@ def test_a_memory_that_is_only_read_takes_none(open_memory: OpenMemory) -> None:
     assert memory.calibration() == "text"
 
 
+@DAMAGED
 def test_a_damaged_one_is_none_and_the_entries_are_there(
-    open_memory: OpenMemory, directory: Path, caplog: pytest.LogCaptureFixture
+    open_memory: OpenMemory, directory: Path, caplog: pytest.LogCaptureFixture, value: str
 ) -> None:
     memory = open_memory()
     memory.add([NewEntry("x", 0)], unit_vectors(1, DIM, 1), unit_vectors(1, DIM, 2))
     memory.set_calibration("text")
     memory.close()
-    damage(directory)
+    damage(directory, value)
     memory = open_memory()
     assert memory.calibration() is None
     assert memory.entry_ids() == [1]
     assert "memory calibrate" in caplog.text
 
 
-def test_a_damaged_one_is_named_and_dropped(open_memory: OpenMemory, directory: Path) -> None:
+@DAMAGED
+def test_a_damaged_one_is_named_and_dropped(
+    open_memory: OpenMemory, directory: Path, value: str
+) -> None:
     memory = open_memory()
     memory.set_calibration("text")
     memory.close()
-    damage(directory)
+    damage(directory, value)
     with open_contents(directory, write=True) as contents:
         report = check(contents)
         assert [finding.part for finding in report.wrong] == [Part.CALIBRATION]

@@ -12,7 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vla_retrieval.errors import MemoryLockedError, RetrievalError, StorageError
+from vla_retrieval.errors import (
+    MemoryFormatError,
+    MemoryLockedError,
+    RetrievalError,
+    StorageError,
+)
 from vla_retrieval.memory import Memory, MemoryOptions, snapshot
 from vla_retrieval.memory.checking import check
 from vla_retrieval.memory.contents import open_contents
@@ -83,6 +88,20 @@ def test_an_empty_memory_is_sound(open_memory: OpenMemory, directory: Path) -> N
     assert look(directory).wrong == []
 
 
+def put_anything(directory: Path, table: str, statement: str) -> None:
+    """Change a table as a flipped bit can: past the types that SQLite keeps to."""
+    loose = "replace(replace(sql, 'STRICT', ''), ' NOT NULL', '')"
+    with closing(sqlite3.connect(directory / "memory.sqlite3")) as connection:
+        sql = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,))
+        kept = sql.fetchone()[0].replace("'", "''")
+    for said, change_it in ((loose, statement), (f"'{kept}'", "PRAGMA user_version")):
+        change(
+            directory, "PRAGMA writable_schema = ON",
+            f"UPDATE sqlite_master SET sql = {said} WHERE name = '{table}'",
+        )  # fmt: skip
+        change(directory, change_it)
+
+
 ENTRY_COLUMNS = {
     "instruction": "'put'", "stamp_ns": "stamp_ns + 1", "frame_id": "'other'",
     "episode_id": "''", "outcome": "2", "action_space": "'abc'", "action_shape": "'[1, 3]'",
@@ -136,6 +155,42 @@ class TestDamage:
         change(sound, f"UPDATE embeddings SET {column} = {value} WHERE entry_id = 2")
         assert wrong(sound) == {(part, 2)}
 
+    @pytest.mark.parametrize("value", ["NULL", "'text'", "7", "1.5"])
+    @pytest.mark.parametrize(
+        ("table", "column", "part"),
+        [
+            ("embeddings", "scene", Part.SCENE), ("embeddings", "instruction", Part.INSTRUCTION),
+            ("embeddings", "scene_checksum", Part.SCENE), ("thumbnails", "jpeg", Part.THUMBNAIL),
+            ("thumbnails", "checksum", Part.THUMBNAIL), ("entries", "instruction", Part.ENTRY),
+            ("entries", "stamp_ns", Part.ENTRY), ("entries", "action_values", Part.ENTRY),
+        ],
+    )  # fmt: skip
+    def test_that_makes_a_value_of_another_type_is_named_and_the_rest_is_looked_at(
+        self, sound: Path, table: str, column: str, value: str, part: Part
+    ) -> None:
+        put_anything(sound, table, f"UPDATE {table} SET {column} = {value} WHERE entry_id = 2")
+        change(sound, "UPDATE entries SET checksum = 0 WHERE entry_id = 4")
+        assert {(part, 2), (Part.ENTRY, 4)} <= wrong(sound)
+
+    @pytest.mark.parametrize("value", ["NULL", "'text'", "7"])
+    @pytest.mark.parametrize("column", ["scene", "instruction"])
+    def test_that_makes_no_bytes_of_an_embedding_is_said_at_the_next_open(
+        self, sound: Path, open_memory: OpenMemory, column: str, value: str
+    ) -> None:
+        (sound / "index.snapshot").unlink()
+        put_anything(sound, "embeddings", f"UPDATE embeddings SET {column} = {value}")
+        with pytest.raises(MemoryFormatError, match=rf"its {column} embedding is not of 8 numbers"):
+            open_memory()
+
+    @pytest.mark.parametrize("value", ["NULL", "'text'", "1.5"])
+    def test_of_a_counter_that_is_no_number_is_named(
+        self, sound: Path, open_memory: OpenMemory, value: str
+    ) -> None:
+        put_anything(sound, "counters", f"UPDATE counters SET value = {value}")
+        assert (Part.COUNTERS, None) in wrong(sound)
+        with pytest.raises(MemoryFormatError, match=r"counter '\w+' of this memory is damaged"):
+            open_memory()
+
     def test_in_the_length_of_an_embedding_is_named(self, sound: Path) -> None:
         change(sound, "UPDATE embeddings SET scene = zeroblob(5) WHERE entry_id = 2")
         (finding,) = look(sound).wrong
@@ -150,6 +205,18 @@ class TestDamage:
         change(sound, "UPDATE entries SET instruction = CAST(x'ff' AS TEXT) WHERE entry_id = 2")
         change(sound, "UPDATE entries SET metadata = CAST(x'80' AS TEXT) WHERE entry_id = 4")
         assert wrong(sound) == {(Part.ENTRY, 2), (Part.ENTRY, 4)}
+
+    @pytest.mark.parametrize("column", ["instruction", "tags"])
+    def test_of_text_that_is_no_unicode_says_at_the_next_open_what_to_do(
+        self, sound: Path, open_memory: OpenMemory, column: str
+    ) -> None:
+        (sound / "index.snapshot").unlink()
+        change(sound, f"UPDATE entries SET {column} = CAST(x'ff' AS TEXT) WHERE entry_id = 2")
+        with pytest.raises(MemoryFormatError, match=rf"{column}.*memory check.*--drop-damaged"):
+            open_memory()
+        with open_contents(sound, write=True) as contents:
+            drop_damaged(contents, check(contents))
+        assert open_memory().entry_ids() == [1, 3, 4, 5]
 
     def test_of_several_kinds_is_named_at_once(self, sound: Path) -> None:
         change(
@@ -173,6 +240,7 @@ class TestDamage:
         [
             "INSERT INTO counters VALUES ('sequence', -5)",
             "INSERT INTO counters VALUES ('sequencf', 1)",
+            "INSERT INTO counters VALUES (CAST(x'f3657175656e6365' AS TEXT), 1)",
         ],
     )
     def test_of_what_the_memory_counts_is_named(self, sound: Path, statement: str) -> None:
@@ -328,6 +396,21 @@ def swap_contents(directory: Path, one: int, other: int) -> None:
     )
 
 
+def flip_an_id(directory: Path, entry_id: int) -> None:
+    """Flip the bit of 8 in the id of an entry, where a leaf of SQLite's tree has it."""
+    path = directory / "memory.sqlite3"
+    with closing(sqlite3.connect(path)) as connection:
+        query = "SELECT rootpage FROM sqlite_master WHERE name = 'entries'"
+        page = (connection.execute(query).fetchone()[0] - 1) * 4096
+    content = bytearray(path.read_bytes())
+    pointer = page + 8 + 2 * (entry_id - 1)
+    cell = page + int.from_bytes(content[pointer : pointer + 2], "big")
+    cell += 2 if content[cell] & 128 else 1  # behind the size of the row
+    assert content[cell] == entry_id
+    content[cell] ^= 8
+    path.write_bytes(content)
+
+
 class TestTheFile:
     def test_a_page_of_rubbish_is_named_and_the_rest_is_looked_at(
         self, open_memory: OpenMemory, directory: Path
@@ -341,6 +424,13 @@ class TestTheFile:
         report = look(directory)
         assert report.has_wrong(Part.DATABASE) or report.damaged_ids or report.damaged_thumbnail_ids
         assert report.entries > 500
+
+    def test_a_row_out_of_its_order_is_named_and_the_rest_is_looked_at(self, sound: Path) -> None:
+        """It is still there for who reads all rows, and not for who asks for it."""
+        change(sound, "UPDATE thumbnails SET checksum = 0 WHERE entry_id = 4")
+        flip_an_id(sound, 2)
+        named = {(Part.DATABASE, None), (Part.ENTRY, 10), (Part.THUMBNAIL, 4)}
+        assert named <= wrong(sound)
 
     def test_two_tables_on_one_page_are_named(self, sound: Path) -> None:
         change(
@@ -362,6 +452,29 @@ class TestTheFile:
             pytest.raises(StorageError, match=r"nothing was removed.*\.recover"),
         ):
             drop_damaged(contents, check(contents))
+
+    @pytest.mark.parametrize(
+        ("definition", "damaged"),
+        [
+            (b" scene_checksum INT", b" scenu_checksum INT"),
+            (b" checksum INTEGER", b" checksue INTEGER"), (b"pinned INT", b"pinjed INT"),
+            (b"ON DELETE CASCADE", b"ON UPDATE CASCADE"),
+        ],
+    )  # fmt: skip
+    def test_a_damaged_definition_of_a_table_is_named_and_no_entry_is_dropped_for_it(
+        self, sound: Path, definition: bytes, damaged: bytes
+    ) -> None:
+        before = everything(sound)
+        path = sound / "memory.sqlite3"
+        content = path.read_bytes()
+        path.write_bytes(content.replace(definition, damaged))
+        with open_contents(sound, write=True) as contents:
+            report = check(contents)
+            assert "the table" in str(report.wrong[0])
+            with pytest.raises(StorageError, match="nothing was removed"):
+                drop_damaged(contents, report)
+        path.write_bytes(path.read_bytes().replace(damaged, definition))
+        assert everything(sound) == before
 
     @pytest.mark.parametrize("seed", range(8))
     def test_a_flipped_bit_is_found_or_changes_nothing(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,6 +44,20 @@ class Gate:
         patch.setattr(owner, name, stopping)
 
 
+class Asked:
+    """A lock that says when somebody asks for it."""
+
+    def __init__(self, lock: threading.Lock) -> None:
+        self.reached, self._lock = threading.Event(), lock
+
+    def __enter__(self) -> None:
+        self.reached.set()
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 def test_closing_waits_for_a_snapshot_that_is_being_written(
     open_memory: OpenMemory, directory: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -63,6 +78,28 @@ def test_closing_waits_for_a_snapshot_that_is_being_written(
         gate.go_on.set()
         writing.result(WAIT)
         closing.result(WAIT)
+    assert open_memory().stats().index.opened_from.startswith("the snapshot, 0")
+
+
+def test_who_closes_a_memory_that_is_being_closed_waits_until_it_is(
+    open_memory: OpenMemory, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vla_retrieval.memory.maintenance._BEHIND_AT_CLOSE", 1)
+    memory = open_memory()
+    add(memory)
+    gate = Gate(monkeypatch, Frozen, "_write")
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(memory.close)
+        assert gate.reached.wait(WAIT)
+        asked = Asked(memory._closing)
+        monkeypatch.setattr(memory, "_closing", asked)
+        second = pool.submit(memory.close)
+        assert asked.reached.wait(WAIT)
+        with pytest.raises(MemoryLockedError):
+            Memory.open(directory, fingerprint(DIM))
+        gate.go_on.set()
+        first.result(WAIT)
+        second.result(WAIT)
     assert open_memory().stats().index.opened_from.startswith("the snapshot, 0")
 
 

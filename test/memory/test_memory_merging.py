@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -181,6 +183,23 @@ def test_the_nearest_of_many_is_found(open_memory: OpenMemory) -> None:
     rows = [7, 299, 0, 150]
     report = memory.add_with_report([SAID] * 4, scenes[rows], instructions[rows])
     assert report.entry_ids == tuple(row + 1 for row in rows)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda n: {"episode_id": f"episode {n}"}, lambda n: {"frame_id": f"camera {n}"},
+        lambda n: {"tags": (f"tag {n}",)}, lambda n: {"metadata": {"place": f"room {n}"}},
+    ],
+)  # fmt: skip
+def test_many_look_alikes_that_say_something_else_do_not_hide_the_one_that_is_repeated(
+    open_memory: OpenMemory, other: Callable[[int], dict[str, Any]]
+) -> None:
+    """A robot that comes back to one place in every episode."""
+    memory = open_memory(options=merging())
+    entries = [replace(SAID, **other(n)) for n in range(20)]
+    assert [add(memory, entry) for entry in entries] == [(n + 1, False) for n in range(20)]
+    assert add(memory, entries[-1]) == (20, True)
 
 
 def test_an_entry_that_goes_with_what_was_merged_into_it_is_reported_as_gone(

@@ -252,6 +252,21 @@ def test_two_queries_against_one_half_add_up(memory: Memory) -> None:
     assert math.isnan(found.instruction_score)
 
 
+@pytest.mark.usefixtures("way_of_scoring")
+@pytest.mark.parametrize("similarity", Similarity)
+def test_a_column_of_an_array_asks_as_a_row_does(
+    open_memory: OpenMemory, similarity: Similarity
+) -> None:
+    memory = open_memory(similarity=similarity)
+    vectors = unit_vectors(400, DIM, 0)
+    memory.add(varied(400), vectors, np.asfortranarray(vectors))
+    columns = np.asfortranarray(vectors)
+    for probes in ([SCENE], [SCENE, INSTRUCTION]):
+        row, column = ([Probe(half, v, 0.5) for half in probes] for v in (vectors[7], columns[7]))
+        found = [memory.search(asked, 9).candidates for asked in (row, column)]
+        assert len({tuple((c.entry_id, c.score) for c in some) for some in found}) == 1
+
+
 def test_an_empty_memory_finds_nothing(memory: Memory) -> None:
     for wanted in (Filter(), Filter(tags=("a",)), Filter(exclude_ids=(1,))):
         found = memory.search([Probe(SCENE, unit_vectors(1, DIM, 0)[0])], 10, filter=wanted)

@@ -81,17 +81,17 @@ class ArtefactCache:
         except OSError as error:
             self._complain(error)
             return False
+        # Before building: what is there afterwards is another process's, which may be reading it.
+        shutil.rmtree(place, ignore_errors=True)
         try:
             build(scratch)
             sums = {path.name: _checksum(path) for path in sorted(scratch.iterdir())}
             manifest = {"key": dict(key), "crc32": sums}
             (scratch / _MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-            shutil.rmtree(place, ignore_errors=True)
-            with contextlib.suppress(FileExistsError):
-                scratch.rename(place)
+            scratch.rename(place)
             self._prune(place)
         except OSError as error:
-            # Also ENOTEMPTY: another process put the same artefact there a moment before.
+            # Also ENOTEMPTY: another process has put the same artefact there meanwhile.
             if _is_whole(place):
                 return True
             self._complain(error)

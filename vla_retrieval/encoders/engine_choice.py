@@ -87,6 +87,9 @@ def missing_library(engine: str) -> str:
             importlib.import_module(library)
         except (ImportError, OSError):
             return library
+        except Exception as error:  # releases that do not belong together fail as they like
+            _log.warning("engine %s: importing %s failed: %s", engine, library, _first_line(error))
+            return library
     return ""
 
 
@@ -157,7 +160,7 @@ def _by_name(wanted: str, precision: str) -> Candidate:
     library = missing_library(wanted)
     if library:
         raise EncoderError(
-            f"engine {wanted} needs {library}, which is not installed. Install it (pip install "
+            f"engine {wanted} needs {library}, which cannot be imported. Install it (pip install "
             "-r requirements/cpu_engines.txt), or set engine to auto or torch."
         )
     if wanted == "openvino" and precision in ("auto", "bf16"):

@@ -172,7 +172,9 @@ class OpenClipEncoder:
         """Return what the tower makes of the batch, float32, ``(n, dim)``, of unit length."""
         try:
             raw = limit.run(tower, batch)
-        except RuntimeError as error:
+        except EncoderError:
+            raise
+        except Exception as error:  # what runtimes raise shares no other base
             raise EncoderError(
                 f"{self._fingerprint.model} failed on {len(batch)} inputs on {self.device}: {error}"
             ) from error

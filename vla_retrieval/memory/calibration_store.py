@@ -29,15 +29,17 @@ def read(connection: sqlite3.Connection) -> str | None:
     Raises:
         MemoryFormatError: If it differs from its checksum.
     """
-    row = connection.execute("SELECT value, checksum FROM calibration").fetchone()
+    # As bytes: where a flipped bit made it no text, SQLite would fail before the checksum tells.
+    query = "SELECT CAST(value AS BLOB), checksum FROM calibration"
+    row = connection.execute(query).fetchone()
     if row is None:
         return None
-    text = str(row[0])
-    if zlib.crc32(text.encode()) != row[1]:
+    content, checksum = row
+    if content is None or zlib.crc32(content) != checksum:
         raise MemoryFormatError(
             "the calibration differs from its checksum. Make it anew: memory calibrate."
         )
-    return text
+    return str(content, "utf-8")
 
 
 def read_if_sound(connection: sqlite3.Connection, directory: Path) -> str | None:

@@ -9,9 +9,11 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_retrieval.errors import MemoryFormatError
 from vla_retrieval.memory import counters, snapshot
 from vla_retrieval.memory.columns import Columns, ColumnState, Rows, facts_of
 from vla_retrieval.memory.contents import Contents
+from vla_retrieval.memory.failures import SQLITE_ERRORS
 from vla_retrieval.memory.findings import Finding, Part
 from vla_retrieval.memory.index import Index
 from vla_retrieval.memory.similarity import prepared
@@ -56,10 +58,14 @@ class SnapshotCheck:
         except snapshot.SnapshotError as error:
             self._wrong(f"{error}; the next open builds the index from the database")
             return
-        marks = [
-            counters.read(connection, n) for n in (counters.SNAPSHOT, counters.SNAPSHOT_BEFORE)
-        ]
-        self._behind = counters.sequence(connection) - restored.sequence
+        try:
+            marks = [
+                counters.read(connection, n) for n in (counters.SNAPSHOT, counters.SNAPSHOT_BEFORE)
+            ]
+            self._behind = counters.sequence(connection) - restored.sequence
+        except (MemoryFormatError, *SQLITE_ERRORS) as error:
+            self._note(f"whether it is of this history cannot be told: {error}")
+            return
         if restored.mark not in marks or self._behind < 0:
             self._note("it is of another history than the database, and is not used")
             return

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 
+from vla_retrieval.errors import MemoryFormatError
+
 REMOVED = "sequence"
 """Entries that were removed, ever. In the last format it counted commits, hence its name."""
 
@@ -40,19 +42,27 @@ def put(connection: sqlite3.Connection, name: str, value: int) -> None:
 
 
 def read(connection: sqlite3.Connection, name: str) -> int:
-    """Return a counter."""
+    """Return a counter.
+
+    Raises:
+        MemoryFormatError: If a flipped bit left no number.
+    """
     row = connection.execute("SELECT value FROM counters WHERE name = ?", (name,)).fetchone()
-    return int(row[0]) if row else 0
+    return _whole(name, row[0]) if row else 0
 
 
 def last_given_out(connection: sqlite3.Connection, schema: str = "main") -> int:
-    """Return the highest id that an entry of a database ever had, or 0."""
+    """Return the highest id that an entry of a database ever had, or 0.
+
+    Raises:
+        MemoryFormatError: As ``read`` does.
+    """
     row = connection.execute(
         f"SELECT max(coalesce((SELECT max(entry_id) FROM {schema}.entries), 0),"
         f" coalesce((SELECT value FROM {schema}.counters WHERE name = ?), 0))",
         (GIVEN_OUT,),
     ).fetchone()
-    return int(row[0])
+    return _whole(GIVEN_OUT, row[0])
 
 
 def sequence(connection: sqlite3.Connection) -> int:
@@ -62,3 +72,12 @@ def sequence(connection: sqlite3.Connection) -> int:
     that was given out, so that a commit which adds does not write a counter as well.
     """
     return last_given_out(connection) + read(connection, REMOVED)
+
+
+def _whole(name: str, value: object) -> int:
+    if isinstance(value, int):
+        return value
+    raise MemoryFormatError(
+        f"the counter {name!r} of this memory is damaged: expected a whole number, got {value!r}."
+        " Restore the directory from a copy; memory check names what else is."
+    )

@@ -152,7 +152,7 @@ def read_thumbnails(
     for some, places in _in_groups(entry_ids):
         query = f"SELECT entry_id, jpeg, checksum FROM thumbnails WHERE entry_id IN ({places})"
         for entry_id, jpeg, checksum in connection.execute(query, some):
-            if zlib.crc32(jpeg) != checksum:
+            if not isinstance(jpeg, bytes) or zlib.crc32(jpeg) != checksum:
                 raise damaged(path, f"entry {entry_id}: its thumbnail differs from its checksum")
             yield entry_id, jpeg
 
@@ -277,7 +277,8 @@ def _to_vectors(
 ) -> Embeddings:
     """Return embeddings, shape ``(n, dim)``, from their ids, bytes and checksums."""
     for entry_id, content, checksum in rows:
-        if len(content) != dim * _FLOAT32.itemsize:
+        # A flipped bit also turns bytes into a text, a number or nothing.
+        if not isinstance(content, bytes) or len(content) != dim * _FLOAT32.itemsize:
             raise damaged(path, f"entry {entry_id}: its {half} embedding is not of {dim} numbers")
         if zlib.crc32(content) != checksum:
             raise damaged(path, f"entry {entry_id}: its {half} embedding differs from its checksum")

@@ -7,9 +7,13 @@ from pathlib import Path
 from types import TracebackType
 
 from vla_retrieval.errors import MemoryFormatError, StorageError
+from vla_retrieval.memory.schema import damaged
 
 SQLITE_ERRORS = (sqlite3.Error, UnicodeDecodeError)
 """Python raises the second where SQLite's own message quotes bytes of a damaged file."""
+
+_NO_TEXT = "Could not decode to UTF-8"
+"""What Python says of a text in a row in which a flipped bit left no Unicode."""
 
 # SQLite's own texts; its error codes reach Python from 3.11 on only.
 _NEXT_STEPS = {
@@ -31,7 +35,7 @@ class storage_errors:  # noqa: N801  (it is used as a function is)
         path: What the block works on.
 
     Raises:
-        MemoryFormatError: If SQLite finds the file damaged or not its own.
+        MemoryFormatError: If SQLite finds the file or a text in it damaged, or not its own.
         StorageError: For every other of these errors.
     """
 
@@ -58,6 +62,8 @@ def raise_translated(error: BaseException, doing: str, path: Path) -> None:
     """Raise what ``storage_errors`` makes of an error; do nothing where it leaves it alone."""
     if isinstance(error, SQLITE_ERRORS):
         text = str(error)
+        if _NO_TEXT in text:
+            raise damaged(path, text) from error
         of_the_content = isinstance(error, UnicodeDecodeError)
         if of_the_content or "not a database" in text or "malformed" in text:
             raise MemoryFormatError(

@@ -284,7 +284,7 @@ class Index:
                 " its own way", "None",
             )  # fmt: skip
         source = probe.source or probe.modality
-        given = probe.vector[np.newaxis]
+        given = np.ascontiguousarray(probe.vector)[np.newaxis]  # FAISS takes no strides
         vectors = self.compared(given, source)
         hashes = self._hashes(given, vectors, source)
         return Ready(probe.modality, vectors[0], probe.weight, probe.source, hashes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from vla_retrieval.errors import StorageError
-from vla_retrieval.memory import building, calibration_store, counters
+from vla_retrieval.memory import building, calibration_store, counters, snapshot
 from vla_retrieval.memory import entries as store
 from vla_retrieval.memory.bounds import make_room
 from vla_retrieval.memory.checks import (
@@ -75,6 +76,8 @@ class Memory(Readable):
         self._read_only = read_only
         self._evictions = EvictionLog(options.eviction)
         self._calibration = calibration
+        # Held over closing: who calls it meanwhile must not take the database from its snapshot.
+        self._closing = threading.Lock()
         self._maintenance: Maintenance | None = None
         if not read_only:
             self._maintenance = Maintenance(
@@ -131,6 +134,8 @@ class Memory(Readable):
             database = Database(directory / DATABASE_NAME, durable=durable, read_only=read_only)
             undo.callback(database.close)
             settled = database.settle_format(fingerprint, create=create)
+            if not read_only:
+                snapshot.remove_unfinished(directory)
             if head is not None:
                 check_head(head, settled)
             opened = open_index(directory, database, settled, similarity, options, head)
@@ -362,17 +367,18 @@ class Memory(Readable):
 
     def close(self) -> None:
         """Wait for readers and the writer, then give the directory free. Safe to call twice."""
-        maintenance, self._maintenance = self._maintenance, None
-        try:
-            if maintenance is not None:
-                maintenance.close()
-        finally:
-            if self._live.close():
-                self._evictions.tell()
-                try:
-                    self._database.close()
-                finally:
-                    self._directory_lock.release()
+        with self._closing:
+            maintenance, self._maintenance = self._maintenance, None
+            try:
+                if maintenance is not None:
+                    maintenance.close()
+            finally:
+                if self._live.close():
+                    self._evictions.tell()
+                    try:
+                        self._database.close()
+                    finally:
+                        self._directory_lock.release()
 
     def __enter__(self) -> Memory:
         """Return itself."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from vla_retrieval.memory.options import MemoryOptions
 from vla_retrieval.memory.results import Added
-from vla_retrieval.types import Action, Embeddings, Entry, NewEntry
+from vla_retrieval.types import Action, Embeddings, Entry, Filter, NewEntry
 
 _LOOKED_AT = 8
 
@@ -28,8 +28,8 @@ class Neighbour(NamedTuple):
     instruction: float
 
 
-Neighbours = Callable[[Embeddings, Embeddings, int, int, int], Sequence[Neighbour]]
-"""Finds the nearest by scene, instruction, earliest and latest stamp, and how many."""
+Neighbours = Callable[[Embeddings, Embeddings, Filter, int], Sequence[Neighbour]]
+"""Finds the nearest by scene and instruction among those that pass a filter, and how many."""
 
 Read = Callable[[Sequence[int]], Sequence[Entry]]
 
@@ -48,13 +48,9 @@ def find_duplicate(
     nothing that the stored one does not: outcome, action, episode, tags and metadata. What is
     merged loses its own wording, stamp, picture and pose, nothing else.
     """
-    within_ns = round(options.merge_within_sec * 1e9)
-    first, last = 0, 2**63 - 1
-    if within_ns:
-        first, last = max(0, entry.stamp_ns - within_ns), min(last, entry.stamp_ns + within_ns)
     near = [
         neighbour.entry_id
-        for neighbour in neighbours(scene, instruction, first, last, _LOOKED_AT)
+        for neighbour in neighbours(scene, instruction, _alike(entry, options), _LOOKED_AT)
         if neighbour.scene >= options.merge_scene
         and neighbour.instruction >= options.merge_instruction
     ]
@@ -62,6 +58,21 @@ def find_duplicate(
         if says_nothing_new(entry, stored):
             return stored.entry_id
     return None
+
+
+def _alike(entry: NewEntry, options: MemoryOptions) -> Filter:
+    """Return a filter that all pass which an entry may repeat, and few others.
+
+    A robot sees the same place in many episodes: they must not hide the one that is repeated.
+    """
+    first = last = None
+    if within_ns := _within_ns(options):
+        first, last = entry.stamp_ns - within_ns, entry.stamp_ns + within_ns
+    return Filter(
+        stamp_from_ns=first, stamp_to_ns=last, episode_ids=(entry.episode_id,),
+        outcomes=(entry.outcome,), frame_ids=(entry.frame_id,), tags=tuple(entry.tags),
+        metadata=entry.metadata,
+    )  # fmt: skip
 
 
 class Sorted(NamedTuple):
@@ -149,8 +160,12 @@ def cosine(one: Embeddings, other: Embeddings) -> float:
 
 
 def _close(entry: NewEntry, other: NewEntry, options: MemoryOptions) -> bool:
-    within_ns = round(options.merge_within_sec * 1e9)
+    within_ns = _within_ns(options)
     return not within_ns or abs(entry.stamp_ns - other.stamp_ns) <= within_ns
+
+
+def _within_ns(options: MemoryOptions) -> int:
+    return round(options.merge_within_sec * 1e9)
 
 
 def says_nothing_new(entry: NewEntry, stored: NewEntry) -> bool:

@@ -64,28 +64,9 @@ class Neighbourhood:
         self._database = database
 
     def neighbours(
-        self, scene: Embeddings, instruction: Embeddings, first_ns: int, last_ns: int, k: int
-    ) -> list[Neighbour]:
-        """Return the nearest entries of a time range; see ``merging.Neighbours``."""
-        return self._near(
-            scene, instruction, Filter(stamp_from_ns=first_ns, stamp_to_ns=last_ns), k
-        )
-
-    def entries(self, entry_ids: Sequence[int]) -> list[Entry]:
-        """Return entries without thumbnails."""
-        with self._database.reading() as connection:
-            return store.read(connection, entry_ids, thumbnails=False, path=self._database.path)
-
-    def redundancy(self, entry_id: int, without: Sequence[int]) -> float:
-        """Return the mean cosine of both halves with the entry that is most alike."""
-        halves = {m: self._embeddings([entry_id], m)[0] for m in Modality}
-        others = Filter(exclude_ids=(entry_id, *without))
-        near = self._near(halves[Modality.SCENE], halves[Modality.INSTRUCTION], others, 1)
-        return max(((n.scene + n.instruction) / 2 for n in near), default=-1.0)
-
-    def _near(
         self, scene: Embeddings, instruction: Embeddings, wanted: Filter, k: int
     ) -> list[Neighbour]:
+        """Return the nearest of the entries that pass a filter; see ``merging.Neighbours``."""
         probes = [
             Probe(Modality.SCENE, scene, 0.5, Modality.SCENE),
             Probe(Modality.INSTRUCTION, instruction, 0.5, Modality.INSTRUCTION),
@@ -101,6 +82,18 @@ class Neighbourhood:
             Neighbour(entry_id, cosine(scene, s), cosine(instruction, i))
             for entry_id, s, i in zip(ids, scenes, instructions, strict=True)
         ]
+
+    def entries(self, entry_ids: Sequence[int]) -> list[Entry]:
+        """Return entries without thumbnails."""
+        with self._database.reading() as connection:
+            return store.read(connection, entry_ids, thumbnails=False, path=self._database.path)
+
+    def redundancy(self, entry_id: int, without: Sequence[int]) -> float:
+        """Return the mean cosine of both halves with the entry that is most alike."""
+        halves = {m: self._embeddings([entry_id], m)[0] for m in Modality}
+        others = Filter(exclude_ids=(entry_id, *without))
+        near = self.neighbours(halves[Modality.SCENE], halves[Modality.INSTRUCTION], others, 1)
+        return max(((n.scene + n.instruction) / 2 for n in near), default=-1.0)
 
     def _embeddings(self, entry_ids: Sequence[int], modality: Modality) -> Embeddings:
         path, dim = self._database.path, self._index.dim

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 from vla_retrieval.errors import MemoryFormatError, MemoryMismatchError
@@ -79,9 +80,7 @@ def is_new(connection: sqlite3.Connection) -> bool:
 
 def create(connection: sqlite3.Connection, fingerprint: Fingerprint) -> None:
     """Make the tables, inside the caller's transaction."""
-    for statement in _TABLES.split(";\n"):
-        if statement.strip():
-            connection.execute(statement)
+    _make_tables(connection)
     text = json.dumps(dataclasses.asdict(fingerprint))
     connection.execute("INSERT INTO fingerprint VALUES (?)", (text,))
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -113,6 +112,25 @@ def check(connection: sqlite3.Connection, path: Path) -> None:
             f"{path}: expected format {FORMAT}, got format {version}."
             " Open it with the version of vla_retrieval that wrote it."
         )
+
+
+def strange_tables(connection: sqlite3.Connection) -> list[str]:
+    """Return what of the tables' definitions is not as ``create`` makes them.
+
+    SQLite takes any name for a good one: a flipped bit in that of a column makes every row that
+    is read by it look damaged.
+    """
+    found = []
+    with closing(sqlite3.connect(":memory:")) as made:
+        _make_tables(made)
+        for (table,) in made.execute("SELECT name FROM sqlite_master WHERE type = 'table'"):
+            expected, got = (_definition(c, table) for c in (made, connection))
+            if expected != got:
+                found.append(
+                    f"the table {table}: expected {sorted(expected - got)}, got"
+                    f" {sorted(got - expected)}"
+                )
+    return found
 
 
 def is_old(connection: sqlite3.Connection) -> bool:
@@ -174,6 +192,19 @@ def damaged(path: Path, what: str) -> MemoryFormatError:
 
 def _in_full(fingerprint: dict[str, object]) -> str:
     return " ".join(f"{name}={value!r}" for name, value in fingerprint.items())
+
+
+def _make_tables(connection: sqlite3.Connection) -> None:
+    for statement in _TABLES.split(";\n"):
+        if statement.strip():
+            connection.execute(statement)
+
+
+def _definition(connection: sqlite3.Connection, table: str) -> set[str]:
+    """Return a table's columns and what they refer to, in any order: one text for each."""
+    columns = connection.execute(f"PRAGMA table_info({table})")
+    references = connection.execute(f"PRAGMA foreign_key_list({table})")
+    return {str(row[1:]) for rows in (columns, references) for row in rows}
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:

@@ -156,6 +156,20 @@ class Frozen:
                 yield f"{modality.value}.centre", centre.shape, "<f4", [centre]
 
 
+def remove_unfinished(directory: Path) -> None:
+    """Remove what a write that was cut off has left in a memory's directory, if anything.
+
+    It is as large as the index: on a disk that it fills no entry could be added, and no other
+    snapshot would ever take its place.
+
+    Raises:
+        StorageError: If the disk refuses.
+    """
+    temporary = directory / TEMPORARY_NAME
+    with storage_errors("remove", temporary):
+        temporary.unlink(missing_ok=True)
+
+
 @dataclass(frozen=True)
 class Restored:
     """What a snapshot holds.
