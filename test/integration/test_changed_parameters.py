@@ -25,6 +25,7 @@ def manager(node: NodeProcess, robot: Robot) -> Manager:
         ({"query_rate_hz": 0.0}, "query_rate_hz"),
         ({"head": "no/such/head"}, "No head at"),
         ({"head": "/etc/passwd"}, "remote_paths_dir"),
+        ({"head": "a" * 300}, "File name too long"),
         ({"memory_dir": "other"}, "memory_dir is read at configure"),
         ({"remote_paths_dir": "/"}, "read-only"),
         ({"k": "many"}, "type"),
