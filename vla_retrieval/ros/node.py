@@ -293,13 +293,17 @@ class RetrievalNode(LifecycleNode):
         names = {change.name for change in changes}
         self.settings = parameters.read_again(self, self.settings)
         if "diagnostics_period_sec" in names:
-            period_sec = self.settings.diagnostics_period_sec
-            self._diagnostics_timer.timer_period_ns = int(period_sec * _NS_PER_SEC)
+            _set_period(self._diagnostics_timer, self.settings.diagnostics_period_sec)
         if "query_rate_hz" in names and self._query_timer is not None:
-            self._query_timer.timer_period_ns = int(_NS_PER_SEC / self.settings.query_rate_hz)
+            _set_period(self._query_timer, 1.0 / self.settings.query_rate_hz)
         if self.session is not None and "head" in names:
             try:
                 self.session.memory.use_head(self._next_head)
             except RetrievalError as error:
                 self.health.note_error(error)
                 self.get_logger().error(f"the head is not changed: {error}")
+
+
+def _set_period(timer: Timer, period_sec: float) -> None:
+    timer.timer_period_ns = int(period_sec * _NS_PER_SEC)
+    timer.reset()  # else the new period begins when the old one is over, in an hour perhaps
