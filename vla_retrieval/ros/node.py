@@ -49,9 +49,9 @@ class RetrievalNode(LifecycleNode):
     """A robot's memory on the ROS graph.
 
     Unconfigured it has its parameters and services, which say NOT_ACTIVE. Configured it holds the
-    encoder and the memory. Active it listens, publishes and answers. Where configuring fails, and
-    where the memory is lost while it is active, it goes back to unconfigured, with the reason in
-    the log and in ``fault``, and can be configured again.
+    encoder and the memory. Active it listens, publishes and answers. Where configuring or
+    activating fails, and where the memory is lost while it is active, it goes back to unconfigured,
+    with the reason in the log and in ``fault``, and can be configured again.
 
     Attributes:
         settings: The parameters' values; the live ones follow changes.
@@ -154,14 +154,23 @@ class RetrievalNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Start to listen, to publish and to answer."""
+        """Start to listen, to publish and to answer; a clear reason is logged where that fails."""
         if self.session is None:
             self.get_logger().error("cannot activate: configure the node first")
             return TransitionCallbackReturn.FAILURE
         self.counters.reset()
         self.pace.reset()
         self._live = LivePath(self, self.session)
-        self._listen(self._live)
+        try:
+            self._listen(self._live)
+        except Exception as error:  # rclpy would swallow it, and the reason with it
+            if self.context.ok():  # else a signal ended the node meanwhile
+                _log.exception("cannot activate")
+                self._fail(
+                    f"cannot activate: {error!r}. Look at the names of the topics (remappings of "
+                    "image and instruction), and at the permissions if security is on."
+                )
+            return TransitionCallbackReturn.ERROR
         self.is_active = True
         return super().on_activate(state)
 
