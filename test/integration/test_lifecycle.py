@@ -64,7 +64,9 @@ def test_a_topic_that_cannot_be_subscribed_to_leaves_the_node_unconfigured_with_
         manager = Manager(robot)
         assert manager.try_to("configure")
         with monkeypatch.context() as patch:
-            patch.setattr("vla_retrieval.ros.node.Camera", MagicMock(side_effect=RuntimeError("no topic")))
+            patch.setattr(
+                "vla_retrieval.ros.node.Camera", MagicMock(side_effect=RuntimeError("no topic"))
+            )
             assert not manager.try_to("activate")
         assert manager.state() == "unconfigured"
         reports = robot.collect(DiagnosticArray, "/diagnostics")

@@ -260,8 +260,8 @@ class RetrievalNode(LifecycleNode):
         frames = self.counters.get("frames_received")
         newest = self.newest_frame.get()
         warnings = self.camera.warnings(frames, newest) if self.camera is not None else []
-        for warning in warnings:
-            self.get_logger().warning(warning, throttle_duration_sec=_WARN_AGAIN_SEC)
+        if warnings:  # in one line: the limit is the line's, and would pass the first one only
+            self.get_logger().warning(" ".join(warnings), throttle_duration_sec=_WARN_AGAIN_SEC)
         diagnostics = make_diagnostics(self, warnings)
         for status in diagnostics.status[1:]:
             if status.level != DiagnosticStatus.OK:
