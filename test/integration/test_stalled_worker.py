@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from vla_retrieval_msgs.msg import MatchArray, Status
 
 from .harness import START_SEC, WAIT_SEC, Robot, image_message, picture, wait_until
 from .local_node import LocalNode
+from .parameters import Manager
 
 STALL_SEC = 0.5
 
@@ -171,6 +172,45 @@ def test_a_frame_that_hung_is_not_published_when_it_comes_back(
     assert planner.call("get_stats").success
     stamps = [m.header.stamp.nanosec for m in matches.messages]
     assert hung_ns not in stamps[stamps.index(next_ns) :]
+
+
+def test_a_frame_in_hand_says_nothing_in_the_next_activation(
+    domain: int, tmp_path: Path, encoder: Hanging, robot: Robot
+) -> None:
+    """It is neither published nor remembered with the instruction of the one before."""
+    node = LocalNode(tmp_path / "memory", remember_mode="interval")
+    try:
+        assert robot.client.wait_until_active(lambda: True, START_SEC)
+        matches = robot.collect(MatchArray, "retrieval/matches")
+        live = node.node._live
+        assert live is not None
+
+        def heard() -> bool:
+            robot.say("of the one before")
+            return live._instruction is not None
+
+        wait_until(heard, "the instruction", period_sec=0.1)
+        encoder.hang()
+        old_ns, new_ns = 1_000, 2_000
+
+        def seen(stamp_ns: int, happened: Callable[[], bool]) -> None:
+            def look() -> bool:
+                robot.show(picture(1), stamp_ns)
+                return happened()
+
+            wait_until(look, f"the frame of {stamp_ns}", period_sec=0.1)
+
+        seen(old_ns, encoder.hanging.is_set)
+        manager = Manager(robot)
+        assert manager.try_to("deactivate")
+        assert manager.try_to("activate")
+        encoder.release()
+        seen(new_ns, lambda: any(m.header.stamp.nanosec == new_ns for m in matches.messages))
+        assert all(m.header.stamp.nanosec == new_ns for m in matches.messages)
+        assert robot.call("get_stats").memory_size == 0
+    finally:
+        encoder.release()
+        node.close()
 
 
 def test_an_encoder_that_hangs_each_time_is_not_given_threads_without_end(

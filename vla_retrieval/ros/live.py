@@ -65,7 +65,15 @@ class LivePath:
         newest = node.newest_frame.get()
         self._asked_about = (newest.number if newest else 0, 0)
         self._looked_at = newest.number if newest else 0
+        self._ended = False  # set once, and read by the inference thread
         self._remembered_number, self._remembered_ns, self._remembered_episode = 0, 0, ""
+
+    def end(self) -> None:
+        """Publish and remember nothing any more, whatever waits or is in hand.
+
+        The node may be active again by then, and has forgotten the instruction.
+        """
+        self._ended = True
 
     def on_frame(self, message: ImageMessage) -> None:
         """Keep the frame, and have it looked at if that is due."""
@@ -122,7 +130,7 @@ class LivePath:
             ask, self._ask_wanted, self._look_waits = self._ask_wanted, False, False
             instruction, turn = self._instruction, self._instructions
         frame = self._node.newest_frame.get()
-        if frame is None:
+        if frame is None or self._ended:
             return
         # Those between were replaced by a newer one before their turn came.
         self._node.counters.add("frames_skipped", max(0, frame.number - self._looked_at - 1))
@@ -176,6 +184,8 @@ class LivePath:
         if not settings.with_thumbnails:
             for match in answer.matches:
                 match.thumbnail.data = b""
+        if self._ended:
+            return
         with effect("the matches were published"):
             self._node.match_publisher.publish(answer)
             self._node.pace.note(retrieval.times.total_sec)
@@ -212,6 +222,8 @@ class LivePath:
             return
         image = self._session.reader.image(frame)
         scene = self._session.reader.scene(frame)
+        if self._ended:
+            return
         entry = NewEntry(
             instruction=instruction.text,
             stamp_ns=stamp_ns,

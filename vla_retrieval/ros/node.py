@@ -232,6 +232,8 @@ class RetrievalNode(LifecycleNode):
 
     def _stop_listening(self) -> None:
         self.is_active = False
+        if self._live is not None:
+            self._live.end()
         self._live = None
         if self.camera is not None:
             self.camera.close()
