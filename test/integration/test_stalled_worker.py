@@ -300,3 +300,32 @@ def test_a_gpu_without_memory_fails_requests_with_the_reason_and_not_the_node(
         assert robot.call("retrieve", instruction="x", k=1).result.matches
     finally:
         node.close()
+
+
+class Defective(DoubleEncoder):
+    """Fails at each image, and not in a way that anybody foresaw."""
+
+    def encode_images(self, images: Sequence[RgbImage]) -> Embeddings:
+        raise ZeroDivisionError("a defect")
+
+
+def test_a_defect_that_frames_meet_is_counted_and_in_the_diagnostics(
+    domain: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, robot: Robot
+) -> None:
+    """As one that requests meet is."""
+    monkeypatch.setattr("vla_retrieval.ros.session.load_encoder", lambda _: Defective())
+    monkeypatch.setattr(Defective, "warm_up", lambda _: None)
+    node = LocalNode(tmp_path / "memory", diagnostics_period_sec=0.2)
+    try:
+        assert robot.client.wait_until_active(lambda: True, START_SEC)
+        reports = robot.collect(DiagnosticArray, "/diagnostics")
+        robot.wait_until_heard()
+
+        def told() -> bool:
+            robot.show(picture(1), 1)
+            return any("a defect" in facts_of(m.status[0])["last_error"] for m in reports.messages)
+
+        wait_until(told, "the defect", period_sec=0.1)
+        assert robot.call("get_stats").queries_failed > 0
+    finally:
+        node.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -153,10 +154,14 @@ class LivePath:
             self._node.counters.add("queries_failed")
             self._node.health.note_error(error)
             self._node.get_logger().error(str(error), throttle_duration_sec=_REPEAT_LOG_SEC)
-        except Exception:
-            if self._node.context.ok():
-                raise
-            # The node was told to stop meanwhile, and its publishers are gone.
+        except Exception as error:
+            if self._node.context.ok():  # else it was told to stop, and its publishers are gone
+                self._node.counters.add("queries_failed")
+                self._node.health.note_error(f"a frame failed: {error!r}. The log says more.")
+                self._node.get_logger().error(
+                    f"a frame failed:\n{traceback.format_exc()}",
+                    throttle_duration_sec=_REPEAT_LOG_SEC,
+                )
 
     def _ask(self, frame: Frame, instruction: Instruction | None) -> None:
         start = time.perf_counter()
