@@ -6,6 +6,7 @@ and none is waiting, so however slow the encoder is, it always sees the newest f
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 import traceback
@@ -55,7 +56,10 @@ class LivePath:
         """Start without an instruction; frames that came before count as seen."""
         self._node = node
         self._session = session
-        self._start = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")
+        # The time is for people. It may come again: two activations in one second, a robot whose
+        # clock begins anew at each start.
+        time_utc = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")
+        self._episodes = f"{time_utc}-{secrets.token_hex(4)}"
         # Protects the four fields below: both the ROS thread and an inference thread use them.
         self._lock = threading.Lock()
         self._instruction: Instruction | None = None
@@ -103,7 +107,7 @@ class LivePath:
             return
         with self._lock:
             self._instructions += 1
-            episode_id = f"{self._start}-{self._instructions:04d}"
+            episode_id = f"{self._episodes}-{self._instructions:04d}"
             self._instruction = Instruction(message.data, episode_id)
 
     def _queue_look(self, *, ask: bool) -> None:
