@@ -47,6 +47,10 @@ MOST_STUCK = 3
 """Threads that may be shut out and not have ended: each keeps what it holds."""
 
 
+_CLOSING = "the node is cleaned up or shut down"
+_CLOSED = f"{_CLOSING}: nothing was changed"
+
+
 # What each thread works on; a thread that was shut out still finds its own turn.
 _own = threading.local()
 
@@ -215,7 +219,8 @@ class InferenceWorker:
             self._changed.notify_all()  # the old one may be waiting for a job
             waiting: list[Job] = []
             if self._count_stuck() < MOST_STUCK:
-                self._start()
+                with suppress(RuntimeError):  # no thread is to be had: `go_on` tries again
+                    self._start()
             else:
                 waiting = self._jobs.clear()
             given_up = self._given_up()
@@ -225,7 +230,11 @@ class InferenceWorker:
             job.give_up(given_up)
 
     def go_on(self) -> None:
-        """Start a thread if there is none and one of those that were stuck has ended."""
+        """Start a thread if there is none and one of those that were stuck has ended.
+
+        Raises:
+            RuntimeError: If no thread is to be had.
+        """
         with self._changed:
             if not self._closed and self._thread is None and self._count_stuck() < MOST_STUCK:
                 self._start()
@@ -245,22 +254,27 @@ class InferenceWorker:
             thread = self._thread
             self._changed.notify_all()
         for job in waiting:
-            job.give_up(WorkerClosedError("the node is shutting down"))
+            job.give_up(WorkerClosedError(_CLOSED))
         if thread is not None and threading.current_thread() is not thread:
             thread.join(within_sec)
         with self._changed:
             turn = self._turn
             ended = not self._count_stuck() and (thread is None or not thread.is_alive())
-            if turn is not None and not ended:
-                turn.shut_out("the node is shutting down")
+            amid = turn.shut_out(_CLOSING) if turn is not None and not ended else ""
         if turn is not None and not ended:
-            turn.job.give_up(WorkerClosedError("the node is shutting down"))
+            turn.job.give_up(
+                WorkerStalledError(_stalled(_CLOSING, amid)) if amid else WorkerClosedError(_CLOSED)
+            )
         return ended
 
     def _start(self) -> None:
         name = f"inference {self.name}".strip()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._thread = None
+            raise
 
     def _count_stuck(self) -> int:
         self._stuck = [thread for thread in self._stuck if thread.is_alive()]
