@@ -411,6 +411,26 @@ def test_a_thread_that_is_replaced_amid_a_change_leaves_the_outcome_open(
     assert ended.wait(WAIT_SEC)
 
 
+def test_a_thread_that_is_replaced_after_a_change_says_that_it_is_made(
+    worker: InferenceWorker,
+) -> None:
+    """Such as one that forgot entries, and then hangs where it counts the others."""
+
+    def change() -> None:
+        with effect("the entries were forgotten"):
+            pass
+        changed.set()
+        assert go_on.wait(WAIT_SEC)
+
+    changed, go_on = threading.Event(), threading.Event()
+    reasons: list[Exception] = []
+    worker.submit(change, reasons.append)
+    assert changed.wait(WAIT_SEC)
+    worker.replace("the disk did not come back")
+    assert "It stalled after the entries were forgotten: that is done." in str(reasons[0])
+    go_on.set()
+
+
 def test_where_no_thread_is_to_be_had_the_job_is_answered_and_one_is_started_later(
     worker: InferenceWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,10 +70,12 @@ def effect(what: str) -> Iterator[None]:
     """
     turn: Turn = _own.turn
     turn.enter(what)
+    made = False
     try:
         yield
+        made = True
     finally:
-        turn.leave()
+        turn.leave(made=made)
 
 
 class InferenceWorker:
@@ -213,7 +215,7 @@ class InferenceWorker:
             self.replaced += 1
             self.last_reason = reason
             turn, self._turn = self._turn, None
-            amid = turn.shut_out(reason) if turn else ""
+            outcome = turn.shut_out(reason) if turn else ""
             self._stuck.append(self._thread)
             self._thread = None
             self._changed.notify_all()  # the old one may be waiting for a job
@@ -225,7 +227,7 @@ class InferenceWorker:
                 waiting = self._jobs.clear()
             given_up = self._given_up()
         if turn is not None:
-            turn.job.give_up(WorkerStalledError(_stalled(reason, amid)))
+            turn.job.give_up(WorkerStalledError(_stalled(reason, outcome)))
         for job in waiting:
             job.give_up(given_up)
 
@@ -260,10 +262,12 @@ class InferenceWorker:
         with self._changed:
             turn = self._turn
             ended = not self._count_stuck() and (thread is None or not thread.is_alive())
-            amid = turn.shut_out(_CLOSING) if turn is not None and not ended else ""
+            outcome = turn.shut_out(_CLOSING) if turn is not None and not ended else ""
         if turn is not None and not ended:
             turn.job.give_up(
-                WorkerStalledError(_stalled(_CLOSING, amid)) if amid else WorkerClosedError(_CLOSED)
+                WorkerStalledError(_stalled(_CLOSING, outcome))
+                if outcome
+                else WorkerClosedError(_CLOSED)
             )
         return ended
 
@@ -347,14 +351,10 @@ def _stand_back(niceness: int) -> None:
             )
 
 
-def _stalled(reason: str, amid: str) -> str:
+def _stalled(reason: str, outcome: str) -> str:
     """Return what the caller of a job is told whose thread was replaced."""
-    outcome = (
-        f"It stalled while {amid}, and whether that was done is not known."
-        if amid
-        else "Nothing was changed."
-    )
     return (
-        f"this request was given up because {reason}. {outcome} Ask again; where that repeats, "
-        "look at the device and the disk, or raise worker_stall_sec."
+        f"this request was given up because {reason}. "
+        f"{outcome or 'Nothing was changed: ask again.'} "
+        "Where that repeats, look at the device and the disk, or raise worker_stall_sec."
     )
