@@ -60,12 +60,13 @@ class LivePath:
         # clock begins anew at each start.
         time_utc = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")
         self._episodes = f"{time_utc}-{secrets.token_hex(4)}"
-        # Protects the four fields below: both the ROS thread and an inference thread use them.
+        # Protects the five fields below: both the ROS thread and an inference thread use them.
         self._lock = threading.Lock()
         self._instruction: Instruction | None = None
         self._instructions = 0
         self._look_waits = False
         self._ask_wanted = False
+        self._unwanted = 0  # number of the last frame that was not to be looked at
         # Used by the inference thread for pictures alone.
         newest = node.newest_frame.get()
         self._asked_about = (newest.number if newest else 0, 0)
@@ -82,11 +83,15 @@ class LivePath:
 
     def on_frame(self, message: ImageMessage) -> None:
         """Keep the frame, and have it looked at if that is due."""
-        self._node.newest_frame.put(message, self._node.get_clock().now().nanoseconds)
+        now_ns = self._node.get_clock().now().nanoseconds
+        frame = self._node.newest_frame.put(message, now_ns)
         self._node.counters.add("frames_received")
         settings = self._node.settings
         if settings.query_mode == "frame" or settings.remember_mode == "interval":
             self._queue_look(ask=settings.query_mode == "frame")
+        elif settings.query_mode == "never":
+            with self._lock:
+                self._unwanted = frame.number
 
     def on_timer(self) -> None:
         """Have the newest frame looked at."""
@@ -134,11 +139,12 @@ class LivePath:
         with self._lock:
             ask, self._ask_wanted, self._look_waits = self._ask_wanted, False, False
             instruction, turn = self._instruction, self._instructions
+            seen = max(self._looked_at, self._unwanted)
         frame = self._node.newest_frame.get()
         if frame is None or self._ended:
             return
         # Those between were replaced by a newer one before their turn came.
-        self._node.counters.add("frames_skipped", max(0, frame.number - self._looked_at - 1))
+        self._node.counters.add("frames_skipped", max(0, frame.number - seen - 1))
         self._looked_at = frame.number
         start = time.monotonic()
         try:
