@@ -19,7 +19,8 @@ Each names its cause, shows what was expected and what came, and says the next s
         └── MemoryFullError      a bound is reached and nothing may be evicted
 
 The node adds NoFrameError and NotActiveError (``ros/replies.py``), WorkerStalledError
-(``ros/jobs.py``), and MemoryLostError, a StorageError (``ros/disk.py``).
+(``ros/jobs.py``), and MemoryLostError, a StorageError (``ros/disk.py``); its client adds
+ClientClosedError (``ros/client.py``).
 """
 
 from __future__ import annotations

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rcl_interfaces.msg import Log
 from sensor_msgs.msg import CompressedImage, Image
 
+from vla_retrieval.ros.camera import Camera
+
 from .harness import BEST_EFFORT, START_SEC, Collector, NodeProcess, Robot, image_message, picture
+from .local_node import LocalNode
 
 Start = Callable[..., NodeProcess]
 QUICK = {"diagnostics_period_sec": 0.2, "frame_timeout_sec": 0.5, "device": "cpu"}
@@ -90,3 +96,17 @@ def test_another_type_on_the_topic_names_the_publisher_and_both_types(
     message = warning(begin(start, robot), "/robot publishes")
     assert "sensor_msgs/msg/CompressedImage on /image" in message
     assert "reads sensor_msgs/msg/Image there" in message
+
+
+def test_the_log_has_every_warning_and_not_the_first_one_only(
+    domain: int, tmp_path: Path, robot: Robot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Camera, "warnings", lambda *_: ["One is wrong.", "Two is wrong."])
+    # No divisor of the 10 s after which it is warned again, so that no warning slips through.
+    node = LocalNode(tmp_path / "memory", diagnostics_period_sec=0.3)
+    try:
+        log = robot.collect(Log, "/rosout")
+        log.wait_for(lambda message: "Two is wrong." in message.msg)
+        log.wait_for(lambda message: "One is wrong." in message.msg)
+    finally:
+        node.close()

@@ -26,6 +26,7 @@ def manager(node: NodeProcess, robot: Robot) -> Manager:
         ({"head": "no/such/head"}, "No head at"),
         ({"head": "h" * 300}, "name too long"),
         ({"head": "/etc/passwd"}, "remote_paths_dir"),
+        ({"head": "a" * 300}, "File name too long"),
         ({"memory_dir": "other"}, "memory_dir is read at configure"),
         ({"remote_paths_dir": "/"}, "read-only"),
         ({"k": "many"}, "type"),

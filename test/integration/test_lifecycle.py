@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -52,6 +53,30 @@ def test_a_model_that_is_not_there_leaves_the_node_unconfigured_until_another_is
     assert manager.try_to("activate")
     assert remember(robot, 1).success
     assert "Traceback" not in node.log
+
+
+def test_a_topic_that_cannot_be_subscribed_to_leaves_the_node_unconfigured_with_the_reason(
+    domain: int, tmp_path: Path, robot: Robot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even the log had it; then the node can be configured and activated again."""
+    node = LocalNode(tmp_path / "memory", active=False, diagnostics_period_sec=0.2)
+    try:
+        manager = Manager(robot)
+        assert manager.try_to("configure")
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                "vla_retrieval.ros.node.Camera", MagicMock(side_effect=RuntimeError("no topic"))
+            )
+            assert not manager.try_to("activate")
+        assert manager.state() == "unconfigured"
+        reports = robot.collect(DiagnosticArray, "/diagnostics")
+        (report,) = reports.wait_for(lambda m: m.status[0].level == DiagnosticStatus.ERROR).status
+        for words in ("cannot activate", "no topic", "remappings"):
+            assert words in report.message
+        assert manager.try_to("configure")
+        assert manager.try_to("activate")
+    finally:
+        node.close()
 
 
 def test_a_memory_of_another_encoder_is_left_alone_and_another_directory_can_be_set(

@@ -21,6 +21,7 @@ from vla_retrieval.thumbnails import make_thumbnail
 from vla_retrieval_msgs.msg import MatchArray, Query
 
 from .harness import START_SEC, NodeProcess, Robot, ask, image_message, picture, wait_until
+from .parameters import Manager
 
 SECOND = 1_000_000_000
 Start = Callable[..., NodeProcess]
@@ -220,6 +221,16 @@ def test_the_timer_asks_once_about_each_frame(start: Start, robot: Robot) -> Non
     assert len(answers.messages) <= shown
 
 
+def test_a_higher_rate_of_the_timer_does_not_wait_for_the_lower_one(
+    start: Start, robot: Robot
+) -> None:
+    """Otherwise the first answer would come after 100 s."""
+    begin(start, robot, query_mode="timer", query_rate_hz=0.01)
+    answers = robot.collect(MatchArray, "retrieval/matches")
+    assert Manager(robot).set(query_rate_hz=50.0)[0].successful
+    show_until(robot, answers, picture(1), SECOND)
+
+
 @pytest.mark.parametrize(("width", "height"), [(640, 480), (1280, 720)])
 def test_large_best_effort_images_arrive_between_two_processes(
     start: Start, robot: Robot, width: int, height: int
@@ -278,6 +289,16 @@ def test_diagnostics_tell_state_and_counts(start: Start, robot: Robot) -> None:
     assert of_memory["memory_size"] == "0"
     assert of_memory["index_kind"] == "exact"
     assert int(of_memory["disk_free_bytes"]) > 0
+
+
+def test_a_shorter_period_of_the_diagnostics_does_not_wait_for_the_longer_one(
+    start: Start, robot: Robot
+) -> None:
+    """Otherwise the next ones would come after an hour."""
+    begin(start, robot, diagnostics_period_sec=3600.0)
+    reports = robot.collect(DiagnosticArray, "/diagnostics")
+    assert Manager(robot).set(diagnostics_period_sec=0.1)[0].successful
+    assert reports.wait_for()
 
 
 def test_a_camera_that_is_matched_but_not_heard_is_reported_with_the_cure(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from vla_retrieval_msgs.msg import MatchArray, Status
 
 from .harness import START_SEC, WAIT_SEC, Robot, image_message, picture, wait_until
 from .local_node import LocalNode
+from .parameters import Manager
 
 STALL_SEC = 0.5
 
@@ -173,6 +174,45 @@ def test_a_frame_that_hung_is_not_published_when_it_comes_back(
     assert hung_ns not in stamps[stamps.index(next_ns) :]
 
 
+def test_a_frame_in_hand_says_nothing_in_the_next_activation(
+    domain: int, tmp_path: Path, encoder: Hanging, robot: Robot
+) -> None:
+    """It is neither published nor remembered with the instruction of the one before."""
+    node = LocalNode(tmp_path / "memory", remember_mode="interval")
+    try:
+        assert robot.client.wait_until_active(lambda: True, START_SEC)
+        matches = robot.collect(MatchArray, "retrieval/matches")
+        live = node.node._live
+        assert live is not None
+
+        def heard() -> bool:
+            robot.say("of the one before")
+            return live._instruction is not None
+
+        wait_until(heard, "the instruction", period_sec=0.1)
+        encoder.hang()
+        old_ns, new_ns = 1_000, 2_000
+
+        def seen(stamp_ns: int, happened: Callable[[], bool]) -> None:
+            def look() -> bool:
+                robot.show(picture(1), stamp_ns)
+                return happened()
+
+            wait_until(look, f"the frame of {stamp_ns}", period_sec=0.1)
+
+        seen(old_ns, encoder.hanging.is_set)
+        manager = Manager(robot)
+        assert manager.try_to("deactivate")
+        assert manager.try_to("activate")
+        encoder.release()
+        seen(new_ns, lambda: any(m.header.stamp.nanosec == new_ns for m in matches.messages))
+        assert all(m.header.stamp.nanosec == new_ns for m in matches.messages)
+        assert robot.call("get_stats").memory_size == 0
+    finally:
+        encoder.release()
+        node.close()
+
+
 def test_an_encoder_that_hangs_each_time_is_not_given_threads_without_end(
     here: LocalNode, planner: Robot, encoder: Hanging
 ) -> None:
@@ -258,5 +298,34 @@ def test_a_gpu_without_memory_fails_requests_with_the_reason_and_not_the_node(
             assert words in refused.message
         encoder.room = 1
         assert robot.call("retrieve", instruction="x", k=1).result.matches
+    finally:
+        node.close()
+
+
+class Defective(DoubleEncoder):
+    """Fails at each image, and not in a way that anybody foresaw."""
+
+    def encode_images(self, images: Sequence[RgbImage]) -> Embeddings:
+        raise ZeroDivisionError("a defect")
+
+
+def test_a_defect_that_frames_meet_is_counted_and_in_the_diagnostics(
+    domain: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, robot: Robot
+) -> None:
+    """As one that requests meet is."""
+    monkeypatch.setattr("vla_retrieval.ros.session.load_encoder", lambda _: Defective())
+    monkeypatch.setattr(Defective, "warm_up", lambda _: None)
+    node = LocalNode(tmp_path / "memory", diagnostics_period_sec=0.2)
+    try:
+        assert robot.client.wait_until_active(lambda: True, START_SEC)
+        reports = robot.collect(DiagnosticArray, "/diagnostics")
+        robot.wait_until_heard()
+
+        def told() -> bool:
+            robot.show(picture(1), 1)
+            return any("a defect" in facts_of(m.status[0])["last_error"] for m in reports.messages)
+
+        wait_until(told, "the defect", period_sec=0.1)
+        assert robot.call("get_stats").queries_failed > 0
     finally:
         node.close()

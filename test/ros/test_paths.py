@@ -52,6 +52,13 @@ def test_a_path_that_leads_out_is_refused_with_both_named(name: str, value: str)
         assert words in str(caught.value)
 
 
+def test_a_path_that_cannot_be_looked_at_is_refused_with_the_reason(tmp_path: Path) -> None:
+    name = "a" * 300
+    with pytest.raises(InvalidInputError, match="File name too long") as caught:
+        Paths(tmp_path, {}).resolve("head", name)
+    assert caught.value.field == "head"
+
+
 def test_a_model_is_a_name_or_a_folder_inside() -> None:
     """Names of models have slashes, too."""
     paths = Paths(ROOT, {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from unittest.mock import MagicMock
 
 import pytest
 from hypothesis import given
@@ -410,6 +411,41 @@ def test_a_thread_that_is_replaced_amid_a_change_leaves_the_outcome_open(
     assert ended.wait(WAIT_SEC)
 
 
+def test_a_thread_that_is_replaced_after_a_change_says_that_it_is_made(
+    worker: InferenceWorker,
+) -> None:
+    """Such as one that forgot entries, and then hangs where it counts the others."""
+
+    def change() -> None:
+        with effect("the entries were forgotten"):
+            pass
+        changed.set()
+        assert go_on.wait(WAIT_SEC)
+
+    changed, go_on = threading.Event(), threading.Event()
+    reasons: list[Exception] = []
+    worker.submit(change, reasons.append)
+    assert changed.wait(WAIT_SEC)
+    worker.replace("the disk did not come back")
+    assert "It stalled after the entries were forgotten: that is done." in str(reasons[0])
+    go_on.set()
+
+
+def test_where_no_thread_is_to_be_had_the_job_is_answered_and_one_is_started_later(
+    worker: InferenceWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(worker)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", MagicMock(side_effect=RuntimeError("no thread")))
+        worker.replace("it took too long")
+        assert [type(reason) for reason in gate.reasons] == [WorkerStalledError]
+        with pytest.raises(RuntimeError, match="no thread"):
+            worker.go_on()
+    worker.go_on()
+    run_one(worker)
+    gate.open()
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_that_died_is_noticed_and_replaced(worker: InferenceWorker) -> None:
     """Whatever ended it, its job is answered for."""
@@ -465,3 +501,21 @@ def test_closing_does_not_wait_longer_than_it_is_told_for_the_job_in_hand() -> N
     assert [type(reason) for reason in gate.reasons] == [WorkerClosedError]
     gate.open()
     assert refused.wait(WAIT_SEC)
+
+
+def test_closing_amid_a_change_leaves_the_outcome_open() -> None:
+    """Who is told that the node is not active would store the pair once more."""
+    worker, inside, go_on = InferenceWorker(max_waiting=3), threading.Event(), threading.Event()
+    reasons: list[Exception] = []
+
+    def change() -> None:
+        with effect("the pair was stored"):
+            inside.set()
+            assert go_on.wait(WAIT_SEC)
+
+    worker.submit(change, reasons.append)
+    assert inside.wait(WAIT_SEC)
+    assert not worker.close(within_sec=0.01)
+    assert [type(reason) for reason in reasons] == [WorkerStalledError]
+    assert "while the pair was stored, and whether that was done is not known" in str(reasons[0])
+    go_on.set()

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import rclpy
+from rclpy.exceptions import InvalidHandle
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
+from vla_retrieval.errors import RetrievalError
 from vla_retrieval.ros.services import SERVICE_QOS
 from vla_retrieval_msgs.srv import Forget, GetEntry, GetStats, Pin, Remember, Retrieve
+
+_log = logging.getLogger(__name__)
 
 _TRY_SEC = 1.0
 _KINDS = {
@@ -26,6 +31,14 @@ _KINDS = {
     "get_entry": GetEntry,
     "get_stats": GetStats,
 }
+
+
+class ClientClosedError(RetrievalError):
+    """The client was closed before it was asked, or before the answer came."""
+
+    def __init__(self) -> None:
+        """Say so."""
+        super().__init__("the client is closed: close it later, or make another one")
 
 
 class RetrievalClient:
@@ -48,6 +61,10 @@ class RetrievalClient:
             for service, kind in _KINDS.items()
         }
         self._has_met = False
+        self._closed = False
+        self._waiting: set[threading.Event] = set()
+        # Protects the two above: who begins to wait while another thread closes is woken, too.
+        self._lock = threading.Lock()
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._ended: Future[None] = Future()
@@ -63,7 +80,10 @@ class RetrievalClient:
         self.close()
 
     def close(self) -> None:
-        """Leave the graph."""
+        """Leave the graph; a thread that waits for an answer gets a ClientClosedError."""
+        with self._lock:
+            self._closed = True
+            waiting = list(self._waiting)
         # Not by the executor's shutdown, which destroys what wakes the thread that spins: where
         # that is about to wait, it waits for ever.
         self._ended.set_result(None)
@@ -71,6 +91,8 @@ class RetrievalClient:
         self._executor.shutdown()
         self.node.destroy_node()
         rclpy.try_shutdown(context=self._context)
+        for event in waiting:
+            event.set()
 
     def between_callbacks(self, change: Callable[[], None], within_sec: float = 60.0) -> None:
         """Run a function in the thread that spins, and return when it has run.
@@ -84,24 +106,28 @@ class RetrievalClient:
             within_sec: Longest wait.
 
         Raises:
+            ClientClosedError: If the client was closed.
             TimeoutError: If it did not run in time.
             Exception: What it raised.
         """
         done = threading.Event()
-        errors: list[Exception] = []
+        outcome: list[Exception | None] = []
 
         def run() -> None:
+            error = None
             try:
                 change()
-            except Exception as error:  # raised here, it would end the thread
-                errors.append(error)
+            except Exception as caught:  # for who waits for it
+                error = caught
+            outcome.append(error)
             done.set()
 
         self._executor.create_task(run)
-        if not done.wait(within_sec):
+        self._wait(done, within_sec)
+        if not outcome:
             raise TimeoutError(f"the client's thread was busy for {within_sec:g} s")
-        if errors:
-            raise errors[0]
+        if outcome[0] is not None:
+            raise outcome[0]
 
     def wait_until_active(self, alive: Callable[[], bool], timeout_sec: float) -> bool:
         """Return whether the node became active in time.
@@ -130,6 +156,7 @@ class RetrievalClient:
             **fields: Of the request.
 
         Raises:
+            ClientClosedError: If the client was closed.
             TimeoutError: If no answer came in time.
         """
         self._meet(within_sec)
@@ -156,7 +183,9 @@ class RetrievalClient:
         future = self.call_async(service, within_sec, **fields)
         done = threading.Event()
         future.add_done_callback(lambda _: done.set())
-        if not done.wait(within_sec):
+        self._wait(done, within_sec)
+        if not future.done():
+            future.cancel()  # else the client keeps it until an answer comes
             raise TimeoutError(
                 f"no answer from {self._clients[service].srv_name} within {within_sec:g} s: "
                 "is the node busy?"
@@ -172,17 +201,42 @@ class RetrievalClient:
             **fields: Of the request.
 
         Raises:
+            ClientClosedError: If the client was closed.
             TimeoutError: If there is no such service in time.
         """
         client = self._clients[service]
-        # A request that is sent before the service is discovered is lost, not queued.
-        if not client.wait_for_service(within_sec):
-            raise TimeoutError(
-                f"no service {client.srv_name} within {within_sec:g} s: is the node running, "
-                "in this namespace and ROS domain?"
-            )
-        return client.call_async(_KINDS[service].Request(**fields))
+        try:
+            # A request that is sent before the service is discovered is lost, not queued.
+            if not client.wait_for_service(within_sec):
+                raise TimeoutError(
+                    f"no service {client.srv_name} within {within_sec:g} s: is the node running, "
+                    "in this namespace and ROS domain?"
+                )
+            return client.call_async(_KINDS[service].Request(**fields))
+        except InvalidHandle:
+            raise ClientClosedError from None
+
+    def _wait(self, done: threading.Event, within_sec: float) -> None:
+        """Return when something is done, or not in time.
+
+        Raises:
+            ClientClosedError: If the client is closed, or was meanwhile.
+        """
+        with self._lock:
+            if self._closed:
+                raise ClientClosedError
+            self._waiting.add(done)
+        done.wait(within_sec)
+        with self._lock:
+            self._waiting.discard(done)
+            if self._closed:
+                raise ClientClosedError
 
     def _spin(self) -> None:
-        with contextlib.suppress(ExternalShutdownException):
-            self._executor.spin_until_future_complete(self._ended)
+        while not self._ended.done():
+            try:
+                self._executor.spin_until_future_complete(self._ended)
+            except ExternalShutdownException:
+                return
+            except Exception:  # of a subscription's, for example; answers need this thread
+                _log.exception("a callback failed, and the client goes on")

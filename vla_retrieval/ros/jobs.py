@@ -68,7 +68,7 @@ class Turn:
         self.job = job
         self.number = number
         self.reason = ""
-        self._amid = ""
+        self._amid = self._made = ""
         self._since_sec = time.monotonic()
         # Decides who is first: a thread that begins to change something, or who shuts it out.
         self._lock = threading.Lock()
@@ -88,16 +88,24 @@ class Turn:
                 raise WorkerStalledError(f"given up because {self.reason}")
             self._amid = what
 
-    def leave(self) -> None:
-        """Say that the change is made, or failed."""
+    def leave(self, *, made: bool) -> None:
+        """Say whether the change is made, or failed."""
         with self._lock:
+            if made:
+                self._made = self._amid
             self._amid = ""
 
     def shut_out(self, reason: str) -> str:
-        """Let the thread change nothing any more; return what it is changing, or nothing."""
+        """Let the thread change nothing any more.
+
+        Returns:
+            What became of what it changes, as a sentence, or nothing where it changed nothing.
+        """
         with self._lock:
             self.reason = reason
-            return self._amid
+            if self._amid:
+                return f"It stalled while {self._amid}, and whether that was done is not known."
+            return f"It stalled after {self._made}: that is done." if self._made else ""
 
 
 class Jobs:

@@ -6,8 +6,10 @@ and none is waiting, so however slow the encoder is, it always sees the newest f
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
+import traceback
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -54,26 +56,42 @@ class LivePath:
         """Start without an instruction; frames that came before count as seen."""
         self._node = node
         self._session = session
-        self._start = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")
-        # Protects the four fields below: both the ROS thread and an inference thread use them.
+        # The time is for people. It may come again: two activations in one second, a robot whose
+        # clock begins anew at each start.
+        time_utc = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")
+        self._episodes = f"{time_utc}-{secrets.token_hex(4)}"
+        # Protects the five fields below: both the ROS thread and an inference thread use them.
         self._lock = threading.Lock()
         self._instruction: Instruction | None = None
         self._instructions = 0
         self._look_waits = False
         self._ask_wanted = False
+        self._unwanted = 0  # number of the last frame that was not to be looked at
         # Used by the inference thread for pictures alone.
         newest = node.newest_frame.get()
         self._asked_about = (newest.number if newest else 0, 0)
         self._looked_at = newest.number if newest else 0
+        self._ended = False  # set once, and read by the inference thread
         self._remembered_number, self._remembered_ns, self._remembered_episode = 0, 0, ""
+
+    def end(self) -> None:
+        """Publish and remember nothing any more, whatever waits or is in hand.
+
+        The node may be active again by then, and has forgotten the instruction.
+        """
+        self._ended = True
 
     def on_frame(self, message: ImageMessage) -> None:
         """Keep the frame, and have it looked at if that is due."""
-        self._node.newest_frame.put(message, self._node.get_clock().now().nanoseconds)
+        now_ns = self._node.get_clock().now().nanoseconds
+        frame = self._node.newest_frame.put(message, now_ns)
         self._node.counters.add("frames_received")
         settings = self._node.settings
         if settings.query_mode == "frame" or settings.remember_mode == "interval":
             self._queue_look(ask=settings.query_mode == "frame")
+        elif settings.query_mode == "never":
+            with self._lock:
+                self._unwanted = frame.number
 
     def on_timer(self) -> None:
         """Have the newest frame looked at."""
@@ -94,7 +112,7 @@ class LivePath:
             return
         with self._lock:
             self._instructions += 1
-            episode_id = f"{self._start}-{self._instructions:04d}"
+            episode_id = f"{self._episodes}-{self._instructions:04d}"
             self._instruction = Instruction(message.data, episode_id)
 
     def _queue_look(self, *, ask: bool) -> None:
@@ -121,11 +139,12 @@ class LivePath:
         with self._lock:
             ask, self._ask_wanted, self._look_waits = self._ask_wanted, False, False
             instruction, turn = self._instruction, self._instructions
+            seen = max(self._looked_at, self._unwanted)
         frame = self._node.newest_frame.get()
-        if frame is None:
+        if frame is None or self._ended:
             return
         # Those between were replaced by a newer one before their turn came.
-        self._node.counters.add("frames_skipped", max(0, frame.number - self._looked_at - 1))
+        self._node.counters.add("frames_skipped", max(0, frame.number - seen - 1))
         self._looked_at = frame.number
         start = time.monotonic()
         try:
@@ -145,10 +164,14 @@ class LivePath:
             self._node.counters.add("queries_failed")
             self._node.health.note_error(error)
             self._node.get_logger().error(str(error), throttle_duration_sec=_REPEAT_LOG_SEC)
-        except Exception:
-            if self._node.context.ok():
-                raise
-            # The node was told to stop meanwhile, and its publishers are gone.
+        except Exception as error:
+            if self._node.context.ok():  # else it was told to stop, and its publishers are gone
+                self._node.counters.add("queries_failed")
+                self._node.health.note_error(f"a frame failed: {error!r}. The log says more.")
+                self._node.get_logger().error(
+                    f"a frame failed:\n{traceback.format_exc()}",
+                    throttle_duration_sec=_REPEAT_LOG_SEC,
+                )
 
     def _ask(self, frame: Frame, instruction: Instruction | None) -> None:
         start = time.perf_counter()
@@ -176,6 +199,8 @@ class LivePath:
         if not settings.with_thumbnails:
             for match in answer.matches:
                 match.thumbnail.data = b""
+        if self._ended:
+            return
         with effect("the matches were published"):
             self._node.match_publisher.publish(answer)
             self._node.pace.note(retrieval.times.total_sec)
@@ -212,6 +237,8 @@ class LivePath:
             return
         image = self._session.reader.image(frame)
         scene = self._session.reader.scene(frame)
+        if self._ended:
+            return
         entry = NewEntry(
             instruction=instruction.text,
             stamp_ns=stamp_ns,

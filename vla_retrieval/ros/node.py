@@ -49,9 +49,9 @@ class RetrievalNode(LifecycleNode):
     """A robot's memory on the ROS graph.
 
     Unconfigured it has its parameters and services, which say NOT_ACTIVE. Configured it holds the
-    encoder and the memory. Active it listens, publishes and answers. Where configuring fails, and
-    where the memory is lost while it is active, it goes back to unconfigured, with the reason in
-    the log and in ``fault``, and can be configured again.
+    encoder and the memory. Active it listens, publishes and answers. Where configuring or
+    activating fails, and where the memory is lost while it is active, it goes back to unconfigured,
+    with the reason in the log and in ``fault``, and can be configured again.
 
     Attributes:
         settings: The parameters' values; the live ones follow changes.
@@ -154,14 +154,23 @@ class RetrievalNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Start to listen, to publish and to answer."""
+        """Start to listen, to publish and to answer; a clear reason is logged where that fails."""
         if self.session is None:
             self.get_logger().error("cannot activate: configure the node first")
             return TransitionCallbackReturn.FAILURE
         self.counters.reset()
         self.pace.reset()
         self._live = LivePath(self, self.session)
-        self._listen(self._live)
+        try:
+            self._listen(self._live)
+        except Exception as error:  # rclpy would swallow it, and the reason with it
+            if self.context.ok():  # else a signal ended the node meanwhile
+                _log.exception("cannot activate")
+                self._fail(
+                    f"cannot activate: {error!r}. Look at the names of the topics (remappings of "
+                    "image and instruction), and at the permissions if security is on."
+                )
+            return TransitionCallbackReturn.ERROR
         self.is_active = True
         return super().on_activate(state)
 
@@ -223,6 +232,8 @@ class RetrievalNode(LifecycleNode):
 
     def _stop_listening(self) -> None:
         self.is_active = False
+        if self._live is not None:
+            self._live.end()
         self._live = None
         if self.camera is not None:
             self.camera.close()
@@ -251,8 +262,8 @@ class RetrievalNode(LifecycleNode):
         frames = self.counters.get("frames_received")
         newest = self.newest_frame.get()
         warnings = self.camera.warnings(frames, newest) if self.camera is not None else []
-        for warning in warnings:
-            self.get_logger().warning(warning, throttle_duration_sec=_WARN_AGAIN_SEC)
+        if warnings:  # in one line: the limit is the line's, and would pass the first one only
+            self.get_logger().warning(" ".join(warnings), throttle_duration_sec=_WARN_AGAIN_SEC)
         diagnostics = make_diagnostics(self, warnings)
         for status in diagnostics.status[1:]:
             if status.level != DiagnosticStatus.OK:
@@ -293,13 +304,17 @@ class RetrievalNode(LifecycleNode):
         names = {change.name for change in changes}
         self.settings = parameters.read_again(self, self.settings)
         if "diagnostics_period_sec" in names:
-            period_sec = self.settings.diagnostics_period_sec
-            self._diagnostics_timer.timer_period_ns = int(period_sec * _NS_PER_SEC)
+            _set_period(self._diagnostics_timer, self.settings.diagnostics_period_sec)
         if "query_rate_hz" in names and self._query_timer is not None:
-            self._query_timer.timer_period_ns = int(_NS_PER_SEC / self.settings.query_rate_hz)
+            _set_period(self._query_timer, 1.0 / self.settings.query_rate_hz)
         if self.session is not None and "head" in names:
             try:
                 self.session.memory.use_head(self._next_head)
             except RetrievalError as error:
                 self.health.note_error(error)
                 self.get_logger().error(f"the head is not changed: {error}")
+
+
+def _set_period(timer: Timer, period_sec: float) -> None:
+    timer.timer_period_ns = int(period_sec * _NS_PER_SEC)
+    timer.reset()  # else the new period begins when the old one is over, in an hour perhaps

@@ -6,6 +6,7 @@ written. What the node was started with is its owner's word, and free.
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path, PurePosixPath
 
 from vla_retrieval.errors import InvalidInputError
@@ -53,8 +54,9 @@ class Paths:
                 folder after ``local-dir:``, which is put in front of the result as well.
 
         Raises:
-            InvalidInputError: If it was set after the start and leads out of the directory, if its
-                ``~`` is a home that nobody knows, or if ``memory_dir`` is empty.
+            InvalidInputError: If it was set after the start and leads out of the directory, or
+                cannot be looked at, if its ``~`` is a home that nobody knows, or if ``memory_dir``
+                is empty.
         """
         prefix, path = "", value
         if name == "model":
@@ -77,10 +79,10 @@ class Paths:
         for part in path.parts:
             inside = inside / part
             try:
-                is_link = inside.is_symlink()
-            except OSError as error:  # a name that is too long, a folder that may not be entered
-                got = f"{value!r:.200}, where looking for links failed: {error.strerror}"
-                raise self._refused(name, got) from error
+                is_link = _is_link(inside)
+            except OSError as error:  # a name that is too long, or a folder that is not to be read
+                got = f"{value!r:.200}, which cannot be looked at ({error.strerror})"
+                raise self._refused(name, got) from None
             if is_link:
                 raise self._refused(name, f"{value!r}, where {inside} is a link")
         return inside
@@ -93,3 +95,11 @@ class Paths:
             got,
             "Put the file there, or start the node with this value.",
         )
+
+
+def _is_link(path: Path) -> bool:
+    # Not Path.is_symlink: from Python 3.13 on, what may not be looked at is no link for it.
+    try:
+        return stat.S_ISLNK(path.lstat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False

@@ -47,6 +47,10 @@ MOST_STUCK = 3
 """Threads that may be shut out and not have ended: each keeps what it holds."""
 
 
+_CLOSING = "the node is cleaned up or shut down"
+_CLOSED = f"{_CLOSING}: nothing was changed"
+
+
 # What each thread works on; a thread that was shut out still finds its own turn.
 _own = threading.local()
 
@@ -66,10 +70,12 @@ def effect(what: str) -> Iterator[None]:
     """
     turn: Turn = _own.turn
     turn.enter(what)
+    made = False
     try:
         yield
+        made = True
     finally:
-        turn.leave()
+        turn.leave(made=made)
 
 
 class InferenceWorker:
@@ -209,23 +215,28 @@ class InferenceWorker:
             self.replaced += 1
             self.last_reason = reason
             turn, self._turn = self._turn, None
-            amid = turn.shut_out(reason) if turn else ""
+            outcome = turn.shut_out(reason) if turn else ""
             self._stuck.append(self._thread)
             self._thread = None
             self._changed.notify_all()  # the old one may be waiting for a job
             waiting: list[Job] = []
             if self._count_stuck() < MOST_STUCK:
-                self._start()
+                with suppress(RuntimeError):  # no thread is to be had: `go_on` tries again
+                    self._start()
             else:
                 waiting = self._jobs.clear()
             given_up = self._given_up()
         if turn is not None:
-            turn.job.give_up(WorkerStalledError(_stalled(reason, amid)))
+            turn.job.give_up(WorkerStalledError(_stalled(reason, outcome)))
         for job in waiting:
             job.give_up(given_up)
 
     def go_on(self) -> None:
-        """Start a thread if there is none and one of those that were stuck has ended."""
+        """Start a thread if there is none and one of those that were stuck has ended.
+
+        Raises:
+            RuntimeError: If no thread is to be had.
+        """
         with self._changed:
             if not self._closed and self._thread is None and self._count_stuck() < MOST_STUCK:
                 self._start()
@@ -245,22 +256,29 @@ class InferenceWorker:
             thread = self._thread
             self._changed.notify_all()
         for job in waiting:
-            job.give_up(WorkerClosedError("the node is shutting down"))
+            job.give_up(WorkerClosedError(_CLOSED))
         if thread is not None and threading.current_thread() is not thread:
             thread.join(within_sec)
         with self._changed:
             turn = self._turn
             ended = not self._count_stuck() and (thread is None or not thread.is_alive())
-            if turn is not None and not ended:
-                turn.shut_out("the node is shutting down")
+            outcome = turn.shut_out(_CLOSING) if turn is not None and not ended else ""
         if turn is not None and not ended:
-            turn.job.give_up(WorkerClosedError("the node is shutting down"))
+            turn.job.give_up(
+                WorkerStalledError(_stalled(_CLOSING, outcome))
+                if outcome
+                else WorkerClosedError(_CLOSED)
+            )
         return ended
 
     def _start(self) -> None:
         name = f"inference {self.name}".strip()
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            self._thread = None
+            raise
 
     def _count_stuck(self) -> int:
         self._stuck = [thread for thread in self._stuck if thread.is_alive()]
@@ -333,14 +351,10 @@ def _stand_back(niceness: int) -> None:
             )
 
 
-def _stalled(reason: str, amid: str) -> str:
+def _stalled(reason: str, outcome: str) -> str:
     """Return what the caller of a job is told whose thread was replaced."""
-    outcome = (
-        f"It stalled while {amid}, and whether that was done is not known."
-        if amid
-        else "Nothing was changed."
-    )
     return (
-        f"this request was given up because {reason}. {outcome} Ask again; where that repeats, "
-        "look at the device and the disk, or raise worker_stall_sec."
+        f"this request was given up because {reason}. "
+        f"{outcome or 'Nothing was changed: ask again.'} "
+        "Where that repeats, look at the device and the disk, or raise worker_stall_sec."
     )
