@@ -239,4 +239,6 @@ class RetrievalClient:
             except ExternalShutdownException:
                 return
             except Exception:  # of a subscription's, for example; answers need this thread
+                if not self._context.ok():
+                    return
                 _log.exception("a callback failed, and the client goes on")
