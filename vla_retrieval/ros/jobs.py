@@ -69,6 +69,7 @@ class Turn:
         self.number = number
         self.reason = ""
         self._amid = ""
+        self._done = ""
         self._since_sec = time.monotonic()
         # Decides who is first: a thread that begins to change something, or who shuts it out.
         self._lock = threading.Lock()
@@ -88,16 +89,22 @@ class Turn:
                 raise WorkerStalledError(f"given up because {self.reason}")
             self._amid = what
 
-    def leave(self) -> None:
+    def leave(self, *, done: bool) -> None:
         """Say that the change is made, or failed."""
         with self._lock:
+            if done:
+                self._done = self._amid
             self._amid = ""
 
-    def shut_out(self, reason: str) -> str:
-        """Let the thread change nothing any more; return what it is changing, or nothing."""
+    def shut_out(self, reason: str) -> tuple[str, str]:
+        """Let the thread change nothing any more.
+
+        Returns:
+            What it is changing, or nothing, and what it changed last, or nothing.
+        """
         with self._lock:
             self.reason = reason
-            return self._amid
+            return self._amid, self._done
 
 
 class Jobs:

@@ -56,7 +56,8 @@ def effect(what: str) -> Iterator[None]:
     """Run a block that changes what others see; for jobs, in the thread that runs them.
 
     A thread that was replaced meanwhile does not enter, and one that is inside is not taken
-    for one that never was there: whoever waits is told that the outcome is not known.
+    for one that never was there: whoever waits is told that the outcome is not known. One that
+    stalls behind the block is not taken for one that changed nothing.
 
     Args:
         what: Is done in the block, for that message.
@@ -68,8 +69,10 @@ def effect(what: str) -> Iterator[None]:
     turn.enter(what)
     try:
         yield
-    finally:
-        turn.leave()
+    except BaseException:
+        turn.leave(done=False)
+        raise
+    turn.leave(done=True)
 
 
 class InferenceWorker:
@@ -209,7 +212,7 @@ class InferenceWorker:
             self.replaced += 1
             self.last_reason = reason
             turn, self._turn = self._turn, None
-            amid = turn.shut_out(reason) if turn else ""
+            amid, done = turn.shut_out(reason) if turn else ("", "")
             self._stuck.append(self._thread)
             self._thread = None
             self._changed.notify_all()  # the old one may be waiting for a job
@@ -220,7 +223,7 @@ class InferenceWorker:
                 waiting = self._jobs.clear()
             given_up = self._given_up()
         if turn is not None:
-            turn.job.give_up(WorkerStalledError(_stalled(reason, amid)))
+            turn.job.give_up(WorkerStalledError(_stalled(reason, amid, done)))
         for job in waiting:
             job.give_up(given_up)
 
@@ -333,14 +336,15 @@ def _stand_back(niceness: int) -> None:
             )
 
 
-def _stalled(reason: str, amid: str) -> str:
+def _stalled(reason: str, amid: str, done: str) -> str:
     """Return what the caller of a job is told whose thread was replaced."""
-    outcome = (
-        f"It stalled while {amid}, and whether that was done is not known."
-        if amid
-        else "Nothing was changed."
-    )
+    if amid:
+        outcome = f"It stalled while {amid}, and whether that was done is not known. Ask again"
+    elif done:  # who asks again has it done twice
+        outcome = f"It stalled after {done}, which is done. Go on"
+    else:
+        outcome = "Nothing was changed. Ask again"
     return (
-        f"this request was given up because {reason}. {outcome} Ask again; where that repeats, "
+        f"this request was given up because {reason}. {outcome}; where that repeats, "
         "look at the device and the disk, or raise worker_stall_sec."
     )
