@@ -12,9 +12,11 @@ import pytest
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.memory import Memory
 from vla_retrieval.types import (
+    CameraPose,
     Embeddings,
     Filter,
     Modality,
+    Nearby,
     NewEntry,
     Outcome,
     Probe,
@@ -44,6 +46,7 @@ def clustered(seed: int, *, normalized: bool) -> Embeddings:
     return (vectors * rng.uniform(0.1, 30, size=(COUNT, 1))).astype(np.float32)
 
 
+UPRIGHT = (0.0, 0.0, 0.0, 1.0)
 TAGS = {"even": 2, "third": 3, "rare": 400}
 
 
@@ -57,6 +60,9 @@ def varied(count: int) -> list[NewEntry]:
             outcome=Outcome(n % 3),
             tags=tuple(tag for tag, every in TAGS.items() if n % every == 0),
             metadata={"tens": str(n % 10), "kind": "a" if n % 7 else "b"},
+            camera_pose=CameraPose(("map", "odom")[n % 2], 0, (float(n), 0.0, 0.0), UPRIGHT)
+            if n % 5
+            else None,
         )
         for n in range(count)
     ]  # fmt: skip
@@ -78,6 +84,7 @@ FILTERS = {
     "key with the value of another": Filter(metadata={"kind": "4"}),
     "excluded": Filter(exclude_ids=(1, 2, 3, 10**30, -5)),
     "thousands excluded": Filter(exclude_ids=tuple(range(1, 40_000, 2))),
+    "near": Filter(near=Nearby((700.0, 0.0, 3.0), 200.0, "map")),
     "nothing passes": Filter(tags=("no such tag",)),
     "everything at once": Filter(
         stamp_from_ns=1001, stamp_to_ns=1500, episode_ids=("episode 1", "episode 2"),
@@ -168,6 +175,17 @@ def test_every_filter_equals_brute_force_over_what_passes(searched: Searched, na
         for way in ("scenes", "pair", "fused against instructions"):
             for k in (10, COUNT):
                 searched.check(ways[way], k, FILTERS[name])
+
+
+def test_every_filter_equals_brute_force_where_dead_rows_were_dropped(
+    open_memory: OpenMemory,
+) -> None:
+    memory = open_memory(fingerprint=fingerprint(WIDE))
+    searched = Searched(memory, Similarity.COSINE, normalized=True)
+    memory.compact()
+    assert memory.stats().index.dead_rows == 0
+    for wanted in FILTERS.values():
+        searched.check([Probe(SCENE, searched.query(1))], COUNT, wanted)
 
 
 def test_a_score_does_not_depend_on_how_many_are_asked_for(searched: Searched) -> None:
