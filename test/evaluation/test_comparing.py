@@ -80,6 +80,8 @@ def test_the_size_of_chunks_changes_no_sampled_p(monkeypatch):
     monkeypatch.setattr(randomization, "CHUNK_CELLS", 64 * 7)
 
     assert one_p(values, flips=500) == pytest.approx(whole, abs=0.05)
+    # Every sum is as far from 0 as 0, so all flips count, and each once.
+    assert one_p([1.0, -1.0] * 32, flips=500) == 1.0
 
 
 def test_about_one_in_twenty_equal_runs_differs_at_five_percent():
