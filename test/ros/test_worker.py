@@ -393,6 +393,27 @@ def test_a_replaced_thread_has_its_job_answered_and_those_that_wait_are_run(
     gate.open()
 
 
+def test_a_job_is_answered_for_where_no_other_thread_is_to_be_had(
+    worker: InferenceWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And those that wait are run as soon as there is one."""
+    gate, done = Gate(worker), threading.Event()
+    worker.submit(done.set, ignore)
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError, match="new thread"):
+            worker.replace("it took too long")
+    assert [type(reason) for reason in gate.reasons] == [WorkerStalledError]
+    assert worker.has_died, "so that it is replaced at the next look"
+    worker.replace("the inference thread died")
+    assert done.wait(WAIT_SEC)
+    gate.open()
+
+
 def test_a_replaced_thread_changes_nothing_when_it_comes_back(worker: InferenceWorker) -> None:
     """Not even where it got as far as that at the same moment."""
     changed: list[str] = []

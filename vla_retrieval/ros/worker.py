@@ -20,7 +20,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from vla_retrieval.ros.jobs import (
     Job,
@@ -206,26 +206,24 @@ class InferenceWorker:
         Args:
             reason: As a clause for people.
         """
-        with self._changed:
+        # Answers go out when the lock is free again, also where no other thread is to be had.
+        with ExitStack() as answers, self._changed:
             if self._closed or self._thread is None:
                 return
             self.replaced += 1
             self.last_reason = reason
             turn, self._turn = self._turn, None
-            amid, done = turn.shut_out(reason) if turn else ("", "")
+            if turn is not None:
+                stalled = WorkerStalledError(_stalled(reason, *turn.shut_out(reason)))
+                answers.callback(turn.job.give_up, stalled)
             self._stuck.append(self._thread)
             self._thread = None
             self._changed.notify_all()  # the old one may be waiting for a job
-            waiting: list[Job] = []
             if self._count_stuck() < MOST_STUCK:
                 self._start()
             else:
-                waiting = self._jobs.clear()
-            given_up = self._given_up()
-        if turn is not None:
-            turn.job.give_up(WorkerStalledError(_stalled(reason, amid, done)))
-        for job in waiting:
-            job.give_up(given_up)
+                for job in self._jobs.clear():
+                    answers.callback(job.give_up, self._given_up())
 
     def go_on(self) -> None:
         """Start a thread if there is none and one of those that were stuck has ended."""
