@@ -226,6 +226,16 @@ def test_the_table_has_a_row_for_each_difference_and_an_exit_code():
     assert tabulate(comparison).exit_code == 0
 
 
+@pytest.mark.parametrize("order", [("bad", "good"), ("good", "bad")])
+def test_one_run_that_fails_is_enough_wherever_its_row_is(order):
+    firsts = {"bad": [OTHER] * 10, "good": [RELEVANT] * 10}
+    runs = {"old": run_of([RELEVANT] * 10), **{name: run_of(firsts[name]) for name in order}}
+    table = tabulate(compare(qrels_of(10), runs, ["mrr"]), [parse_gate("mrr:0.01")])
+
+    assert {row[0]: row[-1] for row in table.rows} == {"bad": "FAILED", "good": "passed"}
+    assert table.exit_code == 1
+
+
 def test_the_table_shows_what_the_baseline_lacks():
     runs = {"old": run_of([RELEVANT]).aligned(["other"]), "new": run_of([RELEVANT])}
 

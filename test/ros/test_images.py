@@ -197,6 +197,7 @@ def broken(**changes: object) -> Image:
         (broken(encoding="16UC1"), "image.encoding", "mono16", "'16UC1'"),
         (broken(step=WIDTH * 3 - 1), "image.step", f"at least {WIDTH * 3}", str(WIDTH * 3 - 1)),
         (broken(step=0), "image.step", f"at least {WIDTH * 3}", "0"),
+        (broken(encoding="yuyv", width=9), "image.width", "an even number", "9"),
         (broken(data=b""), "image.data", f"{HEIGHT * WIDTH * 3} bytes", "0 bytes"),
         (broken(data=b"1" * 179), "image.data", "180 bytes", "179 bytes"),
         (CompressedImage(format="jpeg"), "image.data", "a JPEG, PNG", "0 bytes"),
