@@ -249,7 +249,16 @@ class TestJudging:
             for target in Target
         }
         assert names == set(DIRECTIONS)
-        assert direction_of(image=True, instruction=True, target=Target.PAIR) == "pair"
+
+    @pytest.mark.parametrize("name", DIRECTIONS)
+    def test_a_direction_is_named_after_what_is_asked_and_what_is_found(self, name: str) -> None:
+        """Calibrations are stored by these names."""
+        source, _, target = ("both to pair" if name == "pair" else name).partition(" to ")
+        image, instruction = source != "instruction", source != "scene"
+        found = direction_of(image=image, instruction=instruction, target=Target[target.upper()])
+        assert found == name
+
+    def test_the_weight_matters_where_two_similarities_are_added(self) -> None:
         assert {n for n in DIRECTIONS if not is_weighted(n)} == {
             "scene to instructions", "scene to scenes", "instruction to scenes",
             "instruction to instructions",

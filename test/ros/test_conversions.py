@@ -182,6 +182,24 @@ def test_an_answer_carries_query_scores_sizes_and_times() -> None:
     assert math.isnan(answer.known_confidence)
 
 
+@pytest.mark.parametrize("target", Target)
+def test_a_target_has_the_number_of_the_message_on_both_ways(target: Target) -> None:
+    number = getattr(messages.Query, f"TARGET_{target.name}")
+    query = Query(image=np.zeros((2, 2, 3), np.uint8), instruction="x", target=target)
+    nothing = Retrieval((), 0, 0, exact=True, times=StageTimes())
+    answer = conversions.to_match_array(query, nothing, Header(), Similarity.COSINE, "m")
+    assert answer.query.target == number
+    assert conversions.to_target(number) is target
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_an_outcome_has_the_number_of_the_message(outcome: Outcome) -> None:
+    number = getattr(messages.Entry, f"OUTCOME_{outcome.name}")
+    assert conversions.to_outcome(number) is outcome
+    entry = Entry("x", stamp_ns=1, outcome=outcome, entry_id=1)
+    assert conversions.to_entry_message(entry).outcome == number
+
+
 @pytest.mark.parametrize("known", Known)
 def test_what_is_known_has_the_number_of_the_message(known: Known) -> None:
     retrieval = Retrieval((), 8, 8, True, StageTimes(), known, 0.75)
