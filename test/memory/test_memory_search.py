@@ -188,6 +188,20 @@ def test_every_filter_equals_brute_force_where_dead_rows_were_dropped(
         searched.check([Probe(SCENE, searched.query(1))], COUNT, wanted)
 
 
+def test_what_all_but_ties_is_told_apart_after_a_restart_from_the_snapshot(
+    open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vla_retrieval.memory.index._SCORED_DIRECTLY", 0)
+    memory = open_memory(fingerprint=fingerprint(WIDE))
+    searched = Searched(memory, Similarity.COSINE, normalized=True)
+    memory.write_snapshot()
+    searched.memory = open_memory(fingerprint=fingerprint(WIDE))
+    assert searched.memory.stats().index.opened_from.startswith("the snapshot")
+    for seed in range(8):
+        for k in (1, 7, 40):
+            searched.check([Probe(SCENE, searched.query(seed))], k)
+
+
 def test_a_score_does_not_depend_on_how_many_are_asked_for(searched: Searched) -> None:
     probes = [Probe(SCENE, searched.query(1), 0.4), Probe(INSTRUCTION, searched.query(2), 0.6)]
     everything = searched.memory.search(probes, COUNT).candidates
@@ -249,6 +263,17 @@ def test_a_scene_finds_itself_with_cosine_one(memory: Memory) -> None:
         assert best.score <= 1.0
 
 
+def test_what_was_added_is_found_though_its_caller_uses_the_arrays_again(memory: Memory) -> None:
+    """Whoever embeds picture after picture into one array need not wait for a search."""
+    vectors = unit_vectors(20, DIM, 5)
+    scenes, instructions = vectors.copy(), vectors.copy()
+    memory.add(varied(20), scenes, instructions)
+    scenes[:], instructions[:] = -vectors, -vectors
+    for modality in Modality:
+        best = memory.search([Probe(modality, vectors[7])], 1).candidates[0]
+        assert (best.entry_id, best.score) == (8, pytest.approx(1.0, abs=1e-12))
+
+
 def test_a_pair_shows_the_unweighted_score_of_each_half(memory: Memory) -> None:
     scene, instruction = unit_vectors(2, DIM, 6)
     memory.add(varied(1), unit_vectors(1, DIM, 7), unit_vectors(1, DIM, 8))
@@ -302,6 +327,15 @@ def test_strings_in_filters_are_compared_whole(memory: Memory) -> None:
         ):  # fmt: skip
             found = memory.search([Probe(SCENE, vectors[0])], 10, filter=wanted)
             assert [c.entry_id for c in found.candidates] == [number]
+
+
+def test_where_a_key_ends_and_its_value_begins_is_told_apart(memory: Memory) -> None:
+    pairs = [("ab", "c"), ("a", "bc"), ("abc", "")]
+    vectors = unit_vectors(len(pairs), DIM, 0)
+    memory.add([NewEntry("x", 0, metadata=dict([pair])) for pair in pairs], vectors, vectors)
+    for number, pair in enumerate(pairs, start=1):
+        found = memory.search([Probe(SCENE, vectors[0])], 10, filter=Filter(metadata=dict([pair])))
+        assert [c.entry_id for c in found.candidates] == [number]
 
 
 def test_a_filter_may_name_thousands_of_values(memory: Memory) -> None:
