@@ -188,6 +188,29 @@ def test_every_filter_equals_brute_force_where_dead_rows_were_dropped(
         searched.check([Probe(SCENE, searched.query(1))], COUNT, wanted)
 
 
+@pytest.mark.parametrize("similarity", Similarity)
+def test_what_float32_cannot_tell_apart_is_ranked_exactly(
+    open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch, similarity: Similarity
+) -> None:
+    """However long the vectors are, and also once a short one came."""
+    monkeypatch.setattr("vla_retrieval.memory.index._SCORED_DIRECTLY", 0)
+    memory = open_memory(fingerprint=fingerprint(WIDE, normalized=False), similarity=similarity)
+    brute_force = BruteForce()
+    scenes, instructions = (clustered(n, normalized=True) * np.float32(30) for n in (1, 2))
+    short = unit_vectors(1, WIDE, 9) * np.float32(1e-3)
+    for entries, *halves in ((varied(COUNT), scenes, instructions), (varied(1), short, short)):
+        memory.add(entries, *halves)
+        brute_force.add(entries, *halves)
+        memory.search([Probe(SCENE, scenes[0])], 1)  # puts them into the index
+    for seed in range(8):
+        scene, instruction = scenes[37 * seed], instructions[41 * seed]
+        alone, far = Probe(SCENE, scene), Probe(SCENE, instruction)
+        for probes in ([alone], [far], [alone, Probe(INSTRUCTION, instruction)]):
+            for k in (1, 7, 40):
+                expected = brute_force.search(similarity, probes, k)
+                assert_same(memory.search(probes, k), expected)
+
+
 def test_what_all_but_ties_is_told_apart_after_a_restart_from_the_snapshot(
     open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
