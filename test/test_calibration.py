@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from statistics import NormalDist
 
@@ -119,6 +120,12 @@ class TestKnown:
         assert not fitted.is_known(0.999)
         assert fitted.asks_for_the_same
 
+    def test_a_repeat_in_another_precision_is_known_by_its_distance_too(self) -> None:
+        """A cosine of 0.99995 is a distance of 0.01 between vectors of unit length."""
+        fitted = fit(single(np.zeros(50)), similarity=Similarity.NEGATIVE_L2)
+        assert fitted.is_known(-0.0099)
+        assert not fitted.is_known(-0.02)
+
     def test_scores_that_spread_do_not_ask_for_the_same(self) -> None:
         assert not fit(single(np.linspace(0, 1, 50))).asks_for_the_same
 
@@ -132,6 +139,15 @@ class TestKnown:
     def test_an_alpha_out_of_range_is_refused(self, alpha: float) -> None:
         with pytest.raises(InvalidInputError, match="alpha"):
             fit(single([1.0]), alpha=alpha)
+
+    @pytest.mark.parametrize("score", [math.nan, math.inf, -math.inf])
+    def test_a_score_that_is_none_is_refused(self, score: float) -> None:
+        with pytest.raises(InvalidInputError, match="scores: expected finite numbers"):
+            single([0.5, score])
+
+    def test_a_score_without_an_episode_is_refused(self) -> None:
+        with pytest.raises(InvalidInputError, match=r"episodes: .*shape \(2,\), got \(1,\)"):
+            TopScores(np.array([0.5, 0.6]), np.array([1]))
 
     def test_no_answerable_query_is_refused(self) -> None:
         with pytest.raises(InvalidInputError, match="answerable"):
@@ -167,6 +183,21 @@ class TestConfidence:
         fitted = fit(single([0.8, 0.81, 0.82]), single([0.1, 0.11, 0.12]))
         assert 0.7 < fitted.confidence(0.81) < 0.9
         assert 0.1 < fitted.confidence(0.11) < 0.3
+
+    def test_does_not_change_with_the_number_of_frames_of_an_episode(self) -> None:
+        """A camera at rest says one thing a hundred times."""
+        rng = np.random.default_rng(4)
+        high, low = single(rng.normal(0.5, 0.2, 30)), single(rng.normal(0.4, 0.2, 20))
+
+        def longer(scores: TopScores) -> TopScores:
+            frames = np.where(scores.episodes % 3 == 0, 40, 1)
+            return TopScores(np.repeat(scores.scores, frames), np.repeat(scores.episodes, frames))
+
+        asked = np.linspace(-1, 1, 9)
+        expected = fit(high, low)
+        for found in (fit(longer(high), low), fit(high, longer(low))):
+            np.testing.assert_allclose(found.confidence(asked), expected.confidence(asked))
+            np.testing.assert_allclose(found.p_value(asked), expected.p_value(asked))
 
     def test_says_nothing_where_absent_queries_score_higher(self) -> None:
         fitted = fit(single([0.1, 0.2]), single([0.5, 0.6]))
@@ -218,7 +249,16 @@ class TestJudging:
             for target in Target
         }
         assert names == set(DIRECTIONS)
-        assert direction_of(image=True, instruction=True, target=Target.PAIR) == "pair"
+
+    @pytest.mark.parametrize("name", DIRECTIONS)
+    def test_a_direction_is_named_after_what_is_asked_and_what_is_found(self, name: str) -> None:
+        """Calibrations are stored by these names."""
+        source, _, target = ("both to pair" if name == "pair" else name).partition(" to ")
+        image, instruction = source != "instruction", source != "scene"
+        found = direction_of(image=image, instruction=instruction, target=Target[target.upper()])
+        assert found == name
+
+    def test_the_weight_matters_where_two_similarities_are_added(self) -> None:
         assert {n for n in DIRECTIONS if not is_weighted(n)} == {
             "scene to instructions", "scene to scenes", "instruction to scenes",
             "instruction to instructions",
@@ -236,3 +276,12 @@ class TestText:
     def test_of_another_kind_is_refused_with_the_next_step(self, text: str) -> None:
         with pytest.raises(InvalidInputError, match="memory calibrate"):
             Calibration.from_json(text)
+
+    @pytest.mark.parametrize("lists", [{"scores": [], "p_values": []}, {"p_values": [0.5]}])
+    def test_whose_lists_do_not_fit_is_refused_before_a_query_is_judged(
+        self, lists: dict[str, list[float]]
+    ) -> None:
+        plain = json.loads(calibration().to_json())
+        plain["directions"]["pair"] |= lists
+        with pytest.raises(InvalidInputError, match="as many scores as p_values"):
+            Calibration.from_json(json.dumps(plain))

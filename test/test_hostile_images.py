@@ -81,6 +81,25 @@ def test_a_picture_cut_anywhere_is_refused_or_whole(kind: str) -> None:
             np.testing.assert_array_equal(picture, whole)
 
 
+def test_a_cut_jpeg_is_not_taken_for_whole_by_the_end_of_a_picture_inside_it() -> None:
+    """Cameras put a small JPEG into the header of the large one."""
+    noise = np.random.default_rng(1).integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "JPEG", quality=95)
+    inner = ENCODED["JPEG"]
+    segment = b"\xff\xfe" + struct.pack(">H", 2 + len(inner)) + inner  # a comment
+    whole = buffer.getvalue()[:2] + segment + buffer.getvalue()[2:]
+    assert compressed_to_rgb(compressed(whole)).shape == noise.shape
+    with pytest.raises(InvalidInputError, match="cut off"):
+        compressed_to_rgb(compressed(whole[: len(whole) // 2]))
+
+
+def test_a_whole_jpeg_may_have_padding_behind_it() -> None:
+    whole = compressed_to_rgb(compressed(ENCODED["JPEG"]))
+    padded = compressed_to_rgb(compressed(ENCODED["JPEG"] + bytes(1000)))
+    np.testing.assert_array_equal(padded, whole)
+
+
 @pytest.mark.parametrize(
     ("width", "height"), [(30_000, 30_000), (2**31 - 1, 2**31 - 1), (9000, 9000)]
 )

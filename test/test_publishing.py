@@ -43,6 +43,18 @@ def test_a_name_that_was_taken_meanwhile_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "whole").read_text() == "another's"
 
 
+def test_a_link_that_leads_nowhere_has_the_name(tmp_path: Path) -> None:
+    (tmp_path / "head").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(InvalidInputError, match="does not exist yet"):
+        check_absent(tmp_path / "head")
+
+
+def test_a_folder_that_is_not_there_is_asked_for_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="Make its parent folder first") as caught:
+        check_place(tmp_path / "missing" / "head")
+    assert caught.value.field == "out"
+
+
 @pytest.mark.parametrize("check", [check_absent, check_place])
 @pytest.mark.parametrize("path", ["x" * 300, f"{'x' * 300}/head"], ids=["name", "folder"])
 def test_a_path_that_cannot_be_looked_at_is_named_with_the_reason(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vla_retrieval import self_calibration
-from vla_retrieval.calibration import DIRECTIONS, Calibration
+from vla_retrieval.calibration import DIRECTIONS, SCORE_TOLERANCE, Calibration
 from vla_retrieval.encoders import DoubleEncoder
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.memory import Memory
@@ -118,6 +118,16 @@ def test_what_is_found_is_stored_beside_the_memory_and_judges_queries(tmp_path: 
     assert (stored.memory_size, stored.queries) == (8 * VISITS * FRAMES, 8 * VISITS * FRAMES)
     assert (stored.scene_weight, stored.seed, stored.alpha) == (0.25, 3, 0.05)
     assert (found.episodes, found.instructions) == (8 * VISITS, 8)
+
+
+def test_alpha_and_the_similarity_decide_what_counts_as_known(memory: Memory) -> None:
+    """In what is stored and in what is reported alike."""
+    fill(memory)
+    found = calibrate(memory, alpha=0.2)
+    assert found.calibration.directions
+    for name, direction in found.calibration.directions.items():
+        assert (direction.alpha, direction.tolerance) == (0.2, SCORE_TOLERANCE[memory.similarity])
+        assert found.known[name].threshold == direction.threshold
 
 
 def test_what_it_reports_is_right_where_all_is_told_apart(filled: Memory) -> None:

@@ -53,6 +53,12 @@ def test_the_longer_side_is_as_asked_and_nothing_grows(
         assert abs(side - was * scale) <= 1
 
 
+@pytest.mark.parametrize("colour", [(200, 40, 40), (40, 200, 40), (40, 40, 200)])
+def test_colours_stay_what_they_are(colour: tuple[int, int, int]) -> None:
+    small = read_thumbnail(make_thumbnail(np.full((480, 640, 3), colour, np.uint8), 120))
+    assert np.abs(small - np.array(colour)).max() <= 3
+
+
 def test_a_picture_that_cannot_be_written_to_is_shrunk_too() -> None:
     """The pixels of a message never can."""
     image = np.frombuffer(noise(480, 640).tobytes(), np.uint8).reshape(480, 640, 3)

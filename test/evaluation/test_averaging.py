@@ -40,6 +40,18 @@ def test_queries_without_relevant_entries_are_counted_and_never_averaged_in():
     assert result.per_instruction[0].queries == 1
 
 
+def test_both_intervals_are_those_of_the_seed_and_the_resamples_that_are_asked_for():
+    values = np.random.default_rng(0).random(12)
+    instructions = [f"i{number % 4}" for number in range(12)]
+    result = average(measured(values.tolist()), instructions, seed=3, resamples=50)
+    means = values.reshape(3, 4).mean(axis=0)
+
+    asked = {"seed": 3, "resamples": 50}
+    for found, units in ((result.micro["mrr"], values), (result.macro["mrr"], means)):
+        expected = estimates({"mrr": units}, **asked)["mrr"]
+        assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-15)
+
+
 def test_each_instruction_has_a_row_in_order_of_appearance():
     result = average(measured([0.5, 0.0, 1.0], [2, 3, 6]), ["拿起杯子", "pick", "拿起杯子"])
     first, second = result.per_instruction

@@ -80,6 +80,8 @@ def test_the_size_of_chunks_changes_no_sampled_p(monkeypatch):
     monkeypatch.setattr(randomization, "CHUNK_CELLS", 64 * 7)
 
     assert one_p(values, flips=500) == pytest.approx(whole, abs=0.05)
+    # Every sum is as far from 0 as 0, so all flips count, and each once.
+    assert one_p([1.0, -1.0] * 32, flips=500) == 1.0
 
 
 def test_about_one_in_twenty_equal_runs_differs_at_five_percent():
@@ -222,6 +224,16 @@ def test_the_table_has_a_row_for_each_difference_and_an_exit_code():
     assert table.rows[0][8] == "8"
     assert tabulate(comparison, [parse_gate("mrr:1")]).exit_code == 0
     assert tabulate(comparison).exit_code == 0
+
+
+@pytest.mark.parametrize("order", [("bad", "good"), ("good", "bad")])
+def test_one_run_that_fails_is_enough_wherever_its_row_is(order):
+    firsts = {"bad": [OTHER] * 10, "good": [RELEVANT] * 10}
+    runs = {"old": run_of([RELEVANT] * 10), **{name: run_of(firsts[name]) for name in order}}
+    table = tabulate(compare(qrels_of(10), runs, ["mrr"]), [parse_gate("mrr:0.01")])
+
+    assert {row[0]: row[-1] for row in table.rows} == {"bad": "FAILED", "good": "passed"}
+    assert table.exit_code == 1
 
 
 def test_the_table_shows_what_the_baseline_lacks():

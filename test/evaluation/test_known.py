@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla_retrieval.calibration import TopScores
+from vla_retrieval.calibration import TopScores, fit
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.evaluation.known import auroc, measure_known
 from vla_retrieval.evaluation.results import KnownResult
+from vla_retrieval.types import Similarity
 
 scores = st.lists(st.integers(-5, 5).map(float), min_size=1, max_size=30)
 
@@ -87,3 +88,30 @@ def test_one_instruction_alone_is_refused() -> None:
 def test_too_few_episodes_without_those_held_out_are_refused() -> None:
     with pytest.raises(InvalidInputError, match=r"at least 9 episodes for alpha 0\.1"):
         measure(1.0, instructions=2, episodes=5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_absent_queries_without_an_answer_anywhere_leave_every_fold_enough_episodes(
+    seed: int,
+) -> None:
+    """However many they are: 22 episodes in ten folds are at most 3 in one, and 19 are needed."""
+    rng = np.random.default_rng(seed)
+    answerable, absent = np.arange(22), np.arange(22, 122)
+    high, low = TopScores(rng.normal(3, 1, 22), answerable), TopScores(rng.normal(size=100), absent)
+    found = measure_known(high, answerable, low, absent, alpha=0.05, seed=seed)
+    assert (found.answerable, found.absent) == (22, 100)
+
+
+@pytest.mark.parametrize(
+    ("similarity", "rejected"), [(Similarity.NEGATIVE_L2, 0.0), (Similarity.COSINE, 0.1)]
+)
+def test_scores_count_as_equal_as_their_similarity_has_it(
+    similarity: Similarity, rejected: float
+) -> None:
+    """Of ten, one says the same in another precision, as far off as distances may be."""
+    labels = np.arange(10)
+    high = TopScores(np.where(labels == 0, -0.005, 0.0), labels)
+    low = TopScores(np.full(10, -1.0), labels)
+    found = measure_known(high, labels, low, labels, alpha=0.2, similarity=similarity)
+    assert found.false_rejects.value == pytest.approx(rejected)
+    assert found.threshold == fit(high, alpha=0.2, similarity=similarity).threshold

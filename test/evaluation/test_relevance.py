@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vla_retrieval.errors import InvalidInputError
@@ -50,8 +50,14 @@ def test_different_instructions_stay_different(one: str, other: str) -> None:
     assert normalise(one) != normalise(other)
 
 
+@pytest.mark.parametrize("mark", [*".!?,;:~", *"。！？，；：、…｡", "\u3000", "?!"])
+def test_a_mark_at_the_end_changes_no_instruction(mark: str) -> None:
+    assert normalise(f"pick up the cup{mark}") == normalise("pick up the cup")
+
+
 @settings(deadline=None)
 @given(st.text())
+@example("\u03aa\u0301")  # folding takes its normal form away
 def test_normalising_twice_is_normalising_once(text: str) -> None:
     assert normalise(normalise(text)) == normalise(text)
 

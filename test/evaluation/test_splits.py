@@ -180,6 +180,18 @@ def test_bags_can_be_the_sides() -> None:
     assert any("not used: z" in note for note in split.notes)
     rest = split_frames(frames, SplitOptions(gallery_bags=("x",)))
     assert {f.bag for f in rest.queries} == {"y", "z"}
+    rest = split_frames(frames, SplitOptions(query_bags=("y",)))
+    assert {f.bag for f in rest.gallery} == {"x", "z"}
+
+
+def test_a_query_that_a_file_answers_is_not_absent_whatever_its_words() -> None:
+    frames = frames_of("a", bag="x") + frames_of("b", bag="y")
+    named, *others = (f.query_id for f in frames if f.bag == "y")
+
+    split = split_frames(frames, SplitOptions(gallery_bags=("x",)), answerable={named})
+
+    assert [f.query_id for f in split.queries] == [named]
+    assert [f.query_id for f in split.absent] == others
 
 
 @pytest.mark.parametrize(
@@ -252,6 +264,13 @@ def test_within_episodes_the_last_frames_of_each_ask_the_first_ones() -> None:
     split = split_frames(frames, SplitOptions(query_fraction=0.25), within_episodes=True)
     assert [f.stamp_ns // SEC for f in split.gallery] == [0, 1, 2, 10, 11, 12, 20, 21, 22]
     assert [f.stamp_ns // SEC for f in split.queries] == [3, 13, 23]
+    assert not split.absent
+
+
+def test_within_episodes_the_last_frames_ask_whatever_their_words() -> None:
+    frames = [frame(0, at, text) for at, text in enumerate("aaab")]
+    split = split_frames(frames, SplitOptions(query_fraction=0.25), within_episodes=True)
+    assert [f.instruction for f in split.queries] == ["b"]
     assert not split.absent
 
 

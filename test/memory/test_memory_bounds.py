@@ -104,6 +104,23 @@ def test_the_most_redundant_goes_first_so_that_one_of_each_stays(
     assert set(left) == set(range(groups))
 
 
+@pytest.mark.parametrize("at_once", [1, 6])
+def test_where_one_of_two_copies_went_the_other_stays(
+    open_memory: OpenMemory, at_once: int
+) -> None:
+    """It was as redundant when that was last asked, and is not any more."""
+    pairs = 6
+    vectors = np.repeat(unit_vectors(2 * pairs, DIM, 3), [2] * pairs + [1] * pairs, axis=0)
+    copies, others = vectors[: 2 * pairs], vectors[2 * pairs :]
+    memory = open_memory(options=bounded(Eviction.MOST_REDUNDANT, 2 * pairs))
+    memory.add([seen(0)] * len(copies), copies, copies)
+    for start in range(0, pairs, at_once):
+        some = others[start : start + at_once]
+        memory.add([seen(0)] * len(some), some, some)
+    left = [(i - 1) // 2 for i in memory.entry_ids() if i <= len(copies)]
+    assert left == list(range(pairs))
+
+
 @pytest.mark.parametrize("policy", Eviction)
 def test_a_pinned_entry_never_goes(open_memory: OpenMemory, policy: Eviction) -> None:
     memory = open_memory(options=bounded(policy, 6))

@@ -230,9 +230,16 @@ class TestDamage:
             (Part.ENTRY, 1), (Part.SCENE, 2), (Part.THUMBNAIL, 3), (Part.ENTRY, 4),
         }  # fmt: skip
 
-    @pytest.mark.parametrize("column", ["pinned = 2", "merged = -1"])
-    def test_of_an_impossible_count_is_named(self, sound: Path, column: str) -> None:
-        change(sound, f"UPDATE entries SET {column} WHERE entry_id = 2")
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "UPDATE entries SET pinned = 2 WHERE entry_id = 2",
+            "UPDATE entries SET merged = -1 WHERE entry_id = 2",
+            "INSERT INTO usage VALUES (2, -1)",
+        ],
+    )
+    def test_of_an_impossible_count_is_named(self, sound: Path, statement: str) -> None:
+        change(sound, statement)
         assert wrong(sound) == {(Part.ENTRY, 2)}
 
     @pytest.mark.parametrize(

@@ -54,6 +54,21 @@ def add(
     return report.entry_ids[0], report.merged[0]
 
 
+def add_after(
+    memory: Memory, first: NewEntry, entry: NewEntry, *halves: float, in_one_batch: bool
+) -> tuple[int, bool]:
+    """Add an entry whose halves have these cosines with those of one before it."""
+    if not in_one_batch:
+        add(memory, first)
+        return add(memory, entry, *halves)
+    scene, instruction = halves or (1.0, 1.0)
+    scenes = np.array([turned(1.0), turned(scene)])
+    instructions = np.array([turned(1.0, 4), turned(instruction, 4)])
+    report = memory.add_with_report([first, entry], scenes, instructions)
+    return report.entry_ids[1], report.merged[1]
+
+
+@pytest.mark.parametrize("in_one_batch", [False, True])
 @pytest.mark.parametrize(
     ("scene", "instruction", "merged"),
     [(1.0, 1.0, True), (0.91, 0.96, True), (0.89, 1.0, False), (1.0, 0.94, False),
@@ -61,28 +76,33 @@ def add(
 )  # fmt: skip
 @pytest.mark.parametrize("similarity", Similarity)
 def test_both_halves_have_to_be_alike(
-    open_memory: OpenMemory, scene: float, instruction: float, merged: bool, similarity: Similarity
+    open_memory: OpenMemory,
+    scene: float,
+    instruction: float,
+    merged: bool,
+    similarity: Similarity,
+    in_one_batch: bool,
 ) -> None:
     memory = open_memory(options=merging(), similarity=similarity)
-    assert add(memory, SAID) == (1, False)
-    assert add(memory, SAID, scene, instruction) == ((1, True) if merged else (2, False))
+    found = add_after(memory, SAID, SAID, scene, instruction, in_one_batch=in_one_batch)
+    assert found == ((1, True) if merged else (2, False))
     assert memory.stats().entries == 1 + (not merged)
     assert memory.get(1).merged == memory.stats().merged == int(merged)
 
 
+@pytest.mark.parametrize("in_one_batch", [False, True])
 @pytest.mark.parametrize(
     ("apart", "within", "merged"),
     [(5, 5, True), (-5, 5, True), (5.000000001, 5, False), (-6, 5, False), (10**6, 0, True),
      (0, 1e-9, True)],
 )  # fmt: skip
 def test_the_stamps_have_to_be_close(
-    open_memory: OpenMemory, apart: float, within: float, merged: bool
+    open_memory: OpenMemory, apart: float, within: float, merged: bool, in_one_batch: bool
 ) -> None:
     memory = open_memory(options=merging(merge_within_sec=within))
     first = replace(SAID, stamp_ns=2 * 10**6 * SECOND)
-    add(memory, first)
     later = replace(first, stamp_ns=first.stamp_ns + round(apart * SECOND))
-    assert add(memory, later)[1] is merged
+    assert add_after(memory, first, later, in_one_batch=in_one_batch)[1] is merged
 
 
 @pytest.mark.parametrize("in_one_batch", [False, True])
@@ -200,6 +220,16 @@ def test_many_look_alikes_that_say_something_else_do_not_hide_the_one_that_is_re
     entries = [replace(SAID, **other(n)) for n in range(20)]
     assert [add(memory, entry) for entry in entries] == [(n + 1, False) for n in range(20)]
     assert add(memory, entries[-1]) == (20, True)
+
+
+def test_a_repeat_is_found_behind_a_nearer_entry_that_says_something_else(
+    open_memory: OpenMemory,
+) -> None:
+    """As where two cameras see the same."""
+    memory = open_memory(options=merging())
+    add(memory, replace(SAID, frame_id="right"))
+    add(memory, SAID, scene=0.95)
+    assert add(memory, SAID) == (2, True)
 
 
 def test_an_entry_that_goes_with_what_was_merged_into_it_is_reported_as_gone(

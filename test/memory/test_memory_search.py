@@ -12,9 +12,11 @@ import pytest
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.memory import Memory
 from vla_retrieval.types import (
+    CameraPose,
     Embeddings,
     Filter,
     Modality,
+    Nearby,
     NewEntry,
     Outcome,
     Probe,
@@ -44,6 +46,7 @@ def clustered(seed: int, *, normalized: bool) -> Embeddings:
     return (vectors * rng.uniform(0.1, 30, size=(COUNT, 1))).astype(np.float32)
 
 
+UPRIGHT = (0.0, 0.0, 0.0, 1.0)
 TAGS = {"even": 2, "third": 3, "rare": 400}
 
 
@@ -57,6 +60,9 @@ def varied(count: int) -> list[NewEntry]:
             outcome=Outcome(n % 3),
             tags=tuple(tag for tag, every in TAGS.items() if n % every == 0),
             metadata={"tens": str(n % 10), "kind": "a" if n % 7 else "b"},
+            camera_pose=CameraPose(("map", "odom")[n % 2], 0, (float(n), 0.0, 0.0), UPRIGHT)
+            if n % 5
+            else None,
         )
         for n in range(count)
     ]  # fmt: skip
@@ -78,6 +84,7 @@ FILTERS = {
     "key with the value of another": Filter(metadata={"kind": "4"}),
     "excluded": Filter(exclude_ids=(1, 2, 3, 10**30, -5)),
     "thousands excluded": Filter(exclude_ids=tuple(range(1, 40_000, 2))),
+    "near": Filter(near=Nearby((700.0, 0.0, 3.0), 200.0, "map")),
     "nothing passes": Filter(tags=("no such tag",)),
     "everything at once": Filter(
         stamp_from_ns=1001, stamp_to_ns=1500, episode_ids=("episode 1", "episode 2"),
@@ -170,6 +177,54 @@ def test_every_filter_equals_brute_force_over_what_passes(searched: Searched, na
                 searched.check(ways[way], k, FILTERS[name])
 
 
+def test_every_filter_equals_brute_force_where_dead_rows_were_dropped(
+    open_memory: OpenMemory,
+) -> None:
+    memory = open_memory(fingerprint=fingerprint(WIDE))
+    searched = Searched(memory, Similarity.COSINE, normalized=True)
+    memory.compact()
+    assert memory.stats().index.dead_rows == 0
+    for wanted in FILTERS.values():
+        searched.check([Probe(SCENE, searched.query(1))], COUNT, wanted)
+
+
+@pytest.mark.parametrize("similarity", Similarity)
+def test_what_float32_cannot_tell_apart_is_ranked_exactly(
+    open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch, similarity: Similarity
+) -> None:
+    """However long the vectors are, and also once a short one came."""
+    monkeypatch.setattr("vla_retrieval.memory.index._SCORED_DIRECTLY", 0)
+    memory = open_memory(fingerprint=fingerprint(WIDE, normalized=False), similarity=similarity)
+    brute_force = BruteForce()
+    scenes, instructions = (clustered(n, normalized=True) * np.float32(30) for n in (1, 2))
+    short = unit_vectors(1, WIDE, 9) * np.float32(1e-3)
+    for entries, *halves in ((varied(COUNT), scenes, instructions), (varied(1), short, short)):
+        memory.add(entries, *halves)
+        brute_force.add(entries, *halves)
+        memory.search([Probe(SCENE, scenes[0])], 1)  # puts them into the index
+    for seed in range(8):
+        scene, instruction = scenes[37 * seed], instructions[41 * seed]
+        alone, far = Probe(SCENE, scene), Probe(SCENE, instruction)
+        for probes in ([alone], [far], [alone, Probe(INSTRUCTION, instruction)]):
+            for k in (1, 7, 40):
+                expected = brute_force.search(similarity, probes, k)
+                assert_same(memory.search(probes, k), expected)
+
+
+def test_what_all_but_ties_is_told_apart_after_a_restart_from_the_snapshot(
+    open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vla_retrieval.memory.index._SCORED_DIRECTLY", 0)
+    memory = open_memory(fingerprint=fingerprint(WIDE))
+    searched = Searched(memory, Similarity.COSINE, normalized=True)
+    memory.write_snapshot()
+    searched.memory = open_memory(fingerprint=fingerprint(WIDE))
+    assert searched.memory.stats().index.opened_from.startswith("the snapshot")
+    for seed in range(8):
+        for k in (1, 7, 40):
+            searched.check([Probe(SCENE, searched.query(seed))], k)
+
+
 def test_a_score_does_not_depend_on_how_many_are_asked_for(searched: Searched) -> None:
     probes = [Probe(SCENE, searched.query(1), 0.4), Probe(INSTRUCTION, searched.query(2), 0.6)]
     everything = searched.memory.search(probes, COUNT).candidates
@@ -229,6 +284,17 @@ def test_a_scene_finds_itself_with_cosine_one(memory: Memory) -> None:
         assert best.entry_id == row + 1
         assert best.score == pytest.approx(1.0, abs=1e-12)
         assert best.score <= 1.0
+
+
+def test_what_was_added_is_found_though_its_caller_uses_the_arrays_again(memory: Memory) -> None:
+    """Whoever embeds picture after picture into one array need not wait for a search."""
+    vectors = unit_vectors(20, DIM, 5)
+    scenes, instructions = vectors.copy(), vectors.copy()
+    memory.add(varied(20), scenes, instructions)
+    scenes[:], instructions[:] = -vectors, -vectors
+    for modality in Modality:
+        best = memory.search([Probe(modality, vectors[7])], 1).candidates[0]
+        assert (best.entry_id, best.score) == (8, pytest.approx(1.0, abs=1e-12))
 
 
 def test_a_pair_shows_the_unweighted_score_of_each_half(memory: Memory) -> None:
@@ -299,6 +365,15 @@ def test_strings_in_filters_are_compared_whole(memory: Memory) -> None:
         ):  # fmt: skip
             found = memory.search([Probe(SCENE, vectors[0])], 10, filter=wanted)
             assert [c.entry_id for c in found.candidates] == [number]
+
+
+def test_where_a_key_ends_and_its_value_begins_is_told_apart(memory: Memory) -> None:
+    pairs = [("ab", "c"), ("a", "bc"), ("abc", "")]
+    vectors = unit_vectors(len(pairs), DIM, 0)
+    memory.add([NewEntry("x", 0, metadata=dict([pair])) for pair in pairs], vectors, vectors)
+    for number, pair in enumerate(pairs, start=1):
+        found = memory.search([Probe(SCENE, vectors[0])], 10, filter=Filter(metadata=dict([pair])))
+        assert [c.entry_id for c in found.candidates] == [number]
 
 
 def test_a_filter_may_name_thousands_of_values(memory: Memory) -> None:

@@ -125,10 +125,25 @@ def sections(content: bytes) -> dict[str, tuple[int, int]]:
 
 
 def test_a_sound_snapshot_opens_to_the_same_index(kept: Kept) -> None:
+    before = kept.memory.stats().index
+    assert bool(before.directions) == (kept.index != "exact")
     kept.open()
     assert kept.from_snapshot()
-    assert kept.memory.stats().index.kind == kept.index
+    after = kept.memory.stats().index
+    assert (after.kind, after.rows, after.dead_rows) == (kept.index, before.rows, before.dead_rows)
+    assert after.directions == before.directions
     kept.check()
+
+
+def test_an_index_from_a_snapshot_is_not_built_anew_where_it_had_not_to_be(
+    kept: Kept, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        kept.open()
+        kept.add(1)
+        assert kept.memory.wait_until_idle()
+    assert kept.from_snapshot()
+    assert "building the index anew" not in caplog.text
 
 
 def test_where_nothing_was_removed_the_ids_of_all_entries_are_not_read(

@@ -55,6 +55,7 @@ def test_a_use_of_an_entry_that_is_gone_counts_for_nobody(
     open_memory: OpenMemory, directory: Path
 ) -> None:
     memory = filled(open_memory, 3)
+    memory.note_use([2])
     memory.remove([2])
     memory.note_use([1, 2, 99])
     assert memory._standing.unsaved_uses() == {1: 1}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
@@ -16,7 +17,7 @@ from vla_retrieval.encoders import DoubleEncoder
 from vla_retrieval.errors import InvalidInputError, StorageError
 from vla_retrieval.memory import Memory, MemoryStats
 from vla_retrieval.ros import session
-from vla_retrieval.ros.disk import DiskWatch, Errands, MemoryLostError, WriteGate
+from vla_retrieval.ros.disk import DiskWatch, Errands, MemoryLostError, WriteGate, try_disk
 from vla_retrieval.ros.health import Health
 from vla_retrieval.ros.parameters import Settings
 
@@ -95,6 +96,41 @@ def test_a_lost_memory_is_told_from_one_that_may_not_be_looked_at(
 
     assert seen(MemoryLostError("gone")) == ("gone", "")
     assert seen(StorageError("forbidden")) == ("", "forbidden")
+
+
+@pytest.mark.parametrize("why", [OSError("no such file"), MemoryError("no room")])
+def test_a_memory_is_seen_to_be_lost_also_where_nothing_else_can_be_read(
+    tmp_path: Path, why: Exception
+) -> None:
+    """As where its disk was taken out: it has to be closed then, too."""
+
+    def check() -> None:
+        raise MemoryLostError("gone")
+
+    def stats() -> MemoryStats:
+        raise why
+
+    watch = DiskWatch(tmp_path, stats, check, 60.0)
+    watch.stop()
+    assert watch.latest.lost == "gone"
+    assert str(why) in watch.latest.error
+
+
+@pytest.mark.parametrize("may_write", [True, False])
+def test_whether_the_directory_may_be_written_is_seen_before_anybody_tries(
+    memory: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, may_write: bool
+) -> None:
+    asked: list[tuple[Path, int]] = []
+
+    def access(path: Path, mode: int) -> bool:
+        asked.append((path, mode))
+        return may_write
+
+    monkeypatch.setattr("vla_retrieval.ros.disk.os.access", access)
+    watch = DiskWatch(tmp_path / "memory", memory.stats, lambda: None, 60.0)
+    watch.stop()
+    assert watch.latest.writable is may_write
+    assert asked == [(tmp_path / "memory", os.W_OK)]
 
 
 def test_the_age_of_the_snapshot_is_seen_once_there_is_one(memory: Memory, tmp_path: Path) -> None:
@@ -206,6 +242,28 @@ def test_an_errand_that_does_not_come_back_is_given_up(hanging: Hanging) -> None
             return False
 
     wait_until(works_again)
+
+
+def test_an_errand_may_have_another_patience_than_most(hanging: Hanging) -> None:
+    errands = Errands(2 * WAIT_SEC)
+    with pytest.raises(StorageError, match="the disk did not answer"):
+        errands.run("read the head", hanging.wait, SHORT_SEC)
+
+
+def test_a_disk_is_tried_by_waiting_for_what_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the directory is still to be made; what refuses it is left for opening."""
+    waited: list[int] = []
+
+    def refuse(file: int) -> None:
+        waited.append(os.fstat(file).st_size)
+        raise OSError("no space left")
+
+    monkeypatch.setattr("vla_retrieval.ros.disk.os.fsync", refuse)
+    try_disk(tmp_path / "robot" / "memory")
+    assert waited == [1]
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_look_that_fails_in_an_unknown_way_is_told_and_not_the_last(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.ros import freshness
 from vla_retrieval.ros.conversions import to_stamp
 from vla_retrieval.ros.frames import Frame
 from vla_retrieval.ros.freshness import LastAnswers, check_stale, image_age_sec
@@ -69,6 +71,12 @@ def test_in_simulated_time_a_frame_ages_with_the_simulation_until_it_starts_over
     assert age == pytest.approx(age_sec, abs=0.5)
 
 
+def test_in_simulated_time_a_frame_without_a_stamp_is_as_old_as_its_receipt() -> None:
+    """And not as old as the epoch."""
+    seen = frame(0, 9 * SECOND)
+    assert image_age_sec(seen.header, seen, 29 * SECOND, simulated=True) == 20.0
+
+
 @given(
     stamp_ns=st.integers(0, 2**62), received_ns=st.integers(0, 2**62),
     now_ns=st.integers(0, 2**62), simulated=st.booleans(), own=st.booleans(),
@@ -118,6 +126,18 @@ def test_the_kept_answer_stays_as_it_was() -> None:
     assert not answer.stale
 
 
+def test_the_image_of_an_earlier_answer_has_aged_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever takes a stale answer sees how stale it is."""
+    clock = SimpleNamespace(monotonic=lambda: 100.0)
+    monkeypatch.setattr(freshness, "time", clock)
+    answers = LastAnswers()
+    answers.put(ask(), MatchArray(image_age_sec=1.0))
+    clock.monotonic = lambda: 107.0
+    found = answers.get(ask())
+    assert found is not None
+    assert found.image_age_sec == 8.0
+
+
 def test_answers_nobody_would_take_stale_are_not_kept() -> None:
     """They cost nothing."""
     answers = LastAnswers()
@@ -132,6 +152,16 @@ def test_only_the_last_requests_are_kept() -> None:
         answers.put(ask(instruction=f"task {n}"), MatchArray(memory_size=n))
     assert answers.get(ask(instruction="task 0")) is None
     assert answers.get(ask(instruction="task 99")) is not None
+
+
+def test_a_request_that_is_asked_again_is_not_the_first_to_go() -> None:
+    """A planner that repeats one question among many others has its last answer."""
+    answers = LastAnswers()
+    others = [ask(instruction=f"task {n}") for n in range(70)]
+    for request in (ask(), *others[:60], ask(), *others[60:]):
+        answers.put(request, MatchArray())
+    assert answers.get(others[0]) is None
+    assert answers.get(ask()) is not None
 
 
 @pytest.mark.parametrize(("matches", "kept"), [(4_000, 2), (20_000, 1)])

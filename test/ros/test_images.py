@@ -74,6 +74,24 @@ class TestRawImages:
         """The same picture comes out of each channel order and row length."""
         np.testing.assert_array_equal(to_rgb(message(pixels, encoding, padding)), GRADIENT)
 
+    @pytest.mark.parametrize("is_bigendian", [False, True])
+    @pytest.mark.parametrize(
+        ("encoding", "pixels"),
+        [
+            ("rgb16", GRADIENT),
+            ("bgr16", GRADIENT[..., ::-1]),
+            ("rgba16", np.concatenate([GRADIENT, ALPHA], axis=2)),
+            ("bgra16", np.concatenate([GRADIENT[..., ::-1], ALPHA], axis=2)),
+        ],
+    )
+    def test_colours_of_sixteen_bits_are_respected(
+        self, encoding: str, pixels: NDArray[np.uint8], is_bigendian: bool
+    ) -> None:
+        """255 of 8 bits is 65535 of 16."""
+        deep = (pixels.astype(np.uint16) * 257).astype(">u2" if is_bigendian else "<u2")
+        picture = to_rgb(message(deep, encoding, 2, is_bigendian))
+        np.testing.assert_array_equal(picture, GRADIENT)
+
     @pytest.mark.parametrize("padding", [0, 1, 5])
     def test_grey_becomes_three_equal_channels(self, padding: int) -> None:
         """mono8 is repeated in each channel."""
@@ -96,21 +114,24 @@ class TestRawImages:
     @pytest.mark.parametrize(
         ("encoding", "first_row", "second_row"),
         [
-            ("bayer_rggb8", "RG", "GB"),
-            ("bayer_bggr8", "BG", "GR"),
-            ("bayer_gbrg8", "GB", "RG"),
-            ("bayer_grbg8", "GR", "BG"),
+            ("bayer_rggb", "RG", "GB"),
+            ("bayer_bggr", "BG", "GR"),
+            ("bayer_gbrg", "GB", "RG"),
+            ("bayer_grbg", "GR", "BG"),
         ],
     )
+    @pytest.mark.parametrize("bits", [8, 16])
     @pytest.mark.parametrize("padding", [0, 3])
     def test_bayer_mosaics_give_their_colour_back(
-        self, encoding: str, first_row: str, second_row: str, padding: int
+        self, encoding: str, first_row: str, second_row: str, padding: int, bits: int
     ) -> None:
         """A mosaic of one flat colour is that colour, for each of the four patterns."""
         colour = {"R": 200, "G": 120, "B": 40}
         tile = np.array([[colour[c] for c in row] for row in (first_row, second_row)], np.uint8)
         mosaic = np.tile(tile, (8, 8))
-        inner = to_rgb(message(mosaic, encoding, padding))[2:-2, 2:-2]
+        if bits == 16:
+            mosaic = mosaic.astype("<u2") * 257
+        inner = to_rgb(message(mosaic, f"{encoding}{bits}", padding))[2:-2, 2:-2]
         np.testing.assert_array_equal(inner, np.broadcast_to([200, 120, 40], inner.shape))
 
     @pytest.mark.parametrize(
@@ -176,6 +197,7 @@ def broken(**changes: object) -> Image:
         (broken(encoding="16UC1"), "image.encoding", "mono16", "'16UC1'"),
         (broken(step=WIDTH * 3 - 1), "image.step", f"at least {WIDTH * 3}", str(WIDTH * 3 - 1)),
         (broken(step=0), "image.step", f"at least {WIDTH * 3}", "0"),
+        (broken(encoding="yuyv", width=9), "image.width", "an even number", "9"),
         (broken(data=b""), "image.data", f"{HEIGHT * WIDTH * 3} bytes", "0 bytes"),
         (broken(data=b"1" * 179), "image.data", "180 bytes", "179 bytes"),
         (CompressedImage(format="jpeg"), "image.data", "a JPEG, PNG", "0 bytes"),

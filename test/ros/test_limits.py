@@ -10,12 +10,12 @@ from diagnostic_msgs.msg import KeyValue
 from hypothesis import given
 from hypothesis import strategies as st
 from rclpy.serialization import serialize_message
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 
 from vla_retrieval.errors import InvalidInputError
-from vla_retrieval.ros.limits import check_request_size, size_bytes
+from vla_retrieval.ros.limits import check_request_size, pictures_bytes, size_bytes
 from vla_retrieval_msgs.msg import ActionPayload, Filter
-from vla_retrieval_msgs.srv import Remember, Retrieve
+from vla_retrieval_msgs.srv import GetStats, Remember, Retrieve
 
 
 @pytest.mark.parametrize(
@@ -67,3 +67,11 @@ def test_no_request_is_larger_on_the_wire_than_it_counts_for(
 def test_a_nested_message_counts_with_all_its_numbers() -> None:
     """Numbers count eight bytes each, whatever their type."""
     assert size_bytes(Time(sec=1, nanosec=2)) == 16
+
+
+def test_pictures_count_for_what_waits_whatever_kind_they_are() -> None:
+    """And requests that have none for nothing."""
+    picture, file = Image(data=bytes(10_000)), CompressedImage(data=bytes(500))
+    assert pictures_bytes(Remember.Request(image=picture, instruction="cup")) == 10_000
+    assert pictures_bytes(Retrieve.Request(compressed_image=file)) == 500
+    assert pictures_bytes(GetStats.Request()) == 0

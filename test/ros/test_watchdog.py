@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("rclpy", reason="the watchdog belongs to the node")
 
 from vla_retrieval.ros.watchdog import Watchdog
-from vla_retrieval.ros.worker import InferenceWorker, WorkerStalledError
+from vla_retrieval.ros.worker import MOST_STUCK, InferenceWorker, WorkerStalledError
 
 WAIT_SEC = 20.0
 LIMIT_SEC = 8.0  # so that it ticks every second
@@ -86,6 +86,34 @@ def test_many_short_jobs_are_not_one_long_one() -> None:
         go_on.set()
     worker.close()
     assert worker.replaced == 0
+
+
+def test_a_worker_without_a_job_is_left_alone() -> None:
+    """However long nobody asks."""
+    worker = InferenceWorker(max_waiting=8)
+    dog = Watchdog(worker, LIMIT_SEC, 0.0)
+    for second in range(1, 30):
+        dog.tick(float(second))
+    worker.close()
+    assert worker.replaced == 0
+
+
+def test_inference_goes_on_at_the_next_look_after_a_stuck_thread_came_back(
+    blocked: Blocked,
+) -> None:
+    """Where so many were stuck that there was no thread left."""
+    dog = Watchdog(blocked.worker, LIMIT_SEC, 0.0)
+    for number in range(MOST_STUCK):
+        if number:
+            blocked.occupy()
+        blocked.worker.replace("the device hangs")
+    blocked.go_on.set()
+    while blocked.worker.stuck:
+        threading.Event().wait(0.001)
+    dog.tick(0.1)
+    done = threading.Event()
+    blocked.worker.submit(done.set, lambda _: None)
+    assert done.wait(WAIT_SEC)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

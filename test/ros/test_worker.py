@@ -300,6 +300,28 @@ def test_instructions_that_wait_together_are_embedded_together() -> None:
     assert len(batches) == 2
 
 
+def waiting_jobs(**instructions_of: list[str]) -> Jobs:
+    """Return jobs that wait, by the name of their priority."""
+    jobs = Jobs(most=32, most_bytes=1)
+    for name, instructions in instructions_of.items():
+        for text in instructions:
+            jobs.put(Job(lambda: None, ignore, text, name, 0, Priority[name]))
+    return jobs
+
+
+def test_a_batch_has_room_for_questions_before_pairs_that_came_first() -> None:
+    jobs = waiting_jobs(INGEST=[f"pair {n}" for n in range(9)], REQUEST=["question"])
+    assert jobs.to_embed("first")[:2] == ["first", "question"]
+
+
+def test_an_instruction_of_an_earlier_batch_is_embedded_ahead_again() -> None:
+    """What keeps embeddings is bounded: it may have forgotten that one."""
+    jobs = waiting_jobs(REQUEST=["bowl"])
+    assert [jobs.to_embed(text) for text in ("cup", "cup", "plate", "cup")] == [
+        ["cup", "bowl"], [], ["plate", "bowl"], ["cup", "bowl"],
+    ]  # fmt: skip
+
+
 def test_a_single_request_waits_for_no_batch() -> None:
     """Idle, nothing is done ahead."""
     assert batches_of(["cup"]) == ([], ["cup"])
@@ -411,24 +433,31 @@ def test_a_thread_that_is_replaced_amid_a_change_leaves_the_outcome_open(
     assert ended.wait(WAIT_SEC)
 
 
-def test_a_thread_that_is_replaced_after_a_change_says_that_it_is_made(
+def test_a_thread_that_is_replaced_after_a_change_says_that_it_was_made(
     worker: InferenceWorker,
 ) -> None:
-    """Such as one that forgot entries, and then hangs where it counts the others."""
+    """Such as amid reading how many entries are left: who is told of no change asks again."""
+    changed, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+    reasons: list[Exception] = []
 
     def change() -> None:
         with effect("the entries were forgotten"):
             pass
+        with pytest.raises(ZeroDivisionError), effect("the matches were published"):
+            raise ZeroDivisionError
         changed.set()
         assert go_on.wait(WAIT_SEC)
+        ended.set()
 
-    changed, go_on = threading.Event(), threading.Event()
-    reasons: list[Exception] = []
     worker.submit(change, reasons.append)
     assert changed.wait(WAIT_SEC)
     worker.replace("the disk did not come back")
-    assert "It stalled after the entries were forgotten: that is done." in str(reasons[0])
+    said = str(reasons[0])
+    assert "It stalled after the entries were forgotten: that is done." in said
+    for words in ("Nothing was changed", "Ask again", "published"):
+        assert words not in said
     go_on.set()
+    assert ended.wait(WAIT_SEC)
 
 
 def test_where_no_thread_is_to_be_had_the_job_is_answered_and_one_is_started_later(
