@@ -84,7 +84,7 @@ def test_a_process_that_takes_memory_is_seen_to() -> None:
 @pytest.fixture
 def written(tmp_path: Path) -> tuple[Path, Book]:
     """Return a memory of nine entries, and a book that agrees with it."""
-    encoder, book = load_encoder(EncoderSettings(model="double")), Book()
+    encoder, book = load_encoder(EncoderSettings(model="double")), Book(10)
     with Memory.open(tmp_path / "memory", encoder.fingerprint) as memory:
         for number in range(1, 11):
             entry = NewEntry(instruction=f"task {number}", stamp_ns=number)
@@ -92,6 +92,17 @@ def written(tmp_path: Path) -> tuple[Path, Book]:
             book.note(memory.add([entry], row, row)[0], Page(entry.instruction, number), [])
         memory.remove([1])
     return tmp_path / "memory", book
+
+
+def test_what_is_read_again_is_there_though_nobody_named_what_went_before_it() -> None:
+    """A long soak would ask for what went long ago, and call that a failure."""
+    book, random = Book(100), np.random.default_rng(1)
+    for number in range(1, 1001):
+        book.note(number, Page(f"task {number}", number), [])
+    chosen = [book.any_page(random) for _ in range(200)]
+    ids = {page[0] for page in chosen if page is not None}
+    assert ids <= set(range(951, 981))
+    assert len(ids) > 20
 
 
 def test_an_entry_that_went_as_the_oldest_is_no_loss(written: tuple[Path, Book]) -> None:
@@ -124,7 +135,7 @@ def test_what_was_forgotten_or_named_as_evicted_is_not_missed(
 def test_a_memory_that_is_not_filled_in_time_is_no_soak() -> None:
     """What it takes while it fills would count as a leak."""
     with pytest.raises(RuntimeError, match="0 of 100 entries were remembered within 0 s"):
-        Loads(MagicMock(), Tally(), Book()).fill(100, 0.0)
+        Loads(MagicMock(), Tally(), Book(100)).fill(100, 0.0)
 
 
 def test_an_entry_that_was_evicted_before_it_was_acknowledged_is_not_missed(

@@ -25,14 +25,18 @@ class Page:
 class Book:
     """Entries that were acknowledged and not given up since. Any thread may write.
 
+    Args:
+        room: How many entries the memory holds at most.
+
     Attributes:
         acknowledged: How many were, ever.
         forgotten: How many were forgotten on request.
         evicted: How many of the acknowledged ones the node named as evicted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, room: int) -> None:
         """Begin with nothing."""
+        self._room = room
         self.acknowledged = self.forgotten = self.evicted = 0
         self._lock = threading.Lock()
         self._pages: dict[int, Page] = {}
@@ -68,10 +72,15 @@ class Book:
             self.forgotten += many
 
     def any_page(self, random: np.random.Generator) -> tuple[int, Page] | None:
-        """Return an entry that is neither evicted nor forgotten within seconds."""
+        """Return an entry that is neither evicted nor forgotten within seconds.
+
+        It is of the newest that fill half of the memory: of those that went for what the node
+        remembers by itself, nobody is told, and their pages stay.
+        """
         with self._lock:
             pages = list(self._pages.items())
-        safe = pages[len(pages) // 2 : -_NEWEST]
+        there = pages[-self._room :]
+        safe = there[len(there) // 2 : -_NEWEST]
         return safe[int(random.integers(len(safe)))] if safe else None
 
     def compare(self, memory_dir: Path) -> tuple[int, list[str]]:

@@ -98,7 +98,7 @@ def soak(settings: Settings) -> Result:
     """
     settings.work.mkdir(parents=True, exist_ok=True)
     memory_dir = settings.work / "memory"
-    tally, book = Tally(), Book()
+    tally, book = Tally(), Book(settings.entries)
     with _node(settings, memory_dir) as process:
         client = RetrievalClient(name="soak")
         try:
