@@ -61,3 +61,12 @@ def way_of_scoring(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     directly = 0 if request.param == "scanned" else 10**9
     monkeypatch.setattr("vla_retrieval.memory.index._SCORED_DIRECTLY", directly)
     return str(request.param)
+
+
+@pytest.fixture
+def sound(open_memory: OpenMemory, directory: Path) -> Path:
+    """Return the directory of a closed memory with entries 1 to 5 and a snapshot."""
+    from .checked import fill  # not at the top: it imports from here
+
+    fill(open_memory()).close()
+    return directory

@@ -26,9 +26,9 @@ from vla_retrieval.memory.contents import Contents, open_contents
 from vla_retrieval.transfer import export_folder, export_parquet, import_entries, open_source
 from vla_retrieval.types import Action, CameraPose, Entry, NewEntry, Outcome
 
+from .checked import change, entry, fill
 from .conftest import DIM, OpenMemory
 from .oracle import fingerprint, unit, unit_vectors
-from .test_memory_check import change, entry, fill
 
 Export = Callable[[Contents, Path], int]
 FORMATS: dict[str, Export] = {"parquet": export_parquet, "directory": export_folder}
