@@ -13,7 +13,6 @@ from rich.console import Console
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
-from tools.ending import ended
 from tools.soak.__main__ import report
 from tools.soak.book import Book, Page
 from tools.soak.growth import ProcessMemory, percent_per_hour
@@ -21,6 +20,7 @@ from tools.soak.loads import Loads, Tally
 from tools.soak.soak import Result
 from vla_retrieval.encoders import EncoderSettings, load_encoder
 from vla_retrieval.memory import Memory
+from vla_retrieval.ros.ending import stop_process
 from vla_retrieval.types import NewEntry
 
 SECONDS = np.arange(900.0)
@@ -172,7 +172,7 @@ def test_a_node_that_does_not_end_is_killed_and_the_figures_are_kept(
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        assert ended(process, 60.0 if in_time else 0.01) is in_time
+        assert stop_process(process, 60.0 if in_time else 0.01) is in_time
         assert process.returncode == (0 if in_time else -9)
 
 

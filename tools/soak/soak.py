@@ -14,11 +14,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from tools.ending import ended
 from tools.soak.book import Book
 from tools.soak.growth import ProcessMemory, Slope, percent_per_hour
 from tools.soak.loads import Loads, Tally
 from vla_retrieval.ros.client import RetrievalClient
+from vla_retrieval.ros.ending import stop_process
 from vla_retrieval.transport import large_image_environment
 
 ROOT: Final = Path(__file__).parents[2]
@@ -107,7 +107,7 @@ def soak(settings: Settings) -> Result:
             watch = _load(settings, client, process, tally, book)
         finally:
             client.close()
-        if not ended(process, _STOP_SEC):
+        if not stop_process(process, _STOP_SEC):
             tally.fail(f"the node did not end within {_STOP_SEC:g} s of SIGINT")
     stored, lost = book.compare(memory_dir)
     _look_into_log(settings.work / "node.log", tally)

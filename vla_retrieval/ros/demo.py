@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from vla_retrieval.contact_sheet import draw_contact_sheet
 from vla_retrieval.errors import RetrievalError
 from vla_retrieval.ros.client import RetrievalClient
 from vla_retrieval.ros.conversions import to_ns
+from vla_retrieval.ros.ending import stop_process
 from vla_retrieval.ros.images import to_rgb
 from vla_retrieval.ros.play import progress_bar
 from vla_retrieval.ros.player import BagPlayer, Progress
@@ -120,12 +120,7 @@ def _node_process(
         try:
             yield process
         finally:
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(_STOP_WITHIN_SEC)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            stop_process(process, _STOP_WITHIN_SEC)
 
 
 def _tail(path: Path, lines: int = 15) -> str:

@@ -14,8 +14,8 @@ from typing import Final
 from domain_coordinator import domain_id
 
 from tools.benchmarks.pipeline.bench import Settings, memory_folder
-from tools.ending import ended
 from vla_retrieval.encoders import Encoder, EncoderSettings
+from vla_retrieval.ros.ending import stop_process
 from vla_retrieval.transport import large_image_environment
 
 _HOG: Final = "while True: pass"
@@ -69,7 +69,7 @@ def running_node(
     try:
         yield lambda: process.poll() is None
     finally:
-        if not ended(process, _STOP_SEC):
+        if not stop_process(process, _STOP_SEC):
             print(f"the node did not end within {_STOP_SEC:g} s of SIGINT, and was killed")
 
 

@@ -1,4 +1,4 @@
-"""How tools end the nodes that they have started."""
+"""How the demonstration and tools end the nodes that they have started."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import signal
 import subprocess
 
 
-def ended(process: subprocess.Popen[bytes], within_sec: float) -> bool:
-    """End a process as Ctrl-C does, or by force: what was measured is not lost with it.
+def stop_process(process: subprocess.Popen[bytes], within_sec: float) -> bool:
+    """End a process as Ctrl-C does, or by force, so that whoever started it goes on.
 
     Returns:
         Whether it ended in time; else it was killed.
