@@ -46,8 +46,8 @@ def test_the_ram_of_an_evaluation_stays_flat_in_the_length_of_the_bag(
     # Even a short bag has more than is looked at at once.
     for module, name, value in (
         (bootstrap, "CHUNK_CELLS", 1 << 12), (ranked, "_ROWS", 16), (ranked, "_JUDGEMENTS", 1 << 9),
-        (searching, "_ROWS", 16), (scoring, "_AT_ONCE", 16), (frame_store, "_READ_AT_ONCE", 16),
-        (offline, "_ON_THE_MAP", 16),
+        (ranked, "_HELD", 1 << 12), (searching, "_ROWS", 16), (scoring, "_AT_ONCE", 16),
+        (frame_store, "_READ_AT_ONCE", 16), (offline, "_ON_THE_MAP", 16),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
     peak_bytes(60, tmp_path / "warm")  # modules, caches

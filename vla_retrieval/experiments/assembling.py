@@ -11,7 +11,7 @@ from vla_retrieval.experiments import scoring
 from vla_retrieval.experiments.judging import Judge
 from vla_retrieval.experiments.planning import Plan
 from vla_retrieval.experiments.ranked import Ranked, Rankings
-from vla_retrieval.experiments.scoring import Picture
+from vla_retrieval.experiments.scoring import Pictures
 from vla_retrieval.experiments.searching import DIRECTIONS
 from vla_retrieval.types import Fingerprint
 
@@ -36,7 +36,7 @@ def assemble(
     plan: Plan,
     gallery: Sequence[Frame],
     answer: Answer,
-    picture: Picture,
+    pictures: Pictures,
     fingerprint: Fingerprint,
     notes: Sequence[str],
     refused: int,
@@ -47,7 +47,7 @@ def assemble(
         plan: Which frames ask.
         gallery: What is searched, in the order of its positions.
         answer: Asks.
-        picture: A frame's small picture, as JPEG, for those to look at.
+        pictures: Gives frames' small pictures, for those to look at.
         fingerprint: Of the encoder, with its head.
         notes: Sentences beside those of the plan.
         refused: Images that turned out not to be pictures.
@@ -64,7 +64,7 @@ def assemble(
     judge = Judge(gallery, settings)
     for direction in DIRECTIONS:
         one = ranked[direction] = Ranked(*answer(split.queries, direction), judge)
-        results[direction] = scoring.score(one, gallery, settings, picture)
+        results[direction] = scoring.score(one, gallery, settings, pictures)
         said += [note for note in judge.notes(one.frames) if note not in said]
         if split.absent:
             other = absent[f"{direction}, absent"] = Ranked(*answer(split.absent, direction), judge)

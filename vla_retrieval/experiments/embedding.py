@@ -11,8 +11,8 @@ from vla_retrieval.evaluation.frame_lists import joined
 from vla_retrieval.evaluation.frames import ReadOptions
 from vla_retrieval.evaluation.recordings import read_recordings
 from vla_retrieval.evaluation.splits import thin
-from vla_retrieval.experiments import frame_store
-from vla_retrieval.experiments.frame_store import Progress, StageSeconds
+from vla_retrieval.experiments import filling, frame_store
+from vla_retrieval.experiments.stages import Progress, StageSeconds
 from vla_retrieval.memory import Memory
 from vla_retrieval.types import Similarity
 
@@ -44,5 +44,5 @@ def embedded_bags(
     frames, _ = thin(joined([recording.frames for recording in recordings]), every_sec)
     source = frame_store.source_of(paths, reading, every_sec)
     with frame_store.open_store(work, encoder, Similarity.COSINE, source) as memory:
-        frame_store.fill(memory, frames, encoder, StageSeconds(), progress)
+        filling.fill(memory, frames, encoder, StageSeconds(), progress)
         yield memory

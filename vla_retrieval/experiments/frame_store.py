@@ -1,21 +1,12 @@
-"""Embedded frames, kept in a memory so that a broken evaluation goes on from where it was.
-
-Pictures are decoded in threads of their own, a batch ahead of the encoder. Their messages are read
-in the caller's thread: SQLite's connections belong to the thread that opened them.
-"""
+"""Embedded frames, kept in a memory so that a broken evaluation goes on from where it was."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import time
 from array import array
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,38 +14,18 @@ from numpy.typing import NDArray
 from vla_retrieval.encoders import Encoder
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.evaluation.frames import Frame, ReadOptions
-from vla_retrieval.evaluation.recorded import picture_of
 from vla_retrieval.memory import Memory, MemoryOptions
 from vla_retrieval.memory.failures import storage_errors
 from vla_retrieval.projection import Head
-from vla_retrieval.thumbnails import make_thumbnail
-from vla_retrieval.types import Embeddings, NewEntry, RgbImage, Similarity
+from vla_retrieval.types import Similarity
 
-Progress = Callable[[str, int, int], None]
+QUERY_ID = "query_id"
+"""The key in an entry's metadata under which its frame's id is."""
 
-_BATCH = 32
-_MOST_DECODERS = 4  # as many pictures are decoded in the time that a small model takes for one
 _READ_AT_ONCE = 1000
-_THUMBNAIL_PX = 120
-_QUERY_ID = "query_id"
 _NOTE = "source.json"
 
 _KEY = "S16"
-_Picture = tuple[RgbImage, bytes]
-"""A frame's image, and its small picture as JPEG."""
-_Coming = list[tuple[Frame, "Future[_Picture]"]]
-"""Frames whose pictures are being decoded."""
-
-
-@dataclass
-class StageSeconds:
-    """Seconds of each call, by stage."""
-
-    calls: dict[str, array[float]] = field(default_factory=dict)
-
-    def add(self, stage: str, seconds: float) -> None:
-        """Note one call."""
-        self.calls.setdefault(stage, array("d")).append(seconds)
 
 
 class Held:
@@ -114,7 +85,7 @@ class FrameStore:
     """
 
     def __init__(self, memory: Memory, held: Held, refused: dict[str, int]) -> None:
-        """Use ``fill``."""
+        """Use ``filling.fill``."""
         self.memory = memory
         self.refused = refused
         self._held = held
@@ -205,151 +176,11 @@ def source_of(paths: Sequence[Path], reading: ReadOptions, every_sec: float) -> 
     return f"{digest.hexdigest()} {reading} {every_sec}"
 
 
-def fill(
-    memory: Memory,
-    frames: Sequence[Frame],
-    encoder: Encoder,
-    seconds: StageSeconds,
-    progress: Progress,
-) -> FrameStore:
-    """Embed the frames that the memory does not hold yet, in order.
-
-    Args:
-        memory: Of ``open_store``.
-        frames: All that will be needed, in order.
-        encoder: Makes the embeddings.
-        seconds: Filled with what each stage took.
-        progress: Told how far it is.
-    """
-    held, added = _held(memory), Held()
-    refused: dict[str, int] = {}
-    with ThreadPoolExecutor(_decoders(), "pictures") as decoder:
-        ahead = _ahead(_missing(frames, held), decoder, refused, seconds)
-        for number, (whole, coming) in enumerate(ahead):
-            progress("embedding", number * _BATCH, len(frames))
-            readable, pictures = _arrived(coming, refused, seconds)
-            if readable and whole:
-                ids = _add(memory, readable, pictures, encoder, seconds)
-                added.add([frame.query_id for frame in readable], ids)
-            del readable, pictures  # else they stay while the next ones are decoded
-    progress("embedding", len(frames), len(frames))
-    held.join(added)
-    return FrameStore(memory, held, refused)
-
-
-def _decoders() -> int:
-    return min(_MOST_DECODERS, len(os.sched_getaffinity(0)))
-
-
-def _held(memory: Memory) -> Held:
+def held_in(memory: Memory) -> Held:
+    """Return which frames a memory of ``open_store`` holds."""
     held = Held()
     ids = memory.entry_ids()
     for start in range(0, len(ids), _READ_AT_ONCE):
         entries = memory.get_many(ids[start : start + _READ_AT_ONCE])
-        held.add([entry.metadata[_QUERY_ID] for entry in entries], [e.entry_id for e in entries])
+        held.add([entry.metadata[QUERY_ID] for entry in entries], [e.entry_id for e in entries])
     return held
-
-
-def _missing(frames: Sequence[Frame], held: Held) -> Iterator[tuple[bool, list[Frame]]]:
-    """Yield the frames of each batch that are not held, and whether those are all of it.
-
-    Always the same frames are together: a model's last bits depend on the batch. A batch is
-    committed whole, so what is left of one that was begun cannot be read.
-    """
-    for start in range(0, len(frames), _BATCH):
-        batch = list(frames[start : start + _BATCH])
-        found = held.find([frame.query_id for frame in batch])
-        missing = [frame for frame, at in zip(batch, found, strict=True) if at < 0]
-        yield len(missing) == len(batch), missing
-
-
-def _ahead(
-    batches: Iterator[tuple[bool, list[Frame]]],
-    decoder: ThreadPoolExecutor,
-    refused: dict[str, int],
-    seconds: StageSeconds,
-) -> Iterator[tuple[bool, _Coming]]:
-    """Yield each batch once the next one is on its way too."""
-    before: tuple[bool, _Coming] | None = None
-    for whole, batch in batches:
-        coming = whole, _begin(batch, decoder, refused, seconds)
-        if before is not None:
-            yield before
-        before = coming
-    if before is not None:
-        yield before
-
-
-def _begin(
-    frames: Sequence[Frame],
-    decoder: ThreadPoolExecutor,
-    refused: dict[str, int],
-    seconds: StageSeconds,
-) -> _Coming:
-    started = time.perf_counter()
-    coming: _Coming = []
-    for frame in frames:
-        try:
-            coming.append((frame, decoder.submit(_decode, frame.message(), seconds)))
-        except InvalidInputError as error:
-            _refuse(refused, error)
-    seconds.add("read messages (batch)", time.perf_counter() - started)
-    return coming
-
-
-def _decode(recorded: Any, seconds: StageSeconds) -> _Picture:
-    started = time.perf_counter()
-    image = picture_of(recorded)
-    decoded = time.perf_counter()
-    small = make_thumbnail(image, _THUMBNAIL_PX)
-    seconds.add("decode, beside the encoder", decoded - started)
-    seconds.add("thumbnail, beside the encoder", time.perf_counter() - decoded)
-    return image, small
-
-
-def _arrived(
-    coming: _Coming, refused: dict[str, int], seconds: StageSeconds
-) -> tuple[list[Frame], list[_Picture]]:
-    """Return the frames that have a picture, and leave nothing of the pictures behind."""
-    started = time.perf_counter()
-    readable, pictures = [], []
-    for frame, picture in coming:
-        try:
-            pictures.append(picture.result())
-            readable.append(frame)
-        except InvalidInputError as error:
-            _refuse(refused, error)
-    coming.clear()  # whoever made the list still holds it
-    seconds.add("wait for pictures (batch)", time.perf_counter() - started)
-    return readable, pictures
-
-
-def _refuse(refused: dict[str, int], error: InvalidInputError) -> None:
-    refused[error.field] = refused.get(error.field, 0) + 1
-
-
-def _add(
-    memory: Memory,
-    frames: Sequence[Frame],
-    pictures: Sequence[_Picture],
-    encoder: Encoder,
-    seconds: StageSeconds,
-) -> list[int]:
-    started = time.perf_counter()
-    scenes: Embeddings = encoder.encode_images([image for image, _ in pictures])
-    between = time.perf_counter()
-    instructions = encoder.encode_instructions([frame.instruction for frame in frames])
-    ended = time.perf_counter()
-    seconds.add("encode images (batch)", between - started)
-    seconds.add("encode instructions (batch)", ended - between)
-    entries = [
-        NewEntry(
-            frame.instruction, max(0, frame.stamp_ns), frame.frame_id, frame.episode_id,
-            metadata={_QUERY_ID: frame.query_id},
-            thumbnail=thumbnail,
-        )
-        for frame, (_, thumbnail) in zip(frames, pictures, strict=True)
-    ]  # fmt: skip
-    ids = memory.add(entries, scenes, instructions)
-    seconds.add("keep (batch)", time.perf_counter() - ended)
-    return ids

@@ -63,7 +63,7 @@ def score_heard(
         run = _run([said[f.query_id] for f in answered], answered, plan.settings.depth)
         return answered, HeldRankings(run)
 
-    outcome = assemble(plan, gallery, answer, _picture, fingerprint, heard.notes, 0)
+    outcome = assemble(plan, gallery, answer, _pictures, fingerprint, heard.notes, 0)
     times = {f"node: {name}": scoring.summarise(calls) for name, calls in heard.stages.items()}
     evaluation = replace(outcome.evaluation, times=times, live=heard.live)
     return replace(outcome, evaluation=evaluation)
@@ -79,8 +79,8 @@ def _run(answers: Sequence[Sequence[Hit]], frames: Sequence[Frame], depth: int) 
     )  # fmt: skip
 
 
-def _picture(frame: Frame) -> bytes:
-    return make_thumbnail(frame.image(), _THUMBNAIL_PX)
+def _pictures(frames: Sequence[Frame]) -> list[bytes]:
+    return [make_thumbnail(frame.image(), _THUMBNAIL_PX) for frame in frames]
 
 
 def compare(live: Outcome, offline: Outcome) -> Mapping[str, Agreement]:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +20,7 @@ from vla_retrieval.memory.failures import storage_errors
 _ROWS = 256
 _JUDGEMENTS = 1 << 17
 """At once: each is a few numbers of 8 bytes while it is scored."""
+_HELD = 1 << 22  # bytes of a column
 
 
 class Rankings(Protocol):
@@ -145,14 +147,19 @@ class Ranked:
                 digest.update(self.rankings.read(start, stop)[which].tobytes())
         count = np.zeros(1, np.int64)
         digest.update(count.tobytes())
-        for start, stop in self._bounds():
-            offsets = count + self.judge.qrels(self.frames[start:stop]).offsets[1:]
-            digest.update(offsets.tobytes())
-            count = offsets[-1:]
-        for name in ("entry_ids", "grades"):
+        # To judge takes longer than to hash, so that the later columns wait, in files if need be.
+        with SpooledTemporaryFile(_HELD) as entries, SpooledTemporaryFile(_HELD) as grades:
             for start, stop in self._bounds():
                 qrels = self.judge.qrels(self.frames[start:stop])
-                digest.update(np.ascontiguousarray(getattr(qrels, name)).tobytes())
+                offsets = count + qrels.offsets[1:]
+                digest.update(offsets.tobytes())
+                count = offsets[-1:]
+                entries.write(qrels.entry_ids.tobytes())
+                grades.write(qrels.grades.tobytes())
+            for file in (entries, grades):
+                file.seek(0)
+                while content := file.read(_HELD):
+                    digest.update(content)
 
     @property
     def run(self) -> Run:

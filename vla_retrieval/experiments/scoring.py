@@ -35,11 +35,12 @@ _BINS = 30
 _LEAST_MS = 1e-3
 _AT_ONCE = 1024  # queries whose best scores are read
 
-Picture = Callable[[Frame], bytes]
+Pictures = Callable[[Sequence[Frame]], list[bytes]]
+"""From frames to their small pictures, as JPEG."""
 
 
 def score(
-    ranked: Ranked, gallery: Sequence[Frame], settings: ExperimentSettings, picture: Picture
+    ranked: Ranked, gallery: Sequence[Frame], settings: ExperimentSettings, pictures: Pictures
 ) -> DirectionResult:
     """Return how one direction did, with queries to look at."""
     measured, top, first = _measure(ranked, settings.ks)
@@ -55,10 +56,8 @@ def score(
     confident = wrong[np.argsort(-top[wrong], kind="stable")]
 
     def shown(rows: NDArray[np.int64]) -> tuple[Example, ...]:
-        return tuple(
-            _example(ranked, row, float(reciprocal[row]), gallery, picture)
-            for row in _of_different_instructions(rows, ranked.frames)
-        )
+        some = _of_different_instructions(rows, ranked.frames)
+        return _examples(ranked, some, reciprocal[some].tolist(), gallery, pictures)
 
     return replace(
         result, best=shown(by_rank), worst=shown(by_rank[::-1]), confidently_wrong=shown(confident)
@@ -186,26 +185,37 @@ def _of_different_instructions(rows: NDArray[np.int64], frames: Sequence[Frame])
     return [*first, *rest][:_EXAMPLES]
 
 
-def _example(
-    ranked: Ranked, row: int, reciprocal: float, gallery: Sequence[Frame], picture: Picture
-) -> Example:
-    frame = ranked.frames[row]
+def _examples(
+    ranked: Ranked,
+    rows: Sequence[int],
+    reciprocal: Sequence[float],
+    gallery: Sequence[Frame],
+    pictures: Pictures,
+) -> tuple[Example, ...]:
+    asking = [ranked.frames[row] for row in rows]
+    answers = [_first_matches(ranked, row) for row in rows]
+    entries = sorted({entry for answer in answers for entry, _, _ in answer})
+    seen = [gallery[entry] for entry in entries]
+    encoded = [base64.b64encode(jpeg).decode() for jpeg in pictures([*asking, *seen])]
+    shown = dict(zip(entries, zip(seen, encoded[len(asking) :], strict=True), strict=True))
+
+    def match(entry: int, score: float, grade: int) -> Shown:
+        frame, thumbnail = shown[entry]
+        return Shown(entry, frame.instruction, score, grade, thumbnail)
+
+    own = encoded[: len(asking)]
+    return tuple(
+        Example(
+            frame.query_id, frame.instruction, frame.stamp_ns, rank,
+            tuple(match(*found) for found in answer), thumbnail,
+        )
+        for frame, rank, answer, thumbnail in zip(asking, reciprocal, answers, own, strict=True)
+    )  # fmt: skip
+
+
+def _first_matches(ranked: Ranked, row: int) -> list[tuple[int, float, int]]:
+    """Return gallery position, score and grade of a query's first matches."""
     run, qrels = ranked.part(row, row + 1)
-    grades = metrics.retrieved_grades(qrels, run)[0]
-    first = zip(
-        run.entry_ids[0, :_MATCHES_SHOWN].tolist(), run.scores[0].tolist(), grades.tolist(),
-        strict=False,
-    )  # fmt: skip
-    matches = [
-        Shown(entry, gallery[entry].instruction, score, grade, _encoded(picture(gallery[entry])))
-        for entry, score, grade in first
-        if entry >= 0
-    ]
-    return Example(
-        frame.query_id, frame.instruction, frame.stamp_ns, reciprocal, tuple(matches),
-        _encoded(picture(frame)),
-    )  # fmt: skip
-
-
-def _encoded(jpeg: bytes) -> str:
-    return base64.b64encode(jpeg).decode()
+    columns = run.entry_ids[0], run.scores[0], metrics.retrieved_grades(qrels, run)[0]
+    matches = zip(*(column[:_MATCHES_SHOWN].tolist() for column in columns), strict=True)
+    return [match for match in matches if match[0] >= 0]

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from vla_retrieval.evaluation.frame_lists import Chosen
 from vla_retrieval.evaluation.frames import Frame
 from vla_retrieval.evaluation.run import PADDING
-from vla_retrieval.experiments.frame_store import FrameStore, Progress, StageSeconds
+from vla_retrieval.experiments.frame_store import FrameStore
 from vla_retrieval.experiments.ranked import StoredRankings
 from vla_retrieval.experiments.settings import ExperimentSettings
+from vla_retrieval.experiments.stages import Progress, StageSeconds
 from vla_retrieval.memory import Memory
 from vla_retrieval.retriever import make_probes
 from vla_retrieval.types import Embeddings, Filter, Modality, Target
@@ -74,6 +75,7 @@ class Searcher:
         self._folder = work / _FOLDER
         self._folder.mkdir(exist_ok=True)
         self._used: set[str] = set()
+        self._asked: tuple[Sequence[Frame], Sequence[Frame]] | None = None
 
     def rankings(
         self, frames: Sequence[Frame], direction: str, seconds: StageSeconds, progress: Progress
@@ -83,8 +85,7 @@ class Searcher:
         Returns:
             The frames that ask, one per query, and their rankings.
         """
-        entries = self._store.entries_of(frames)
-        asked = asking(Chosen(frames, np.flatnonzero(entries >= 0)), direction)
+        asked = asking(self._readable(frames), direction)
         entries = self._store.entries_of(asked)
         name = self._name(direction, entries)
         self._used.add(name)
@@ -100,38 +101,49 @@ class Searcher:
             if path.name not in self._used:
                 path.unlink()
 
-    def thumbnail(self, frame: Frame) -> bytes:
-        """Return a frame's small picture, as JPEG."""
-        (entry_id,) = self._store.entries_of([frame]).tolist()
-        return self._memory.get(entry_id, thumbnail=True).thumbnail
+    def thumbnails(self, frames: Sequence[Frame]) -> list[bytes]:
+        """Return frames' small pictures, as JPEG."""
+        entry_ids = self._store.entries_of(frames).tolist()
+        return [e.thumbnail for e in self._memory.get_many(entry_ids, thumbnails=True)]
 
     def gallery_embeddings(self, rows: Sequence[int], modality: Modality) -> Embeddings:
         """Return one half of some gallery entries as it is compared, shape ``(n, width)``."""
         return self._memory.vectors_of(self._entries[list(rows)].tolist(), modality)
+
+    def _readable(self, frames: Sequence[Frame]) -> Sequence[Frame]:
+        """Return those that have a picture; the same ones are asked in every direction."""
+        if self._asked is None or self._asked[0] is not frames:
+            self._asked = (
+                frames,
+                Chosen(frames, np.flatnonzero(self._store.entries_of(frames) >= 0)),
+            )
+        return self._asked[1]
 
     def _search(
         self, asking: NDArray[np.int64], direction: str, seconds: StageSeconds
     ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Return positions and scores for some entries that ask."""
         by_image, by_text, target = DIRECTIONS[direction]
-        scenes, texts = (self._memory.embeddings_of(asking.tolist(), m) for m in Modality)
+        ids = asking.tolist()
+        scenes = self._memory.embeddings_of(ids, Modality.SCENE) if by_image else None
+        texts = self._memory.embeddings_of(ids, Modality.INSTRUCTION) if by_text else None
         depth = self._settings.depth
-        positions = np.full((len(asking), depth), PADDING, np.int64)
-        scores = np.full(positions.shape, np.nan)
+        entries = np.full((len(asking), depth), PADDING, np.int64)
+        scores = np.full(entries.shape, np.nan)
         for row in range(len(asking)):
             probes = make_probes(
                 target, self._settings.scene_weight,
-                scenes[row] if by_image else None, texts[row] if by_text else None,
+                None if scenes is None else scenes[row], None if texts is None else texts[row],
             )  # fmt: skip
             started = time.perf_counter()
             found = self._memory.search(probes, depth, filter=self._filter)
             seconds.add("search", time.perf_counter() - started)
             count = len(found.candidates)
-            # In order already: positions ascend as entry ids do.
-            ids = np.array([c.entry_id for c in found.candidates], np.int64)
-            positions[row, :count] = np.searchsorted(self._entries, ids)
+            entries[row, :count] = [c.entry_id for c in found.candidates]
             scores[row, :count] = [c.score for c in found.candidates]
-        return positions, scores
+        # In order already: positions ascend as entry ids do.
+        positions = np.searchsorted(self._entries, entries)
+        return np.where(entries >= 0, positions, PADDING), scores
 
     def _name(self, direction: str, asking: NDArray[np.int64]) -> str:
         """Return the name of the file for rankings: another one whenever they would differ."""
