@@ -325,6 +325,8 @@ def test_diagnostics_tell_how_long_answers_take_and_how_old_the_newest_frame_is(
     def age(message: Any) -> float:
         facts = {pair.key: pair.value for pair in message.status[0].values}
         assert 0.0 < float(facts["answer_p50_sec"]) <= float(facts["answer_p99_sec"])
+        assert 0 < int(facts["process_allocated_bytes"]) < int(facts["process_resident_bytes"])
+        assert int(facts["process_python_blocks"]) > 100_000
         return float(facts["newest_frame_age_sec"])
 
     first = age(reports.wait_for())

@@ -30,6 +30,7 @@ def check(result: Result) -> None:
     assert all(result.counts[what] for what in done), result.counts
     called = {"retrieve", "remember", "forget", "get_entry", "get_stats"}
     assert called <= set(result.latency_ms)
+    assert result.in_use
 
 
 @pytest.mark.usefixtures("domain")

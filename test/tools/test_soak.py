@@ -180,7 +180,7 @@ def test_a_node_that_ended_badly_is_named_where_nothing_else_failed() -> None:
     result = Result(
         seconds=1.0, counts={}, latency_ms={}, failures=[], acknowledged=0, forgotten=0, evicted=0,
         stored=0, lost=[], check="", exit_code=-11, resident_mb=(1.0, 1.0), growth=None,
-        anonymous_growth=None, memory=[],
+        anonymous_growth=None, memory=[], allocated_growth=None, blocks_growth=None, in_use=[],
     )  # fmt: skip
     console = Console(record=True, width=100)
     report(result, console)

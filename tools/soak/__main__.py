@@ -92,6 +92,10 @@ def report(result: Result, console: Console) -> None:
         f"anonymous part {result.anonymous_growth}", markup=False,
     )  # fmt: skip
     console.print(
+        f"in use of it: allocated {result.allocated_growth}; Python's small objects "
+        f"{result.blocks_growth}", markup=False,
+    )  # fmt: skip
+    console.print(
         f"entries acknowledged {result.acknowledged}, forgotten {result.forgotten}, named as "
         f"evicted {result.evicted}, stored {result.stored}, lost {len(result.lost)}"
     )

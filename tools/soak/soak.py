@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tools.soak.book import Book
+from tools.soak.diagnosed import Diagnosed
 from tools.soak.growth import ProcessMemory, Slope, percent_per_hour
 from tools.soak.loads import Loads, Tally
 from vla_retrieval.ros.client import RetrievalClient
@@ -26,6 +28,8 @@ _START_SEC: Final = 300.0
 _ANSWER_SEC: Final = 60.0
 _STOP_SEC: Final = 60.0
 _MB: Final = 1 << 20
+# Seconds, shape (n,), and two quantities at them, shape (n, 2).
+_Samples: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,10 @@ class Result:
         anonymous_growth: Of its anonymous part, without files and shared memory.
         memory: Rows of (seconds, resident bytes, anonymous bytes), one a second, of the measured
             load.
+        allocated_growth: Of what the node says that it has allocated and not freed; None where it
+            cannot tell, or with fewer than 16 samples.
+        blocks_growth: The same of Python's small objects.
+        in_use: Rows of (seconds, allocated bytes, Python's blocks), one a second.
     """
 
     seconds: float
@@ -88,6 +96,9 @@ class Result:
     growth: Slope | None
     anonymous_growth: Slope | None
     memory: list[list[float]]
+    allocated_growth: Slope | None
+    blocks_growth: Slope | None
+    in_use: list[list[float]]
 
 
 def soak(settings: Settings) -> Result:
@@ -104,7 +115,7 @@ def soak(settings: Settings) -> Result:
         try:
             if not client.wait_until_active(lambda: process.poll() is None, _START_SEC):
                 raise RuntimeError(f"the node did not start: see {settings.work / 'node.log'}")
-            watch = _load(settings, client, process, tally, book)
+            held, used = _load(settings, client, process, tally, book)
         finally:
             client.close()
         if not stop_process(process, _STOP_SEC):
@@ -112,7 +123,7 @@ def soak(settings: Settings) -> Result:
     stored, lost = book.compare(memory_dir)
     _look_into_log(settings.work / "node.log", tally)
     return _result(
-        settings, tally, book, watch, stored, lost, _check(memory_dir), process.returncode
+        settings, tally, book, held, used, stored, lost, _check(memory_dir), process.returncode
     )
 
 
@@ -122,22 +133,24 @@ def _load(
     process: subprocess.Popen[bytes],
     tally: Tally,
     book: Book,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Load the node; return times and memory while it was measured."""
+) -> tuple[_Samples, _Samples]:
+    """Load the node; return what it held and what it had in use while it was measured."""
     loads = Loads(client, tally, book)
     loads.fill(settings.entries, _START_SEC)
+    diagnosed = Diagnosed(client.node)
     with ProcessMemory(process.pid) as memory:
         loads.start()
         _last(process, settings.warm_up_sec, tally)
         tally.forget_times()
-        warm_sec = memory.samples[-1][0] if memory.samples else 0.0
+        warm_sec, warm = memory.samples[-1][0] if memory.samples else 0.0, time.monotonic()
         _last(process, settings.seconds, tally)
-        watch = memory.since(warm_sec)
+        held, used = memory.since(warm_sec), diagnosed.since(warm)
     counts = dict(tally.counts)
     loads.stop(_ANSWER_SEC)
     tally.counts.clear()
     tally.counts.update(counts)
-    return watch
+    diagnosed.close()
+    return held, used
 
 
 def _last(process: subprocess.Popen[bytes], seconds: float, tally: Tally) -> None:
@@ -149,13 +162,14 @@ def _last(process: subprocess.Popen[bytes], seconds: float, tally: Tally) -> Non
 
 
 def _result(
-    settings: Settings, tally: Tally, book: Book, watch: tuple[np.ndarray, np.ndarray],
+    settings: Settings, tally: Tally, book: Book, held: _Samples, used: _Samples,
     stored: int, lost: list[str], check: str, exit_code: int,
 ) -> Result:  # fmt: skip
-    times, sizes = watch
+    times, sizes = held
     tenth = max(1, len(times) // 10)
     ends = (sizes[:tenth, 0], sizes[-tenth:, 0]) if len(times) else ([np.nan], [np.nan])
-    slopes = [percent_per_hour(times, sizes[:, n]) if len(times) >= 16 else None for n in (0, 1)]
+    resident, anonymous = _growth(held)
+    allocated, blocks = _growth(used)
     return Result(
         seconds=settings.seconds,
         counts=dict(tally.counts),
@@ -172,10 +186,19 @@ def _result(
         check=check,
         exit_code=exit_code,
         resident_mb=(float(np.median(ends[0])) / _MB, float(np.median(ends[1])) / _MB),
-        growth=slopes[0],
-        anonymous_growth=slopes[1],
-        memory=np.column_stack([times, sizes]).tolist(),
+        growth=resident,
+        anonymous_growth=anonymous,
+        memory=np.column_stack(held).tolist(),
+        allocated_growth=allocated,
+        blocks_growth=blocks,
+        in_use=np.column_stack(used).tolist(),
     )
+
+
+def _growth(samples: _Samples) -> list[Slope | None]:
+    times, values = samples
+    enough = len(times) >= 16
+    return [percent_per_hour(times, column) if enough else None for column in values.T]
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
+from vla_retrieval.ros.allocation import footprint
 from vla_retrieval.ros.disk import PATIENCE_SEC, DiskUsage, Look
 from vla_retrieval.ros.parameters import BYTES_PER_MB
 from vla_retrieval.ros.session import COUNTS
@@ -169,8 +170,21 @@ def _retrieval_status(node: RetrievalNode, warnings: list[str]) -> DiagnosticSta
             "worker_replaced_because": session.lanes.reasons,
             "worker_threads_stuck": session.lanes.stuck,
         }
-    status.values = _key_values(facts | node.health.facts() | _camera_facts(node))
+    status.values = _key_values(
+        facts | _process_facts() | node.health.facts() | _camera_facts(node)
+    )
     return status
+
+
+def _process_facts() -> dict[str, object]:
+    taken = footprint()
+    return {
+        "process_resident_bytes": taken.resident_bytes,
+        "process_allocated_bytes": (
+            "cannot be told" if taken.allocated_bytes is None else taken.allocated_bytes
+        ),
+        "process_python_blocks": taken.python_blocks,
+    }
 
 
 def _judge_encoder(session: Session) -> list[str]:
