@@ -1,4 +1,4 @@
-"""The allocator keeps the blocks of large messages, and what is in use is told from what it keeps."""
+"""The allocator keeps the blocks of large messages; what is in use is told from what it keeps."""
 
 from __future__ import annotations
 
@@ -61,8 +61,9 @@ held = [b"x" * (1 << 19) for _ in range(128)]
 during = footprint()
 del held
 after = footprint()
-print(during.allocated_bytes - before.allocated_bytes, after.allocated_bytes - before.allocated_bytes,
-      after.resident_bytes - before.resident_bytes)
+print(during.allocated_bytes - before.allocated_bytes)
+print(after.allocated_bytes - before.allocated_bytes)
+print(after.resident_bytes - before.resident_bytes)
 """
 
 
