@@ -5,11 +5,21 @@ ros2 launch vla_retrieval demo.launch.py
 
 from ament_index_python.packages import get_package_share_directory
 from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable, Shutdown
+from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from launch import LaunchDescription
+from launch import LaunchContext, LaunchDescription
 from vla_retrieval.transport import large_image_environment
+
+_INTERRUPTED = 130
+
+
+def _ended(event: ProcessExited, context: LaunchContext) -> Shutdown:
+    """End the launch; where it failed, with an exit code that is not 0."""
+    if event.returncode not in (0, _INTERRUPTED):
+        raise RuntimeError(f"{event.process_name} failed: exit code {event.returncode}")
+    return Shutdown(reason=f"{event.process_name} ended")
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -29,7 +39,7 @@ def generate_launch_description() -> LaunchDescription:
                 arguments=["--output-dir", LaunchConfiguration("output_dir")],
                 output="screen",
                 emulate_tty=True,
-                on_exit=Shutdown(),
+                on_exit=_ended,
             ),
         ]
     )

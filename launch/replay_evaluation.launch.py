@@ -16,6 +16,7 @@ from launch.actions import (
     SetEnvironmentVariable,
     Shutdown,
 )
+from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
@@ -34,6 +35,7 @@ MODEL = {
 PARAMETERS = {
     "index": "auto, exact, pq, pq_sq8 or hash",
 }
+_INTERRUPTED = 130
 NAMESPACE = "replay_evaluation"  # away from a robot's own topics
 
 
@@ -65,7 +67,7 @@ def _processes(context: LaunchContext) -> list[Node]:
             remappings=[("/clock", f"/{NAMESPACE}/clock")],
             output="screen",
             emulate_tty=True,
-            on_exit=Shutdown(reason="the node ended"),
+            on_exit=_ended,
         ),
         Node(
             package="vla_retrieval",
@@ -75,9 +77,16 @@ def _processes(context: LaunchContext) -> list[Node]:
             ],
             output="screen",
             emulate_tty=True,
-            on_exit=Shutdown(reason="the evaluation ended"),
+            on_exit=_ended,
         ),
     ]  # fmt: skip
+
+
+def _ended(event: ProcessExited, context: LaunchContext) -> Shutdown:
+    """End the launch; where a process failed, with an exit code that is not 0."""
+    if event.returncode not in (0, _INTERRUPTED):
+        raise RuntimeError(f"{event.process_name} failed: exit code {event.returncode}")
+    return Shutdown(reason=f"{event.process_name} ended")
 
 
 def _image_transport(arguments: list[str]) -> str:

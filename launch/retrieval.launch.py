@@ -13,6 +13,7 @@ from launch.conditions import IfCondition
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.utilities import prefix_namespace
 
 from launch import LaunchContext, LaunchDescription
 from vla_retrieval.ros_arguments import parameter_file
@@ -74,8 +75,9 @@ def _node(context: LaunchContext) -> list[Node]:
 
 def _logger(context: LaunchContext) -> str:
     """Return the name of the node's own logger: others say thousands of lines a second at debug."""
-    namespace = LaunchConfiguration("namespace").perform(context).strip("/")
-    return f"{namespace}/retrieval".strip("/").replace("/", ".")
+    pushed = context.launch_configurations.get("ros_namespace")  # by PushROSNamespace
+    namespace = prefix_namespace(pushed, LaunchConfiguration("namespace").perform(context))
+    return f"{namespace or ''}/retrieval".strip("/").replace("/", ".")
 
 
 def _rviz(share: str) -> Node:
@@ -130,7 +132,8 @@ def generate_launch_description() -> LaunchDescription:
             ),
             # Otherwise large images are lost between two processes; the camera needs it too.
             *(SetEnvironmentVariable(*item) for item in large_image_environment(share).items()),
-            OpaqueFunction(function=_node),
+            # First: where rviz2 is not installed, launch ends here and leaves no node behind.
             _rviz(share),
+            OpaqueFunction(function=_node),
         ]
     )  # fmt: skip

@@ -89,3 +89,13 @@ def test_every_executable_that_is_installed_leads_to_a_function_that_is_there() 
         module, _, function = start.args[1].partition(":")
         tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8"))
         assert function in {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}
+
+
+@pytest.mark.parametrize("code", [130, 0])
+def test_a_ctrl_c_while_an_executable_is_imported_is_no_traceback(tool: Path, code: int) -> None:
+    tool.write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+
+    with pytest.raises(SystemExit) as stopped:
+        executables.run("tool", "made_up_tool:main", code)
+
+    assert stopped.value.code == code

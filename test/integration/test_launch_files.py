@@ -141,9 +141,58 @@ def test_an_evaluation_starts_a_node_plays_a_bag_into_it_and_leaves_a_report(
     assert (out / "index.html").is_file(), launched.log
     live = read_json(out / "evaluation.json").live
     assert live is not None
+    assert launched.process.returncode == 0
     assert 0 < live.frames_answered <= live.frames_played
     assert live.frames_played == live.frames_answered + sum(live.drops.values())
     assert "process has died" not in launched.log
+
+
+def test_an_evaluation_that_fails_fails_the_launch_for_ci_to_see(
+    domain: int, tmp_path: Path
+) -> None:
+    with launch(
+        tmp_path, "vla_retrieval", "replay_evaluation.launch.py", f"bag:={DEMO / 'bag'}",
+        f"out:={tmp_path / 'report'}", "relevance:=colour", "model:=double",
+    ) as launched:  # fmt: skip
+        launched.process.wait(4 * WAIT_SEC)
+    assert launched.process.returncode == 1, launched.log
+    assert "relevance: expected" in launched.log
+    assert "failed: exit code" in launched.log
+    # The node is ended with it, and in order.
+    assert "retrieval_node-1]: process has finished cleanly" in launched.log
+
+
+def test_no_node_is_left_behind_where_rviz_is_wanted_and_not_installed(
+    domain: int, tmp_path: Path
+) -> None:
+    with launch(
+        tmp_path, "vla_retrieval", "retrieval.launch.py", "rviz:=true", "model:=double",
+        f"memory_dir:={tmp_path / 'memory'}",
+    ) as launched:  # fmt: skip
+        launched.process.wait(WAIT_SEC)
+    assert launched.process.returncode == 1
+    assert "'rviz2' not found" in launched.log
+    assert "process started" not in launched.log
+
+
+@pytest.mark.parametrize(
+    ("pushed", "given", "logger"),
+    [
+        ("", "", "retrieval"),
+        ("", "robot", "robot.retrieval"),
+        ("/cell", "", "cell.retrieval"),
+        ("/cell", "robot", "cell.robot.retrieval"),
+        ("/cell", "/robot", "robot.retrieval"),
+    ],
+)
+def test_the_log_level_reaches_the_node_in_any_namespace(
+    pushed: str, given: str, logger: str
+) -> None:
+    module = load("retrieval.launch.py")
+    context = context_of(module, namespace=given)
+    if pushed:
+        context.launch_configurations["ros_namespace"] = pushed
+    assert module._logger(context) == logger
 
 
 def test_the_demonstration_draws_its_picture_and_ends(domain: int, tmp_path: Path) -> None:

@@ -120,10 +120,10 @@ def experiment_settings(args: argparse.Namespace) -> ExperimentSettings:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="evaluate",
-        description="Evaluate retrieval on rosbags: some episodes make the memory, others ask it."
-        " `evaluate compare A B` compares two results.",
-        epilog="example: evaluate demo/bag --relevance labels:demo/tasks.yaml --out report"
-        f" --- {_EXIT_CODES}",
+        description="Evaluate retrieval on rosbags: some episodes make the memory, others ask it.\n"
+        "`evaluate compare A B` compares two results.",
+        epilog="example: evaluate BAG --relevance labels:TASKS.yaml --out report\n\n" + _EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("bags", nargs="+", type=Path, help="rosbag2 folders or files")
     parser.add_argument("--out", type=Path, required=True, help="new folder for the report")

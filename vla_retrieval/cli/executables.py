@@ -16,12 +16,13 @@ _OWN = "vla_retrieval"
 _MESSAGES = "vla_retrieval_msgs"
 
 
-def run(name: str, main: str) -> Any:
+def run(name: str, main: str, interrupted: int = 130) -> Any:
     """Import an executable and run it.
 
     Args:
         name: Of the executable.
         main: Its function, as ``module:function``.
+        interrupted: Exit code after Ctrl-C while it is imported, which takes seconds.
 
     Returns:
         What the function returns.
@@ -33,6 +34,8 @@ def run(name: str, main: str) -> Any:
     module, _, function = main.partition(":")
     try:
         return getattr(import_module(module), function)()
+    except KeyboardInterrupt:
+        sys.exit(interrupted)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing in ("", _OWN):
@@ -55,7 +58,7 @@ def _next_step(missing: str) -> str:
     )
 
 
-retrieval_node = partial(run, "retrieval_node", "vla_retrieval.ros.main:executable")
+retrieval_node = partial(run, "retrieval_node", "vla_retrieval.ros.main:executable", 0)
 memory = partial(run, "memory", "vla_retrieval.cli.memory:main")
 demo = partial(run, "demo", "vla_retrieval.cli.demo:main")
 evaluate = partial(run, "evaluate", "vla_retrieval.cli.evaluate:main")
@@ -63,4 +66,4 @@ train = partial(run, "train", "vla_retrieval.cli.train:main")
 replay_evaluation = partial(
     run, "replay_evaluation", "vla_retrieval.cli.replay_evaluation:main"
 )  # fmt: skip
-play_bag = partial(run, "play_bag", "vla_retrieval.cli.play_bag:main")
+play_bag = partial(run, "play_bag", "vla_retrieval.cli.play_bag:main", 0)

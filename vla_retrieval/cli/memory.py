@@ -61,7 +61,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="memory", description=__doc__, epilog=_EXIT_CODES,
+        prog="memory", description=(__doc__ or "").replace("``", ""), epilog=_EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     several = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

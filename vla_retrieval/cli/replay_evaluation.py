@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("bags", nargs="+", type=Path, help="rosbag2 folders or files")
     parser.add_argument("--out", type=Path, required=True, help="new folder for the report")
-    parser.add_argument("--title", default="Live retrieval evaluation")
+    parser.add_argument("--title", default="Live retrieval evaluation", help="of the page")
     parser.add_argument("--json", action="store_true", help="the result on stdout, as JSON")
     playing = parser.add_argument_group("playing")
     playing.add_argument("--namespace", default="", help="of the node")

@@ -180,9 +180,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="train",
         description="Learn a head from a robot's own pairs: a common space for both modalities"
-        " (joint), a metric, or binary codes (hash).",
-        epilog="example: train --method metric --bag demo/bag --labels demo/tasks.yaml --output"
-        f" head.safetensors --- {_EXIT_CODES}",
+        " (joint),\na metric, or binary codes (hash).",
+        epilog="example: train --method metric --bag BAG --labels TASKS.yaml --output"
+        f" head.safetensors\n\n{_EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--method", choices=list(METHODS), required=True)
     source = parser.add_mutually_exclusive_group(required=True)

@@ -47,8 +47,10 @@ class Footprint(NamedTuple):
 
     Attributes:
         resident_bytes: Of its pages that are in RAM, what the allocator keeps for later included.
-        allocated_bytes: What was asked of the C library and not given back, by Python and by
-            libraries alike, Python's own small objects apart; None where that cannot be told.
+        allocated_bytes: What was asked of the C library's heap and not given back, by Python and
+            by libraries alike; None where that cannot be told. Without Python's own small objects,
+            and without blocks of 32 MB and more, which are address space until they are filled: an
+            index takes them in advance.
         python_blocks: Small objects that Python holds (``sys.getallocatedblocks``).
     """
 
@@ -83,6 +85,4 @@ def _allocated_bytes() -> int | None:
     except (AttributeError, OSError):
         return None
     mallinfo2.restype = _MallInfo
-    found = mallinfo2()
-    # Blocks within the arenas, and those that have a mapping of their own.
-    return int(found.uordblks + found.hblkhd)
+    return int(mallinfo2().uordblks)

@@ -137,6 +137,7 @@ class RetrievalNode(LifecycleNode):
         try:
             self.settings = parameters.read(self, self._paths)
             directory = self.settings.memory_path
+            self.get_logger().info(f"loading {self.settings.model}; the memory is {directory}")
             self._errands.run(f"open {directory}", lambda: try_disk(directory), FIRST_PATIENCE_SEC)
             self.session = Session(self.settings, self.health)
         except RetrievalError as error:

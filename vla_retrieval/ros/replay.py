@@ -61,7 +61,8 @@ def fill(client: RetrievalClient, gallery: Sequence[Frame], progress: Progress) 
     if stats.memory_size:
         raise InvalidInputError(
             "memory", "a node that remembers nothing yet", f"{stats.memory_size} entries in "
-            f"{stats.memory_dir}", "Start the node with a new memory_dir.",
+            f"{stats.memory_dir}", "Start the node with a new memory_dir; what an evaluation left "
+            "that was broken off can be removed.",
         )  # fmt: skip
     free = threading.Semaphore(_AT_ONCE)
     futures: list[Future[Any]] = []
