@@ -76,7 +76,7 @@ def _processes(context: LaunchContext) -> list[Node]:
                 *bags, f"--namespace=/{NAMESPACE}", *options, *shlex.split(value("options"))
             ],
             output="screen",
-            emulate_tty=True,
+            # Not emulate_tty: bars that are drawn over and over are no use behind a prefix.
             on_exit=_ended,
         ),
     ]  # fmt: skip

@@ -6,7 +6,8 @@ import dataclasses
 import enum
 import json
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,13 +25,23 @@ from rich.progress import (
 from vla_retrieval.memory.contents import Progress as Report
 
 
+_LINE_EVERY_SEC = 10.0  # of what lasts so long
+
+
 @contextmanager
-def progress_bars() -> Iterator[Report]:
-    """Lend a function that draws one bar per thing done, where stderr is a terminal."""
+def progress_bars(now: Callable[[], float] = time.monotonic) -> Iterator[Report]:
+    """Lend a function that draws one bar per thing done; where no terminal is, some lines.
+
+    Args:
+        now: Seconds on a clock that does not go back.
+    """
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines(now)
+        return
     bars = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), console=console, disable=not console.is_terminal,
+        TimeRemainingColumn(), console=console,
     )  # fmt: skip
     tasks: dict[str, Any] = {}
 
@@ -41,6 +52,19 @@ def progress_bars() -> Iterator[Report]:
 
     with bars:
         yield report
+
+
+def _lines(now: Callable[[], float]) -> Report:
+    """Return what prints how far it is every ten seconds: a log has no use for bars."""
+    said_sec = now()
+
+    def report(doing: str, done: int, total: int) -> None:
+        nonlocal said_sec
+        if now() - said_sec >= _LINE_EVERY_SEC:
+            said_sec = now()
+            print(f"{doing}: {done} of {total}", file=sys.stderr, flush=True)
+
+    return report
 
 
 def print_json(value: Any) -> None:
