@@ -24,7 +24,6 @@ from rich.progress import (
 
 from vla_retrieval.memory.contents import Progress as Report
 
-
 _LINE_EVERY_SEC = 10.0  # of what lasts so long
 
 
