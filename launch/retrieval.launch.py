@@ -16,7 +16,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.utilities import prefix_namespace
 
 from launch import LaunchContext, LaunchDescription
-from vla_retrieval.ros_arguments import parameter_file
+from vla_retrieval.ros_arguments import check_number, parameter_file
 from vla_retrieval.transport import large_image_environment
 
 # Parameters that a user changes first, with their types; config/retrieval.yaml describes them.
@@ -46,11 +46,11 @@ SHOWN = ("markers", "contact_sheet")  # of the node's topics, in config/retrieva
 
 
 def _node(context: LaunchContext) -> list[Node]:
-    overrides = {
-        name: ParameterValue(LaunchConfiguration(name), value_type=kind)
-        for name, (kind, _) in PARAMETERS.items()
-        if LaunchConfiguration(name).perform(context)
-    }
+    overrides = {}
+    for name, (kind, _) in PARAMETERS.items():
+        if given := LaunchConfiguration(name).perform(context):
+            check_number(name, given, kind)
+            overrides[name] = ParameterValue(LaunchConfiguration(name), value_type=kind)
     params_file = LaunchConfiguration("params_file").perform(context)
     image_topic = LaunchConfiguration("image_topic")
     level = LaunchConfiguration("log_level").perform(context)

@@ -29,6 +29,26 @@ def split_ros_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]
     return ours, of_ros
 
 
+def check_number(name: str, given: str, kind: type) -> None:
+    """Refuse a launch argument that is no number where one is wanted: launch names it not.
+
+    Args:
+        name: Of the argument.
+        given: As it was given.
+        kind: What it becomes; anything but ``int`` and ``float`` passes.
+
+    Raises:
+        InvalidInputError: If it cannot become that.
+    """
+    if kind not in (int, float):
+        return
+    try:
+        kind(given)
+    except ValueError:
+        expected = "a whole number" if kind is int else "a number"
+        raise InvalidInputError(name, expected, repr(given)) from None
+
+
 def parameter_file(path: str) -> str:
     """Return the path of a launch argument's parameter file, for launch files.
 

@@ -109,6 +109,13 @@ def test_no_node_is_started_with_defaults_in_the_place_of_a_parameter_file_that_
         getattr(module, describe)(context)
 
 
+def test_a_number_that_is_none_is_refused_by_the_arguments_name() -> None:
+    module = load("retrieval.launch.py")
+    for name, given in (("k", "abc"), ("k", "2.5"), ("query_rate_hz", "often")):
+        with pytest.raises(InvalidInputError, match=rf"{name}: expected a .*number, got '{given}'"):
+            module._node(context_of(module, **{name: given}))
+
+
 def test_an_evaluations_home_paths_are_one_place_for_the_node_and_for_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
