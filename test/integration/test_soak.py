@@ -13,9 +13,12 @@ from tools.soak.soak import Result, Settings, soak
 
 _SECONDS = float(os.environ.get("VLA_SOAK_SEC", "900"))
 _WARM_UP_SEC = min(600.0, _SECONDS)
-# In percent per hour. Caches and pools fill for a while, which a short soak cannot tell from a
-# leak. Over an hour this is 1.25; 100 bytes a frame would be 4.9 of the double's 220 MB.
+# In percent per hour, of what is in use. Caches fill for a while, which a short soak cannot tell
+# from a leak. Over an hour this is 1.25; 100 bytes a frame would be 8 of the double's 135 MB.
 _MOST_GROWTH = max(1.0, 5.0 * 900.0 / _SECONDS)
+# Of resident memory: where a busy machine lets more come together than before, the allocator's
+# highest mark goes up in steps of some MB, hours after the start too.
+_MOST_STEPS_MB = 48.0
 
 
 def check(result: Result) -> None:
@@ -46,6 +49,9 @@ def test_a_long_soak_does_not_grow_either(tmp_path: Path) -> None:
     """VLA_SOAK_SEC says how long."""
     result = soak(Settings(tmp_path, seconds=_SECONDS, warm_up_sec=_WARM_UP_SEC))
     check(result)
-    assert result.growth is not None
     report(result, Console())
-    assert result.growth.low < _MOST_GROWTH, str(result.growth)
+    for growth in (result.allocated_growth, result.blocks_growth):
+        assert growth is not None
+        assert growth.low < _MOST_GROWTH, str(growth)
+    first_mb, last_mb = result.resident_mb
+    assert last_mb < first_mb + _MOST_STEPS_MB
