@@ -33,9 +33,7 @@ _BATCH = 32
 _MOST_DECODERS = 4  # as many pictures are decoded in the time that a small model takes for one
 _THUMBNAIL_PX = 120
 
-_Picture = tuple[RgbImage, bytes]
-"""A frame's image, and its small picture as JPEG."""
-_Coming = list[tuple[Frame, "Future[_Picture]"]]
+_Coming = list[tuple[Frame, "Future[RgbImage]"]]
 """Frames whose pictures are being decoded."""
 
 
@@ -69,10 +67,12 @@ def fill(
         for number, (whole, missing) in enumerate(_missing(frames, held)):
             coming = _begin(missing, decoder, refused, seconds)
             progress("embedding", number * _BATCH, len(frames))
-            readable, pictures = _arrived(coming, refused)
+            readable, images = _arrived(coming, refused)
             if readable and whole:
-                work.begin(readable, pictures)
-            del pictures  # else they stay while the next ones are decoded
+                # Not before the last image is decoded: the encoder waits for those.
+                small = [decoder.submit(_thumbnail, image, seconds) for image in images]
+                work.begin(readable, images, small)
+            del images  # else they stay while the next ones are decoded
             # Before more is read, so that no more than two batches of pictures are there at a time.
             for done in work.finished(going_on=1):
                 keep(done)
@@ -117,27 +117,31 @@ def _begin(
     return coming
 
 
-def _decode(recorded: Any, seconds: StageSeconds) -> _Picture:
+def _decode(recorded: Any, seconds: StageSeconds) -> RgbImage:
     started = time.perf_counter()
     image = picture_of(recorded)
-    decoded = time.perf_counter()
+    seconds.add("decode, beside the encoder", time.perf_counter() - started)
+    return image
+
+
+def _thumbnail(image: RgbImage, seconds: StageSeconds) -> bytes:
+    started = time.perf_counter()
     small = make_thumbnail(image, _THUMBNAIL_PX)
-    seconds.add("decode, beside the encoder", decoded - started)
-    seconds.add("thumbnail, beside the encoder", time.perf_counter() - decoded)
-    return image, small
+    seconds.add("thumbnail, beside the encoder", time.perf_counter() - started)
+    return small
 
 
-def _arrived(coming: _Coming, refused: dict[str, int]) -> tuple[list[Frame], list[_Picture]]:
+def _arrived(coming: _Coming, refused: dict[str, int]) -> tuple[list[Frame], list[RgbImage]]:
     """Return the frames that have a picture, and leave nothing of the pictures behind."""
-    readable, pictures = [], []
-    for frame, picture in coming:
+    readable, images = [], []
+    for frame, image in coming:
         try:
-            pictures.append(picture.result())
+            images.append(image.result())
             readable.append(frame)
         except InvalidInputError as error:
             _refuse(refused, error)
     coming.clear()  # whoever made the list still holds it
-    return readable, pictures
+    return readable, images
 
 
 def _refuse(refused: dict[str, int], error: InvalidInputError) -> None:
@@ -146,7 +150,7 @@ def _refuse(refused: dict[str, int], error: InvalidInputError) -> None:
 
 class _Batch(NamedTuple):
     frames: list[Frame]
-    thumbnails: list[bytes]
+    thumbnails: list[Future[bytes]]
     scenes: Embeddings
     instructions: Embeddings
 
@@ -166,10 +170,10 @@ class _Encoding:
     def __exit__(self, *error: object) -> None:
         self._thread.shutdown(cancel_futures=True)
 
-    def begin(self, frames: list[Frame], pictures: list[_Picture]) -> None:
+    def begin(
+        self, frames: list[Frame], images: list[RgbImage], thumbnails: list[Future[bytes]]
+    ) -> None:
         """Begin with a batch once those before are finished."""
-        images = [image for image, _ in pictures]
-        thumbnails = [thumbnail for _, thumbnail in pictures]
         self._batches.append(self._thread.submit(self._encode, frames, images, thumbnails))
 
     def finished(self, going_on: int = 0) -> Iterator[_Batch]:
@@ -178,7 +182,7 @@ class _Encoding:
             yield self._batches.popleft().result()
 
     def _encode(
-        self, frames: list[Frame], images: list[RgbImage], thumbnails: list[bytes]
+        self, frames: list[Frame], images: list[RgbImage], thumbnails: list[Future[bytes]]
     ) -> _Batch:
         started = time.perf_counter()
         scenes = self._encoder.encode_images(images)
@@ -199,7 +203,7 @@ def _keep(memory: Memory, batch: _Batch, seconds: StageSeconds) -> list[int]:
         NewEntry(
             frame.instruction, max(0, frame.stamp_ns), frame.frame_id, frame.episode_id,
             metadata={QUERY_ID: frame.query_id},
-            thumbnail=thumbnail,
+            thumbnail=thumbnail.result(),
         )
         for frame, thumbnail in zip(batch.frames, batch.thumbnails, strict=True)
     ]  # fmt: skip

@@ -135,8 +135,15 @@ class Ranked:
         for start, stop in self._bounds():
             yield self.part(start, stop)
 
+    def rows(self, rows: Sequence[int]) -> tuple[Run, Qrels]:
+        """Return a few queries, different ones in any order."""
+        qrels = self.judge.qrels([self.frames[row] for row in rows])
+        read = [self.rankings.read(row, row + 1) for row in rows]
+        entries, scores = (np.concatenate(column) for column in zip(*read, strict=True))
+        return Run(qrels.query_ids, entries, scores), qrels
+
     def part(self, start: int, stop: int) -> tuple[Run, Qrels]:
-        """Return some queries."""
+        """Return some queries, one after the other."""
         qrels = self.judge.qrels(self.frames[start:stop])
         return Run(qrels.query_ids, *self.rankings.read(start, stop)), qrels
 

@@ -192,8 +192,10 @@ def _examples(
     gallery: Sequence[Frame],
     pictures: Pictures,
 ) -> tuple[Example, ...]:
+    if not rows:
+        return ()
     asking = [ranked.frames[row] for row in rows]
-    answers = [_first_matches(ranked, row) for row in rows]
+    answers = _first_matches(ranked, rows)
     entries = sorted({entry for answer in answers for entry, _, _ in answer})
     seen = [gallery[entry] for entry in entries]
     encoded = [base64.b64encode(jpeg).decode() for jpeg in pictures([*asking, *seen])]
@@ -213,9 +215,9 @@ def _examples(
     )  # fmt: skip
 
 
-def _first_matches(ranked: Ranked, row: int) -> list[tuple[int, float, int]]:
-    """Return gallery position, score and grade of a query's first matches."""
-    run, qrels = ranked.part(row, row + 1)
-    columns = run.entry_ids[0], run.scores[0], metrics.retrieved_grades(qrels, run)[0]
-    matches = zip(*(column[:_MATCHES_SHOWN].tolist() for column in columns), strict=True)
-    return [match for match in matches if match[0] >= 0]
+def _first_matches(ranked: Ranked, rows: Sequence[int]) -> list[list[tuple[int, float, int]]]:
+    """Return gallery position, score and grade of each query's first matches."""
+    run, qrels = ranked.rows(rows)
+    columns = run.entry_ids, run.scores, metrics.retrieved_grades(qrels, run)
+    answers = zip(*(column[:, :_MATCHES_SHOWN].tolist() for column in columns), strict=True)
+    return [[match for match in zip(*answer, strict=True) if match[0] >= 0] for answer in answers]
