@@ -67,13 +67,24 @@ def _one_load(
     camera = Camera(client)
     camera.wait_for_node(watcher)
     alone = _alone(camera, watcher)
-    idle: list[float] = []
+    return {
+        "seconds": seconds, **alone,
+        "text query, one right after another [ms]": _tail(_idle(client, "pick up", 0.0)),
+        # Caches and clocks have as long to cool down between two as under load.
+        "text query, idle [ms]": _tail(_idle(client, "hand me", 1.0 / _CALLS_HZ)),
+        **_loaded(client, camera, watcher, seconds),
+    }  # fmt: skip
+
+
+def _idle(client: RetrievalClient, words: str, pause_sec: float) -> list[float]:
+    """Return milliseconds of questions that nothing else goes on beside, each a new one."""
+    taken = []
     for number in range(_IDLE_CALLS):
+        time.sleep(pause_sec)
         begun = time.perf_counter()
-        client.call("retrieve", instruction=f"pick up block {number}", k=5)
-        idle.append((time.perf_counter() - begun) * 1e3)
-    return {"seconds": seconds, **alone, "text query, idle [ms]": _tail(idle),
-            **_loaded(client, camera, watcher, seconds)}  # fmt: skip
+        client.call("retrieve", instruction=f"{words} block {number}", k=5)
+        taken.append((time.perf_counter() - begun) * 1e3)
+    return taken
 
 
 def _alone(camera: Camera, watcher: Watcher) -> dict[str, Any]:
