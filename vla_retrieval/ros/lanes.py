@@ -18,9 +18,9 @@ from vla_retrieval.ros.worker import InferenceWorker
 
 _PICTURES_NICENESS = 5
 """How far the thread for pictures stands back, in steps of `nice`. Beside a process that takes one
-of two cores, a question is embedded in 5.5 ms (p50; p99 13 to 17) with 5 steps and in 9 ms (27) with
-2, and pictures are as quick; with both cores taken, pictures take 100 ms and 64. With 10 steps
-they take 260 ms then (ViT-B-32, p90)."""
+of two cores, a question is embedded in 5.5 ms (p50; p99 13 to 17) with 5 steps and in 9 ms (p99 27)
+with 2, and pictures are as quick; with both cores taken, pictures take 100 ms and 64 (p50). With 10
+steps they take 260 ms then (p90). ViT-B-32 in bf16."""
 
 
 class Lanes:
