@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -152,6 +154,30 @@ def test_a_second_interrupt_leaves_no_player_behind_either(tmp_path: Path) -> No
     finally:
         if is_alive(pid):
             os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is part of util-linux")
+def test_a_player_goes_with_a_caller_that_is_killed(tmp_path: Path) -> None:
+    """Nobody would end a paused one."""
+    output = tmp_path / "output"
+    player = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    caller = (
+        "import sys, time\nfrom pathlib import Path\n"
+        "from vla_retrieval.ros.bag_process import BagProcess\n"
+        f"command = [sys.executable, '-c', {player!r}]\n"
+        f"with BagProcess(command, Path('bag'), Path({str(output)!r})):\n    time.sleep(600)\n"
+    )
+    with subprocess.Popen(python(caller), cwd=Path(__file__).parents[2]) as process:
+        end = time.monotonic() + WAIT_SEC
+        while not (output.exists() and output.read_text().endswith("\n")):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        pid = int(output.read_text())
+        assert is_alive(pid)
+        process.kill()
+    while is_alive(pid):  # the kernel tells nobody but init
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def is_alive(pid: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -56,6 +57,14 @@ def play_command(
     ]  # fmt: skip
 
 
+def _bound_to_this_process(command: list[str]) -> list[str]:
+    """Return a command that the kernel kills when this process dies; paused, it would stay."""
+    setpriv = shutil.which("setpriv")
+    if setpriv is None or shutil.which(command[0]) is None:
+        return command
+    return [setpriv, "--pdeathsig", "KILL", *command]
+
+
 def why_unreadable(program: str, bag: Path) -> str:
     """Return why ``ros2 bag`` cannot read a bag, by its own word; '' if it can."""
     command = [program, "bag", "info", str(bag)]
@@ -74,7 +83,9 @@ def why_unreadable(program: str, bag: Path) -> str:
 class BagProcess:
     """A player in a process group of its own, in a ``with`` statement.
 
-    It is ended as Ctrl-C would end it, and killed if that does not help.
+    It is ended as Ctrl-C would end it, and killed if that does not help. Where ``setpriv`` of
+    util-linux is installed, it also goes with a caller that is killed; the thread that enters the
+    block has to live as long as the block.
 
     Args:
         command: Its command line.
@@ -94,8 +105,8 @@ class BagProcess:
             try:
                 # A group of its own: Ctrl-C reaches this process, which ends the player in order.
                 self._process = subprocess.Popen(
-                    self._command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-                    start_new_session=True,
+                    _bound_to_this_process(self._command), stdin=subprocess.DEVNULL,
+                    stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
                 )  # fmt: skip
             except OSError as error:
                 raise RetrievalError(f"cannot run {self._command[0]}: {error}") from error
