@@ -150,6 +150,35 @@ def test_a_thumbnail_goes_as_a_jpeg_with_the_stamp_and_frame_of_its_scene() -> N
     assert without.thumbnail == messages.Entry().thumbnail
 
 
+def test_what_one_match_says_is_not_in_the_next_one() -> None:
+    """They are copies of one message."""
+    full = Entry(
+        "x", stamp_ns=5 * 10**9, frame_id="camera", episode_id="e", outcome=Outcome.SUCCESS,
+        action=Action("joints", (2,), np.array([1, 2], np.float32)),
+        camera_pose=CameraPose("map", 7, (1.0, 2.0, 3.0), (0.0, 0.0, 0.0, 1.0)),
+        tags=("a",), metadata={"k": "v"}, thumbnail=b"picture", entry_id=1,
+    )  # fmt: skip
+    plain = Entry("y", stamp_ns=0, entry_id=2)
+    first = conversions.to_match_message(Match(full, 1, 0.5, 0.5, 0.5))
+    second = conversions.to_match_message(Match(plain, 2, 0.25, 0.25, 0.25))
+    assert (first.instruction, list(first.tags), first.has_camera_pose) == ("x", ["a"], True)
+    assert second == messages.Match(
+        entry_id=2, rank=2, score=0.25, scene_score=0.25, instruction_score=0.25, instruction="y"
+    )
+
+
+def test_a_query_with_a_filter_leaves_nothing_in_the_next_one() -> None:
+    nothing = Retrieval((), 0, 0, exact=True, times=StageTimes())
+
+    def sent(query: Query) -> messages.Query:
+        answer = conversions.to_match_array(query, nothing, Header(), Similarity.COSINE, "m")
+        return answer.query
+
+    some = sent(Query(instruction="x", filter=Filter(tags=("a",), exclude_ids=(3,)), k=3))
+    assert (list(some.filter.tags), list(some.filter.exclude_ids), some.k) == (["a"], [3], 3)
+    assert sent(Query(instruction="y")).filter == messages.Filter()
+
+
 @pytest.mark.parametrize("half", [{"shape": [3]}, {"values": [1.0]}])
 def test_half_an_action_is_refused_and_not_taken_for_none(half: dict[str, object]) -> None:
     request = Remember.Request(instruction="x", action=messages.ActionPayload(**half))
