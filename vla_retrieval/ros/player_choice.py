@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,9 @@ from vla_retrieval.ros.remote import RemoteParameters
 from vla_retrieval.ros.rosbag2_player import RecordedBag, Rosbag2Player, resume_type
 
 _WITHIN_SEC = 60.0
+# The middleware does not say when it has found everybody: a fraction of a second on idle cores.
+_DISCOVERED_WITHIN_SEC = 3.0
+_LOOK_EVERY_SEC = 0.05
 _CLOCK = "rosgraph_msgs/msg/Clock"
 _REMOTE = "retrieval"
 
@@ -65,7 +69,7 @@ def choose_player(
     clock_topic = ""
     if not why:
         clock_topic = _clock_topic(client)
-        if client.node.count_publishers(clock_topic):
+        if _is_published(client.node, clock_topic):
             why = (
                 f"somebody publishes {clock_topic} already (start the node with "
                 "`--ros-args -r /clock:=replay_clock` to have one of its own)"
@@ -148,6 +152,16 @@ def _clock_topic(client: RetrievalClient) -> str:
             "the node does not listen to a clock when use_sim_time is set",
         )  # fmt: skip
         return _clocks(node)[0]
+
+
+def _is_published(node: Node, topic: str) -> bool:
+    """Return whether anybody publishes a topic, also one whom this node has still to discover."""
+    end_sec = time.monotonic() + _DISCOVERED_WITHIN_SEC
+    while not node.count_publishers(topic):
+        if time.monotonic() >= end_sec:
+            return False
+        time.sleep(_LOOK_EVERY_SEC)
+    return True
 
 
 def _clocks(node: Node) -> list[str]:
