@@ -12,12 +12,12 @@ from launch_ros.actions import Node
 from launch import LaunchContext, LaunchDescription
 from vla_retrieval.transport import large_image_environment
 
-_INTERRUPTED = 130
 
-
-def _ended(event: ProcessExited, context: LaunchContext) -> Shutdown:
-    """End the launch; where it failed, with an exit code that is not 0."""
-    if event.returncode not in (0, _INTERRUPTED):
+def _ended(event: ProcessExited, context: LaunchContext) -> Shutdown | None:
+    """End the launch; where the demonstration failed, with an exit code that is not 0."""
+    if context.is_shutdown:
+        return None  # by Ctrl-C
+    if event.returncode:
         raise RuntimeError(f"{event.process_name} failed: exit code {event.returncode}")
     return Shutdown(reason=f"{event.process_name} ended")
 

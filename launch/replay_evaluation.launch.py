@@ -35,7 +35,7 @@ MODEL = {
 PARAMETERS = {
     "index": "auto, exact, pq, pq_sq8 or hash",
 }
-_INTERRUPTED = 130
+EVALUATION = "replay_evaluation"  # executable
 NAMESPACE = "replay_evaluation"  # away from a robot's own topics
 
 
@@ -71,7 +71,7 @@ def _processes(context: LaunchContext) -> list[Node]:
         ),
         Node(
             package="vla_retrieval",
-            executable="replay_evaluation",
+            executable=EVALUATION,
             arguments=[
                 *bags, f"--namespace=/{NAMESPACE}", *options, *shlex.split(value("options"))
             ],
@@ -82,10 +82,12 @@ def _processes(context: LaunchContext) -> list[Node]:
     ]  # fmt: skip
 
 
-def _ended(event: ProcessExited, context: LaunchContext) -> Shutdown:
-    """End the launch; where a process failed, with an exit code that is not 0."""
-    if event.returncode not in (0, _INTERRUPTED):
-        raise RuntimeError(f"{event.process_name} failed: exit code {event.returncode}")
+def _ended(event: ProcessExited, context: LaunchContext) -> Shutdown | None:
+    """End the launch with the first process that ends: with 0 only after a good evaluation."""
+    if context.is_shutdown:
+        return None  # what ended first has decided
+    if event.returncode or not event.process_name.startswith(EVALUATION):
+        raise RuntimeError(f"{event.process_name} ended with exit code {event.returncode}")
     return Shutdown(reason=f"{event.process_name} ended")
 
 

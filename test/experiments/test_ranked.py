@@ -41,11 +41,13 @@ def run() -> Run:
     return Run.from_scores(ids, np.arange(len(GALLERY)), scores, DEPTH)
 
 
+@pytest.mark.parametrize("held", [0, 7, 1000])
 @pytest.mark.parametrize("rows", [1, 3, 100])
 def test_parts_of_any_size_give_what_the_whole_gives(
-    rows: int, monkeypatch: pytest.MonkeyPatch
+    rows: int, held: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ranked, "_ROWS", rows)
+    monkeypatch.setattr(ranked, "_HELD", held)
     whole = Ranked(QUERIES, HeldRankings(run()), Judge(GALLERY, ExperimentSettings()))
     parts = [metrics.evaluate(qrels, part, (1, 3)) for part, qrels in whole.parts()]
     assert len(parts) == -(-len(QUERIES) // rows)

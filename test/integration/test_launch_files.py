@@ -164,7 +164,7 @@ def test_an_evaluation_that_fails_fails_the_launch_for_ci_to_see(
         launched.process.wait(4 * WAIT_SEC)
     assert launched.process.returncode == 1, launched.log
     assert "relevance: expected" in launched.log
-    assert "failed: exit code" in launched.log
+    assert "ended with exit code 1" in launched.log
     # The node is ended with it, and in order.
     assert "retrieval_node-1]: process has finished cleanly" in launched.log
 

@@ -27,7 +27,7 @@ from vla_retrieval.types import Embeddings, NewEntry, RgbImage
 ENCODE_IMAGES, ENCODE_INSTRUCTIONS = "encode images (batch)", "encode instructions (batch)"
 """Stages of the encoder's thread."""
 ENCODER_WAITS = "encoder waits (batch)"
-"""The stage of that thread between two batches, and before the first."""
+"""The stage of that thread before, between and after its batches."""
 
 _BATCH = 32
 _MOST_DECODERS = 4  # as many pictures are decoded in the time that a small model takes for one
@@ -78,6 +78,7 @@ def fill(
                 keep(done)
         for done in work.finished():
             keep(done)
+        work.end()
     progress("embedding", len(frames), len(frames))
     held.join(added)
     return FrameStore(memory, held, refused)
@@ -180,6 +181,10 @@ class _Encoding:
         """Wait for batches, oldest first, until no more than so many are going on."""
         while len(self._batches) > going_on:
             yield self._batches.popleft().result()
+
+    def end(self) -> None:
+        """Note how long the thread has had nothing to do since its last batch."""
+        self._seconds.add(ENCODER_WAITS, time.perf_counter() - self._idle_since)
 
     def _encode(
         self, frames: list[Frame], images: list[RgbImage], thumbnails: list[Future[bytes]]

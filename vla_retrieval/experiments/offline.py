@@ -26,7 +26,7 @@ from vla_retrieval.types import Modality
 _PARTS = {
     "encoding": (filling.ENCODE_IMAGES, filling.ENCODE_INSTRUCTIONS),
     "searching": ("search",),
-    "waiting for pictures": (filling.ENCODER_WAITS,),
+    "waiting for pictures and the memory": (filling.ENCODER_WAITS,),
 }
 """Part of the work to the stages that it consists of."""
 

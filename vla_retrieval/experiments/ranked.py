@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import SpooledTemporaryFile
 from typing import Protocol
 
 import numpy as np
@@ -20,7 +19,8 @@ from vla_retrieval.memory.failures import storage_errors
 _ROWS = 256
 _JUDGEMENTS = 1 << 17
 """At once: each is a few numbers of 8 bytes while it is scored."""
-_HELD = 1 << 22  # bytes of a column
+_HELD = 1 << 18
+"""Judgements that are kept to be hashed; beyond, they are made again for each column."""
 
 
 class Rankings(Protocol):
@@ -154,19 +154,25 @@ class Ranked:
                 digest.update(self.rankings.read(start, stop)[which].tobytes())
         count = np.zeros(1, np.int64)
         digest.update(count.tobytes())
-        # To judge takes longer than to hash, so that the later columns wait, in files if need be.
-        with SpooledTemporaryFile(_HELD) as entries, SpooledTemporaryFile(_HELD) as grades:
+        entries: list[bytes] = []
+        grades: list[bytes] = []
+        for start, stop in self._bounds():
+            qrels = self.judge.qrels(self.frames[start:stop])
+            offsets = count + qrels.offsets[1:]
+            digest.update(offsets.tobytes())
+            count = offsets[-1:]
+            if count[0] <= _HELD:
+                entries.append(qrels.entry_ids.tobytes())
+                grades.append(qrels.grades.tobytes())
+        if count[0] <= _HELD:  # to judge takes longer than to hash
+            for column in (entries, grades):
+                digest.update(b"".join(column))
+            return
+        del entries, grades
+        for name in ("entry_ids", "grades"):
             for start, stop in self._bounds():
                 qrels = self.judge.qrels(self.frames[start:stop])
-                offsets = count + qrels.offsets[1:]
-                digest.update(offsets.tobytes())
-                count = offsets[-1:]
-                entries.write(qrels.entry_ids.tobytes())
-                grades.write(qrels.grades.tobytes())
-            for file in (entries, grades):
-                file.seek(0)
-                while content := file.read(_HELD):
-                    digest.update(content)
+                digest.update(np.ascontiguousarray(getattr(qrels, name)).tobytes())
 
     @property
     def run(self) -> Run:

@@ -49,8 +49,9 @@ class Footprint(NamedTuple):
         resident_bytes: Of its pages that are in RAM, what the allocator keeps for later included.
         allocated_bytes: What was asked of the C library's heap and not given back, by Python and
             by libraries alike; None where that cannot be told. Without Python's own small objects,
-            and without blocks of 32 MB and more, which are address space until they are filled: an
-            index takes them in advance.
+            and without blocks that have a mapping of their own (with ``keep_large_blocks``, those
+            of 32 MB and more): they are address space until they are filled, and an index takes
+            them ahead.
         python_blocks: Small objects that Python holds (``sys.getallocatedblocks``).
     """
 

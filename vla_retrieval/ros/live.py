@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 import numpy as np
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
 from vla_retrieval.contact_sheet import draw_contact_sheet, verdict_on
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 _NS_PER_SEC = 1_000_000_000
 _REPEAT_LOG_SEC = 5.0
 _KIND = "look at a frame"
+_NO_THUMBNAIL = CompressedImage()
 
 
 class LivePath:
@@ -198,7 +199,7 @@ class LivePath:
         )  # fmt: skip
         if not settings.with_thumbnails:
             for match in answer.matches:
-                match.thumbnail.data = b""
+                match.thumbnail = _NO_THUMBNAIL
         if self._ended:
             return
         with effect("the matches were published"):
