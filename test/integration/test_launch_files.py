@@ -6,7 +6,7 @@ import dataclasses
 import importlib.util
 import os
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -167,6 +167,30 @@ def test_an_evaluation_that_fails_fails_the_launch_for_ci_to_see(
     assert "ended with exit code 1" in launched.log
     # The node is ended with it, and in order.
     assert "retrieval_node-1]: process has finished cleanly" in launched.log
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "fails"),
+    [
+        ("replay_evaluation-2", 0, False),
+        ("replay_evaluation-2", 1, True),
+        ("replay_evaluation-2", 130, True),  # told to end by somebody else than the launch
+        ("retrieval_node-1", 0, True),  # before the evaluation was done
+        ("retrieval_node-1", -9, True),
+    ],
+)
+def test_who_ends_first_decides_how_an_evaluations_launch_ends(
+    name: str, code: int, *, fails: bool
+) -> None:
+    module = load("replay_evaluation.launch.py")
+    event = SimpleNamespace(process_name=name, returncode=code)
+    if fails:
+        with pytest.raises(RuntimeError, match=f"{name} ended with exit code {code}"):
+            module._ended(event, SimpleNamespace(is_shutdown=False))
+    else:
+        assert module._ended(event, SimpleNamespace(is_shutdown=False)) is not None
+    # What ends because the launch ends says nothing more: a node may have to be killed.
+    assert module._ended(event, SimpleNamespace(is_shutdown=True)) is None
 
 
 def test_no_node_is_left_behind_where_rviz_is_wanted_and_not_installed(
