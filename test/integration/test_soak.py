@@ -17,8 +17,10 @@ _WARM_UP_SEC = min(600.0, _SECONDS)
 # from a leak. Over an hour this is 1.25; 100 bytes a frame would be 8 of the double's 135 MB.
 _MOST_GROWTH = max(1.0, 5.0 * 900.0 / _SECONDS)
 # Of resident memory: where a busy machine lets more come together than before, the allocator's
-# highest mark goes up in steps of some MB, hours after the start too.
-_MOST_STEPS_MB = 48.0
+# highest mark goes up in steps of some MB, hours after the start too. One block of 32 MB that is
+# not given back is more. Only over an hour the slope tells something else from such a step.
+_MOST_STEPS_MB = 24.0
+_LONG_SEC = 3600.0
 
 
 def check(result: Result) -> None:
@@ -55,3 +57,6 @@ def test_a_long_soak_does_not_grow_either(tmp_path: Path) -> None:
         assert growth.low < _MOST_GROWTH, str(growth)
     first_mb, last_mb = result.resident_mb
     assert last_mb < first_mb + _MOST_STEPS_MB
+    if result.seconds >= _LONG_SEC:
+        assert result.growth is not None
+        assert result.growth.low < _MOST_GROWTH, str(result.growth)

@@ -69,9 +69,11 @@ def _one_load(
     alone = _alone(camera, watcher)
     return {
         "seconds": seconds, **alone,
-        "text query, one right after another [ms]": _tail(_idle(client, "pick up", 0.0)),
+        "text query, idle [ms]": _tail(_idle(client, "pick up", 0.0)),
         # Caches and clocks have as long to cool down between two as under load.
-        "text query, idle [ms]": _tail(_idle(client, "hand me", 1.0 / _CALLS_HZ)),
+        "text query, idle, as often as under load [ms]": _tail(
+            _idle(client, "hand me", 1.0 / _CALLS_HZ)
+        ),
         **_loaded(client, camera, watcher, seconds),
     }  # fmt: skip
 
