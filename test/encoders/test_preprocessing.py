@@ -16,18 +16,15 @@ pytest.importorskip("open_clip")
 
 from open_clip.transform import PreprocessCfg, image_transform_v2  # noqa: E402
 from PIL import Image  # noqa: E402
-from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
-from torchvision.transforms import InterpolationMode  # noqa: E402
 from torchvision.transforms.v2 import functional  # noqa: E402
 
 from vla_retrieval.encoders.preprocessing import (  # noqa: E402
     PilPreprocessor,
     PreprocessSpec,
     UInt8Preprocessor,
-    make_preprocessor,
-    resize_in_floats,
     resized_size,
 )
+from vla_retrieval.encoders.preprocessor_choice import make_preprocessor  # noqa: E402
 
 STEPS = {"bicubic": 2, "bilinear": 1}
 """Largest difference of a pixel, in steps of 255; the filters' weights are rounded differently."""
@@ -143,31 +140,6 @@ def test_the_middle_is_the_same_whether_the_rest_is_resized_or_not(
     assert torch.equal(UInt8Preprocessor(spec).prepare([image])[0], middle)
 
 
-@pytest.mark.parametrize("mode", [InterpolationMode.BICUBIC, InterpolationMode.BILINEAR])
-@pytest.mark.parametrize("size", [(480, 640), (720, 1280), (60, 50), (1280, 720)])
-def test_what_a_gpu_resizes_equals_what_a_cpu_does(scene, size, mode):
-    """Up to roundings: both round between the passes."""
-    pixels = torch.from_numpy(scene(*size)).permute(2, 0, 1)
-    mine = resize_in_floats(pixels, 224, 298, mode)
-    theirs = functional.resize(pixels, [224, 298], interpolation=mode, antialias=True)
-    assert mine.dtype == theirs.dtype == torch.uint8
-    apart = (mine.int() - theirs.int()).abs()
-    assert apart.max() <= 2
-    assert apart.float().mean() < 0.02
-
-
-def test_one_pass_in_floats_is_further_from_the_cpu_than_two(scene):
-    pixels = torch.from_numpy(scene(720, 1280)).permute(2, 0, 1)
-    mode = InterpolationMode.BICUBIC
-    theirs = functional.resize(pixels, [224, 398], interpolation=mode, antialias=True).int()
-    once = torch.nn.functional.interpolate(
-        pixels[None].float(), (224, 398), mode="bicubic", antialias=True, align_corners=False
-    )
-    once = once[0].round().clamp(0, 255).int()
-    twice = resize_in_floats(pixels, 224, 398, mode).int()
-    assert (twice != theirs).float().mean() < (once != theirs).float().mean() / 4
-
-
 def test_image_that_would_grow_without_bound_is_cut_before_it_grows():
     cfg = PreprocessCfg(224)
     spec = spec_of(cfg)
@@ -251,20 +223,3 @@ def test_description_names_all_that_changes_a_pixel_and_nothing_else():
     assert len(texts) == len(changes) + 1
     assert str(spec_of(PreprocessCfg(224, fill_color=7, interpolation="random"))) == str(base)
     assert str(spec_of(PreprocessCfg((224, 224)))) == str(base)
-
-
-def test_normalising_where_the_model_runs_copies_nothing_from_the_cpu():
-    """A recorded CUDA graph refuses such a copy; ``meta`` is the device that every machine has."""
-
-    class NoCopy(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            places = {a.device.type for a in args if isinstance(a, torch.Tensor)}
-            assert "cpu" not in places, f"{func} of a tensor on the CPU"
-            return func(*args, **(kwargs or {}))
-
-    there = torch.device("meta")
-    preprocessor = UInt8Preprocessor(spec_of(PreprocessCfg(size=32)), there)
-    prepared = preprocessor.example(there)
-    with torch.inference_mode(), NoCopy():
-        normalised = preprocessor.normalize(prepared)
-    assert (normalised.device, normalised.dtype) == (there, torch.float32)

@@ -104,6 +104,7 @@ def record_on_gpu(tower: Tower, example: torch.Tensor) -> Recording:
                 tower(source)
         torch.cuda.current_stream(device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # Other threads may go on with the GPU while this one records.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             result = tower(source)
     return Recording(source, result, graph.replay)

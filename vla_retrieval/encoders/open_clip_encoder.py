@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,8 @@ from vla_retrieval.encoders.checks import check_images, check_texts
 from vla_retrieval.encoders.devices import choose_device, set_threads
 from vla_retrieval.encoders.engine_choice import Ingredients, choose_engine
 from vla_retrieval.encoders.no_random_weights import NoRandomWeights
-from vla_retrieval.encoders.preprocessing import Preprocessor, PreprocessSpec, make_preprocessor
+from vla_retrieval.encoders.preprocessing import Preprocessor, PreprocessSpec
+from vla_retrieval.encoders.preprocessor_choice import make_preprocessor
 from vla_retrieval.encoders.settings import EncoderSettings
 from vla_retrieval.encoders.sources import ModelSource, resolve
 from vla_retrieval.encoders.tokenizing import InstructionTokenizer
@@ -122,10 +124,13 @@ class OpenClipEncoder:
     def encode_images(self, images: Sequence[RgbImage]) -> Embeddings:
         """Embed images, which may differ in size; see `Encoder.encode_images`."""
         check_images(images)
+        batches = [images[batch] for batch in _batches(len(images), self._images.most)]
         rows = np.empty((len(images), self.dim), np.float32)
-        for batch in _batches(len(images), self._images.most):
-            prepared = self._prepare(images[batch])
-            rows[batch] = self._run(self._images, self._engine.embed_pixels, prepared)
+        done = 0
+        for prepared in self._prepared(batches):
+            end = done + len(prepared)
+            rows[done:end] = self._run(self._images, self._engine.embed_pixels, prepared)
+            done = end
         return rows
 
     def encode_instructions(self, texts: Sequence[str]) -> Embeddings:
@@ -156,6 +161,18 @@ class OpenClipEncoder:
             text = " ".join(["cup"] * max(1, length - 2))
             tokens = self._tokenizer.tokenize([text])
             self._run(self._texts, self._engine.embed_tokens, tokens)
+
+    def _prepared(self, batches: Sequence[Sequence[RgbImage]]) -> Iterator[torch.Tensor]:
+        """Yield each batch prepared; for a GPU, the next one is while the caller has this one."""
+        if len(batches) <= 1 or self.device == "cpu":
+            yield from map(self._prepare, batches)
+            return
+        with ThreadPoolExecutor(1, "prepare") as ahead:
+            coming = ahead.submit(self._prepare, batches[0])
+            for batch in batches[1:]:
+                prepared, coming = coming.result(), ahead.submit(self._prepare, batch)
+                yield prepared
+            yield coming.result()
 
     def _prepare(self, images: Sequence[RgbImage]) -> torch.Tensor:
         try:
@@ -208,7 +225,7 @@ def load_open_clip_encoder(settings: EncoderSettings) -> OpenClipEncoder:
     set_threads(settings.threads)
     source = resolve(settings)
     state = read_state_dict(source.checkpoint)
-    model = _build(source)
+    model = build(source)
     load_weights(model, state, str(source.checkpoint), may_resize=source.is_published)
     weights = hash_weights(model)
     spec = PreprocessSpec.from_open_clip(open_clip.get_model_preprocess_cfg(model))
@@ -227,8 +244,12 @@ def load_open_clip_encoder(settings: EncoderSettings) -> OpenClipEncoder:
     return OpenClipEncoder(parts, settings.batch_size, settings.cached_instructions)
 
 
-def _build(source: ModelSource) -> Any:
-    """Return the model without weights, in fp32 on the CPU."""
+def build(source: ModelSource) -> Any:
+    """Return the model without weights, in fp32 on the CPU.
+
+    Raises:
+        EncoderError: If open_clip cannot build it.
+    """
     try:
         # Forked: the random weights that are replaced here must not shift a seeded training.
         no_draws = NoRandomWeights()  # type: ignore[no-untyped-call]

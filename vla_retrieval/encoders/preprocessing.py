@@ -145,29 +145,23 @@ class UInt8Preprocessor:
 
     Args:
         spec: Must be native.
-        device: Where it resizes; a GPU gets the pixels as they came, in one upload.
     """
 
-    def __init__(self, spec: PreprocessSpec, device: torch.device | None = None) -> None:
+    def __init__(self, spec: PreprocessSpec) -> None:
         self._spec = spec
         self._filter = spec.filter
-        self._device = device or torch.device("cpu")
-        mean, std = (torch.tensor(v, dtype=torch.float64) for v in (spec.mean, spec.std))
-        # On the device from the start: a copy from the CPU cannot be recorded in a CUDA graph.
+        mean, std = np.array(spec.mean), np.array(spec.std)
         self._scale, self._shift = (
-            values.to(self._device, torch.float32).view(3, 1, 1)
-            for values in (1.0 / (255.0 * std), -mean / std)
+            values.astype(np.float32).reshape(3, 1, 1) for values in (1 / (255 * std), -mean / std)
         )
 
     def prepare(self, images: Sequence[RgbImage]) -> torch.Tensor:
         """Return the resized and cropped pixels: uint8, ``(n, 3, height, width)``."""
         spec = self._spec
-        # The model's device gets uint8, a quarter of the floats' traffic.
-        size = (len(images), 3, spec.height, spec.width)
-        out = torch.empty(size, dtype=torch.uint8, device=self._device)
+        out = torch.empty((len(images), 3, spec.height, spec.width), dtype=torch.uint8)
         padding = spec.fill_color if spec.resize_mode == "longest" else 0
         for row, image in zip(out, images, strict=True):
-            _paste(self._resize(image), row, padding)
+            paste(self._resize(image), row, padding)
         return out
 
     def example(self, device: torch.device) -> torch.Tensor:
@@ -177,47 +171,20 @@ class UInt8Preprocessor:
 
     def normalize(self, prepared: torch.Tensor) -> torch.Tensor:
         """Return ``(pixel / 255 - mean) / std`` as float32, up to rounding in the last place."""
-        scale, shift = self._scale.to(prepared.device), self._shift.to(prepared.device)
-        if prepared.device.type != "cpu":
-            return prepared.to(torch.float32).mul_(scale).add_(shift)
         # torch shares this among threads that wait for each other: 0.02 ms for one image where
         # numpy takes 0.04, but once in a hundred calls 5 to 25 ms where a core is busy.
-        normal = np.multiply(prepared.numpy(), scale.numpy(), dtype=np.float32)
-        return torch.from_numpy(np.add(normal, shift.numpy(), out=normal))
+        normal = np.multiply(prepared.numpy(), self._scale, dtype=np.float32)
+        return torch.from_numpy(np.add(normal, self._shift, out=normal))
 
     def _resize(self, image: RgbImage) -> torch.Tensor:
-        """Return as much of the middle of the resized image as the model sees, uint8, on a CPU."""
-        height, width = resized_size(self._spec, image.shape[0], image.shape[1])
-        if height * width > _MAX_GROWTH * self._spec.height * self._spec.width:
-            return self._resize_middle(image, height, width)
-        top, left = _middle(height, self._spec.height), _middle(width, self._spec.width)
+        """Return as much of the middle of the resized image as the model sees, uint8."""
+        if grows_without_bound(self._spec, *image.shape[:2]):
+            return resize_middle(self._spec, image)
+        height, width = resized_size(self._spec, *image.shape[:2])
+        top, left = middle(height, self._spec.height), middle(width, self._spec.width)
         pixels = _as_tensor(image).permute(2, 0, 1)
-        if self._device.type == "cpu":
-            resized = _resize_until(pixels, (height, width), (top.stop, left.stop), self._filter)
-        else:
-            resized = resize_in_floats(_upload(pixels, self._device), height, width, self._filter)
+        resized = _resize_until(pixels, (height, width), (top.stop, left.stop), self._filter)
         return resized[:, top, left]
-
-    def _resize_middle(self, image: RgbImage, height: int, width: int) -> torch.Tensor:
-        """Resize only what the crop keeps of an image with an extreme aspect ratio.
-
-        A line of 1 x 10000 pixels would grow to 224 x 2240000 before it is cropped. PIL
-        resamples a part of an image at the scale of the whole; torch cannot.
-        """
-        pil_filter = _PIL_FILTERS[self._filter]
-        y, x = _middle(height, self._spec.height), _middle(width, self._spec.width)
-        new_height, new_width = y.stop - y.start, x.stop - x.start
-        scale_y, scale_x = image.shape[0] / height, image.shape[1] / width
-        reach = math.ceil(_REACH * max(1.0, scale_y))
-        first = max(0, math.floor(y.start * scale_y) - reach)
-        last = math.ceil(y.stop * scale_y) + reach
-        rows = Image.fromarray(image[first:last])
-        # Horizontal, then vertical: see the module's docstring.
-        columns = (x.start * scale_x, 0, x.stop * scale_x, rows.height)
-        narrow = rows.resize((new_width, rows.height), pil_filter, box=columns)
-        lines = (0, y.start * scale_y - first, new_width, y.stop * scale_y - first)
-        part = narrow.resize((new_width, new_height), pil_filter, box=lines)
-        return torch.from_numpy(np.array(part)).permute(2, 0, 1)
 
 
 class PilPreprocessor:
@@ -261,45 +228,6 @@ class PilPreprocessor:
         return prepared
 
 
-def make_preprocessor(spec: PreprocessSpec, device: torch.device | None = None) -> Preprocessor:
-    """Return the fast preprocessor where it can do what the spec says, else open_clip's.
-
-    Args:
-        spec: What is to be done.
-        device: Where the model runs; the CPU by default.
-
-    Raises:
-        EncoderError: If neither can.
-    """
-    return UInt8Preprocessor(spec, device) if spec.is_native else PilPreprocessor(spec)
-
-
-def resize_in_floats(
-    pixels: torch.Tensor, height: int, width: int, mode: InterpolationMode
-) -> torch.Tensor:
-    """Resize as the uint8 filter of a CPU does, where there is none for uint8: on a GPU.
-
-    Horizontally, rounded, then vertically, rounded: see the module's docstring. In one pass the
-    error is five times as large.
-
-    Args:
-        pixels: uint8, ``(3, h, w)``.
-        height: Of the result.
-        width: Of the result.
-        mode: Bilinear or bicubic.
-
-    Returns:
-        uint8, ``(3, height, width)``, on the same device.
-    """
-    values = pixels[None].to(torch.float32)
-    for size in ((pixels.shape[1], width), (height, width)):
-        values = torch.nn.functional.interpolate(
-            values, size, mode=mode.value, align_corners=False, antialias=True
-        )
-        values = values.round_().clamp_(0, 255)
-    return values[0].to(torch.uint8)
-
-
 def resized_size(spec: PreprocessSpec, height: int, width: int) -> tuple[int, int]:
     """Return ``(height, width)`` after the resize and before the crop, rounded as open_clip does.
 
@@ -318,20 +246,54 @@ def resized_size(spec: PreprocessSpec, height: int, width: int) -> tuple[int, in
     return max(1, round(height / ratio)), max(1, round(width / ratio))
 
 
-def _middle(size: int, wanted: int) -> slice:
+def grows_without_bound(spec: PreprocessSpec, height: int, width: int) -> bool:
+    """Return whether an image would be resized to many times what the model sees of it.
+
+    A line of 1 x 10000 pixels would grow to 224 x 2240000 before it is cropped.
+    """
+    new_height, new_width = resized_size(spec, height, width)
+    return new_height * new_width > _MAX_GROWTH * spec.height * spec.width
+
+
+def resize_middle(spec: PreprocessSpec, image: RgbImage) -> torch.Tensor:
+    """Resize only what the crop keeps of an image that would grow without bound.
+
+    PIL resamples a part of an image at the scale of the whole; torch cannot.
+
+    Returns:
+        uint8, ``(3, height, width)``, on the CPU.
+    """
+    pil_filter = _PIL_FILTERS[spec.filter]
+    height, width = resized_size(spec, *image.shape[:2])
+    y, x = middle(height, spec.height), middle(width, spec.width)
+    new_height, new_width = y.stop - y.start, x.stop - x.start
+    scale_y, scale_x = image.shape[0] / height, image.shape[1] / width
+    reach = math.ceil(_REACH * max(1.0, scale_y))
+    first = max(0, math.floor(y.start * scale_y) - reach)
+    last = math.ceil(y.stop * scale_y) + reach
+    rows = Image.fromarray(image[first:last])
+    # Horizontal, then vertical: see the module's docstring.
+    columns = (x.start * scale_x, 0, x.stop * scale_x, rows.height)
+    narrow = rows.resize((new_width, rows.height), pil_filter, box=columns)
+    lines = (0, y.start * scale_y - first, new_width, y.stop * scale_y - first)
+    part = narrow.resize((new_width, new_height), pil_filter, box=lines)
+    return torch.from_numpy(np.array(part)).permute(2, 0, 1)
+
+
+def middle(size: int, wanted: int) -> slice:
     """Return the middle of a side: all of it where it is not longer than what is wanted."""
     start = round(max(0, size - wanted) / 2.0)
     return slice(start, start + min(size, wanted))
 
 
-def _paste(source: torch.Tensor, target: torch.Tensor, padding: int) -> None:
-    """Copy to the middle of the target, both ``(3, height, width)``, and pad around it."""
+def paste(source: torch.Tensor, target: torch.Tensor, padding: int) -> None:
+    """Copy to the middle of the target, both ``(..., 3, height, width)``, and pad around it."""
     if source.shape != target.shape:
         target.fill_(padding)
-    top, left = ((target.shape[axis] - source.shape[axis]) // 2 for axis in (1, 2))
-    y, x = slice(top, top + source.shape[1]), slice(left, left + source.shape[2])
-    if source.device.type != "cpu":
-        target[:, y, x] = source
+    top, left = ((target.shape[axis] - source.shape[axis]) // 2 for axis in (-2, -1))
+    y, x = slice(top, top + source.shape[-2]), slice(left, left + source.shape[-1])
+    if source.device.type != "cpu" or source.dim() > 3:
+        target[..., y, x] = source
         return
     # torch shares so small a copy among threads that wait for each other where a core is busy,
     # and takes channels out of pixels one by one.
@@ -352,11 +314,6 @@ class _Borrowed:
         interface["data"] = (interface["data"][0], False)
         self.__array_interface__ = interface
         self._owner = array  # keeps the memory alive
-
-
-def _upload(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Return the pixels on a GPU; the call does not wait for them to be there."""
-    return pixels.pin_memory().to(device, non_blocking=True)
 
 
 def _as_tensor(image: RgbImage) -> torch.Tensor:

@@ -8,6 +8,7 @@ import torch
 
 from vla_retrieval.encoders.cuda_graphs import RecordedTower, Tower
 from vla_retrieval.encoders.devices import DTYPES
+from vla_retrieval.encoders.patches import use_products
 from vla_retrieval.encoders.preprocessing import Preprocessor
 from vla_retrieval.encoders.towers import TextTower
 
@@ -72,6 +73,8 @@ class TorchEngine:
     ) -> None:
         # The whole model is cast: autocast to bf16 was slower than fp32 on the CPU.
         self._dtype = DTYPES[precision]
+        if device.type == "cuda":
+            use_products(model)
         self._model = model.eval().requires_grad_(False).to(device=device, dtype=self._dtype)
         self._text = TextTower(self._model, context_length)
         self._preprocessor = preprocessor

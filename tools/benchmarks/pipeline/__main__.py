@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from tools.benchmarks.machine import facts
 from tools.benchmarks.pipeline import bench, report, stages, starts
 
-PARTS = ("stages", "starts", "load")
+PARTS = ("stages", "throughput", "starts", "load")
 
 
 def main() -> None:
@@ -28,6 +28,13 @@ def main() -> None:
         found["starts"] = starts.measure(settings)
     if "stages" in wanted:
         found["stages"] = stages.measure(settings)
+    if "throughput" in wanted:
+        if settings.is_on_gpu:
+            from tools.benchmarks.pipeline import throughput
+
+            found["throughput"] = throughput.measure(settings)
+        else:
+            print("throughput: left out, because it is measured on a GPU")
     if "load" in wanted:
         if bench.has_ros():
             from tools.benchmarks.pipeline import load

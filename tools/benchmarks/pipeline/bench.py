@@ -45,6 +45,13 @@ class Settings:
     limit_sec: float
     load_sec: float
 
+    @property
+    def is_on_gpu(self) -> bool:
+        """Whether the encoder will run on a GPU."""
+        import torch
+
+        return self.encoder.device != "cpu" and torch.cuda.is_available()
+
     def shown(self) -> dict[str, Any]:
         """What decides figures, without the names of folders."""
         encoder = asdict(self.encoder)

@@ -20,10 +20,13 @@ def show(found: dict[str, Any]) -> None:
     if "stages" in found:
         for table in _stages(found["stages"]):
             console.print(table)
+    if "throughput" in found:
+        for table in _throughput(found["throughput"]):
+            console.print(table)
     if "load" in found:
         for name in ("quiet", "hogged", "delivery"):
             console.print(_load(name, found["load"][name]))
-        console.print(_bars(found["load"]["bars"]))
+        console.print(_bars("under load", found["load"]["bars"]))
 
 
 def plot(stages: dict[str, Any], path: Path) -> None:
@@ -96,8 +99,20 @@ def _load(name: str, load: dict[str, Any]) -> Table:
     return table
 
 
-def _bars(bars: list[dict[str, Any]]) -> Table:
-    table = Table("under load", "value", "bar", "")
+def _throughput(found: dict[str, Any]) -> Iterator[Table]:
+    title = f"{found['precision']} on {found['device']}, batches of {found['batch']}"
+    rates = Table("images a second", "median \\[p10, p90]", title=title)
+    for name, one in found["rates"].items():
+        rates.add_row(name, f"{one['median']:.0f} [{one['p10']:.0f}, {one['p90']:.0f}]")
+    for name in ("matrix rate [TFLOP/s]", "share of the matrix rate"):
+        one = found[name]
+        rates.add_row(Text(name), f"{one['median']:.3g} [{one['p10']:.3g}, {one['p90']:.3g}]")
+    yield rates
+    yield _bars("throughput, times as fast", found["bars"])
+
+
+def _bars(title: str, bars: list[dict[str, Any]]) -> Table:
+    table = Table(title, "value", "bar", "")
     for line in bars:
         bar = f"{'<=' if line['below'] else '>='} {line['bar']:g}"
         met = "met" if line["met"] else "missed"

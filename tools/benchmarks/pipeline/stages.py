@@ -16,7 +16,8 @@ from PIL import Image
 from tools.benchmarks.data import Recipe, stored_gallery
 from tools.benchmarks.measuring import Laps, interleave
 from tools.benchmarks.pipeline.bench import SIZES, Settings, filled_memory, has_ros
-from vla_retrieval.encoders import EncoderSettings, load_encoder
+from tools.benchmarks.pipeline.plain import plain_model
+from vla_retrieval.encoders import load_encoder
 from vla_retrieval.encoders.open_clip_encoder import OpenClipEncoder
 from vla_retrieval.encoders.verification import draw_scene
 from vla_retrieval.memory import Memory
@@ -68,20 +69,12 @@ class Bench:
     """
 
     def __init__(self, settings: Settings) -> None:
-        plain = settings.encoder
-        eager = load_encoder(
-            EncoderSettings(
-                model=plain.model, checkpoint=plain.checkpoint, pretrained=plain.pretrained,
-                device=plain.device, engine="torch", precision="fp32", threads=plain.threads,
-            )
-        )  # fmt: skip
         encoder = load_encoder(settings.encoder)
-        assert isinstance(eager, OpenClipEncoder)
         assert isinstance(encoder, OpenClipEncoder)
         encoder.warm_up()
         self.encoder = encoder
-        self.model: Any = eager._engine._model  # type: ignore[attr-defined]  # open_clip's own
-        self.device = torch.device(eager.device)
+        self.device = torch.device(encoder.device)
+        self.model = plain_model(settings.encoder, self.device)
         self.transform = image_transform_v2(
             PreprocessCfg(**open_clip.get_model_preprocess_cfg(self.model)), is_train=False
         )
@@ -112,7 +105,9 @@ class Bench:
             calls[f"PIL {size}"] = lambda n, f=frames: self.transform(
                 Image.fromarray(f[n % _PICTURES])
             )
-            calls[f"prepare {size}"] = lambda n, f=frames: prepare([f[n % _PICTURES]])
+            calls[f"prepare {size}"] = lambda n, f=frames: self.finished(
+                prepare([f[n % _PICTURES]])
+            )
         calls |= {
             "eager image": lambda n: self.eager_image(self.pixels[n % _PICTURES]),
             "encode image": lambda n: engine.embed_pixels(self.prepared[n % _PICTURES]),
@@ -124,6 +119,12 @@ class Bench:
             "callback": self._callback,
         }
         return calls
+
+    def finished(self, prepared: torch.Tensor) -> torch.Tensor:
+        """What a GPU may still be working at when the call for it returns."""
+        if prepared.is_cuda:
+            torch.cuda.synchronize(prepared.device)
+        return prepared
 
     def eager_image(self, pixels: torch.Tensor) -> torch.Tensor:
         """What open_clip's model makes of normalised pixels."""

@@ -1,0 +1,209 @@
+"""Image preprocessing on a GPU: pixels go there as they came, and are resized and normalised there.
+
+A frame's way: those of its pixels that the model will see are copied into pinned memory, and from
+there to the GPU while the CPU goes on. Single frames, which is what a robot has, are resized by
+a recorded CUDA graph; many frames of one size go in chunks, each copied by several threads while
+the GPU still works on the one before.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vla_retrieval.encoders.cuda_graphs import RecordedTower, Tower
+from vla_retrieval.encoders.preprocessing import (
+    PreprocessSpec,
+    grows_without_bound,
+    middle,
+    paste,
+    resize_middle,
+    resized_size,
+)
+from vla_retrieval.encoders.resampling import Axis, Resampling
+from vla_retrieval.types import RgbImage
+
+_CHUNK_BYTES = 64 << 20
+"""Most pixels that go to the GPU at a time: resizing takes seven times as much memory."""
+
+_MOST_COPIERS = 8
+_LEAST_SHARED = 4
+"""Images from which on several threads copy them."""
+
+_KNOWN_SIZES = 8
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What images have in common that are resized together."""
+
+    height: int
+    width: int
+    is_bgr: bool
+
+    @classmethod
+    def of(cls, image: RgbImage) -> _Kind:
+        """A view of bgr8 pixels as RGB has a negative stride, which is slow to copy."""
+        return cls(image.shape[0], image.shape[1], image.strides[2] < 0)
+
+
+class GpuPreprocessor:
+    """Resizes and normalises where the model runs.
+
+    Safe under concurrent calls.
+
+    Args:
+        spec: Must be native.
+        device: Of the model; a GPU, or any other for tests.
+    """
+
+    def __init__(self, spec: PreprocessSpec, device: torch.device) -> None:
+        self._spec = spec
+        self._device = device
+        mean, std = (torch.tensor(v, dtype=torch.float64) for v in (spec.mean, spec.std))
+        # On the device from the start: a copy from the CPU cannot be recorded in a CUDA graph.
+        self._scale, self._shift = (
+            values.to(device, torch.float32).view(3, 1, 1)
+            for values in (1.0 / (255.0 * std), -mean / std)
+        )
+        self._resizers: dict[_Kind, _Resizer] = {}
+        self._lock = threading.Lock()  # protects the above; a size is prepared once
+        self._copies: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def prepare(self, images: Sequence[RgbImage]) -> torch.Tensor:
+        """Return the resized and cropped pixels: uint8, ``(n, 3, height, width)``, on the device.
+
+        The call does not wait for the GPU.
+        """
+        spec = self._spec
+        size = (len(images), 3, spec.height, spec.width)
+        out = torch.empty(size, dtype=torch.uint8, device=self._device)
+        padding = spec.fill_color if spec.resize_mode == "longest" else 0
+        first = 0
+        for kind, group in itertools.groupby(images, _Kind.of):
+            for resized in self._resized(kind, list(group)):
+                paste(resized, out[first : first + len(resized)], padding)
+                first += len(resized)
+        return out
+
+    def example(self, device: torch.device) -> torch.Tensor:
+        """Return one prepared image of zeros on a device."""
+        size = (1, 3, self._spec.height, self._spec.width)
+        return torch.zeros(size, dtype=torch.uint8, device=device)
+
+    def normalize(self, prepared: torch.Tensor) -> torch.Tensor:
+        """Return ``(pixel / 255 - mean) / std`` as float32, up to rounding in the last place."""
+        return prepared.to(torch.float32).mul_(self._scale).add_(self._shift)
+
+    def _resized(self, kind: _Kind, images: list[RgbImage]) -> Iterator[torch.Tensor]:
+        """Yield images of one kind, uint8 ``(m, 3, h, w)``, no larger than the model's."""
+        if grows_without_bound(self._spec, kind.height, kind.width):
+            for image in images:
+                yield resize_middle(self._spec, image)[None].to(self._device)
+            return
+        resizer = self._resizer(kind)
+        for start in range(0, len(images), resizer.chunk):
+            chunk = images[start : start + resizer.chunk]
+            yield resizer.resize(self._upload(resizer.staged(chunk)))
+
+    def _resizer(self, kind: _Kind) -> _Resizer:
+        with self._lock:
+            found = self._resizers.pop(kind, None) or _Resizer(self._spec, kind, self._device)
+            self._resizers[kind] = found  # the last one used is the last one forgotten
+            if len(self._resizers) > _KNOWN_SIZES:
+                del self._resizers[next(iter(self._resizers))]
+            return found
+
+    def _upload(self, staged: torch.Tensor) -> torch.Tensor:
+        """Return pixels on the device; those of many images go there beside its other work."""
+        if self._copies is None or len(staged) == 1:
+            return staged.to(self._device, non_blocking=True)
+        current = torch.cuda.current_stream(self._device)
+        with torch.cuda.stream(self._copies):
+            there = staged.to(self._device, non_blocking=True)
+        current.wait_stream(self._copies)
+        there.record_stream(current)
+        return there
+
+
+class _Resizer:
+    """Images of one kind, from arrays to the pixels that a model sees.
+
+    Args:
+        spec: Of the model.
+        kind: Of the images.
+        device: Where they are resized.
+    """
+
+    def __init__(self, spec: PreprocessSpec, kind: _Kind, device: torch.device) -> None:
+        height, width = resized_size(spec, kind.height, kind.width)
+        mode = spec.filter.value
+        resample = Resampling(
+            Axis(kind.height, height, middle(height, spec.height), mode),
+            Axis(kind.width, width, middle(width, spec.width), mode),
+            device,
+        )
+        self._kind = kind
+        self._rows, self._columns = resample.rows, resample.columns
+        self._resample = resample
+        self._is_pinned = device.type == "cuda"
+        one = (1, *self._shape)
+        self._resize: Tower = self._in_rgb
+        if device.type == "cuda":
+            with torch.inference_mode():
+                example = torch.zeros(one, dtype=torch.uint8, device=device)
+                self._resize = RecordedTower(self._in_rgb, [example])
+        self.chunk = max(1, _CHUNK_BYTES // int(np.prod(self._shape)))
+
+    @property
+    def _shape(self) -> tuple[int, int, int]:
+        rows, columns = self._rows, self._columns
+        return rows.stop - rows.start, columns.stop - columns.start, 3
+
+    def staged(self, images: Sequence[RgbImage]) -> torch.Tensor:
+        """Copy what is seen of the images, uint8 ``(n, rows, columns, 3)``, to pinned memory.
+
+        The memory comes from torch's cache, which does not give it to another before the copy to
+        the GPU is done.
+        """
+        size = (len(images), *self._shape)
+        out = torch.empty(size, dtype=torch.uint8, pin_memory=self._is_pinned)
+        pairs = list(zip(out.numpy(), images, strict=True))
+        if len(pairs) < _LEAST_SHARED:
+            for pair in pairs:
+                self._copy(pair)
+        else:
+            # Taken whole, so that what fails in a thread is raised here.
+            list(_copiers().map(self._copy, pairs))
+        return out
+
+    def resize(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Resize what was staged: uint8, ``(n, 3, h, w)``."""
+        with torch.inference_mode():
+            return self._resize(pixels)
+
+    def _copy(self, pair: tuple[RgbImage, RgbImage]) -> None:
+        target, image = pair
+        if self._kind.is_bgr:
+            image = image[..., ::-1]
+        np.copyto(target, image[self._rows, self._columns])
+
+    def _in_rgb(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self._resample(pixels.flip(3) if self._kind.is_bgr else pixels)
+
+
+@functools.cache
+def _copiers() -> ThreadPoolExecutor:
+    """Threads that copy pixels, of this whole process."""
+    cores = len(os.sched_getaffinity(0))
+    return ThreadPoolExecutor(min(_MOST_COPIERS, cores), "pixels")
