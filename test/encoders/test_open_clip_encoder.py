@@ -331,3 +331,24 @@ def test_images_that_the_device_has_no_memory_to_resize_are_an_error_that_says_s
     encoder._preprocessor = Full()
     with pytest.raises(EncoderError, match=r"cannot resize 2 images of 40x30.*out of memory"):
         encoder.encode_images([scene(30, 40), scene(30, 40)])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_that_is_nearly_full_gets_smaller_batches(load, scene):
+    images = [scene(480, 640, seed=seed) for seed in range(6)] * 16
+    encoder = load(device="cuda", precision="fp32", batch_size=96)
+    expected = encoder.encode_images(images)
+    encoder = load(device="cuda", precision="fp32", batch_size=96)
+    encoder.encode_images(images[:1])
+    torch.cuda.empty_cache()
+    held = []
+    try:
+        while (free := torch.cuda.mem_get_info()[0] - (120 << 20)) > 2 << 20:
+            held.append(torch.empty(free, dtype=torch.uint8, device="cuda"))
+        got = encoder.encode_images(images)
+    finally:
+        held.clear()
+        torch.cuda.empty_cache()
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+    (resizer,) = encoder._preprocessor._resizers.values()
+    assert resizer.limit.most < resizer.chunk

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from vla_retrieval.encoders.batching import BatchLimit
 from vla_retrieval.encoders.cuda_graphs import RecordedTower, Tower
 from vla_retrieval.encoders.preprocessing import (
     PreprocessSpec,
@@ -113,8 +114,8 @@ class GpuPreprocessor:
             return
         resizer = self._resizer(kind)
         for start in range(0, len(images), resizer.chunk):
-            chunk = images[start : start + resizer.chunk]
-            yield resizer.resize(self._upload(resizer.staged(chunk)))
+            staged = resizer.staged(images[start : start + resizer.chunk])
+            yield resizer.limit.run(lambda part: resizer.resize(self._upload(part)), staged)
 
     def _resizer(self, kind: _Kind) -> _Resizer:
         with self._lock:
@@ -157,13 +158,14 @@ class _Resizer:
         self._rows, self._columns = resample.rows, resample.columns
         self._resample = resample
         self._is_pinned = device.type == "cuda"
-        one = (1, *self._shape)
         self._resize: Tower = self._in_rgb
         if device.type == "cuda":
             with torch.inference_mode():
-                example = torch.zeros(one, dtype=torch.uint8, device=device)
+                example = torch.zeros((1, *self._shape), dtype=torch.uint8, device=device)
                 self._resize = RecordedTower(self._in_rgb, [example])
         self.chunk = max(1, _CHUNK_BYTES // int(np.prod(self._shape)))
+        what = f"resizing {kind.width} x {kind.height} pixels"
+        self.limit = BatchLimit(what, str(device), self.chunk)
 
     @property
     def _shape(self) -> tuple[int, int, int]:
