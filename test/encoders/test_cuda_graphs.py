@@ -70,6 +70,31 @@ def test_a_result_is_not_overwritten_by_the_next_one() -> None:
     assert torch.equal(first, row(2.0))
 
 
+def test_whole_batches_are_recorded_when_they_come_again() -> None:
+    tower, graph = Doubling(), Graph()
+    recorded = RecordedTower(tower, [row(0.0)], graph.record, batch_size=3)
+    assert recorded.shapes == {(1, 4)}
+    for value in (1.0, 2.0, 3.0):
+        assert torch.equal(recorded(row(value, count=3)), row(2 * value, count=3))
+        assert torch.equal(recorded(row(value, count=2)), row(2 * value, count=2))
+    assert recorded.shapes == {(1, 4), (3, 4)}
+    assert graph.replays == 2
+
+
+def test_a_batch_that_cannot_be_recorded_is_tried_once(caplog) -> None:
+    tries = []
+
+    def refuse(tower: Callable, example: torch.Tensor) -> Recording:
+        tries.append(len(example))
+        raise RuntimeError("out of memory")
+
+    recorded = RecordedTower(Doubling(), [], refuse, batch_size=3)
+    for _ in range(4):
+        assert torch.equal(recorded(row(1.0, count=3)), row(2.0, count=3))
+    assert tries == [3]
+    assert "(3, 4)" in caplog.text
+
+
 def test_a_tower_that_cannot_be_recorded_is_run_and_a_warning_says_so(caplog) -> None:
     def refuse(tower: Callable, example: torch.Tensor) -> Recording:
         if len(example) == 1:

@@ -343,7 +343,7 @@ def test_a_gpu_that_is_nearly_full_gets_smaller_batches(load, scene):
     torch.cuda.empty_cache()
     held = []
     try:
-        while (free := torch.cuda.mem_get_info()[0] - (120 << 20)) > 2 << 20:
+        while (free := torch.cuda.mem_get_info()[0] - (300 << 20)) > 2 << 20:
             held.append(torch.empty(free, dtype=torch.uint8, device="cuda"))
         got = encoder.encode_images(images)
     finally:

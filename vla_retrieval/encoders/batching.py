@@ -14,6 +14,9 @@ _log = logging.getLogger(__name__)
 
 Tower = Callable[[torch.Tensor], torch.Tensor]
 
+_SCARCE_BYTES = 64 << 20
+"""Free memory of a GPU below which any failure is taken for a want of it."""
+
 
 class BatchLimit:
     """Runs batches, in smaller ones where the GPU's memory does not do.
@@ -87,10 +90,25 @@ def _try(tower: Tower, part: torch.Tensor) -> torch.Tensor | None:
     """Return what the tower makes of it, or None where the memory does not do."""
     try:
         return tower(part)
-    except torch.cuda.OutOfMemoryError:
-        pass
+    except RuntimeError as error:
+        if not _is_shortage(error):
+            raise
     # Outside of the except block: the exception holds the frames that failed, and they their
     # tensors (PyTorch's FAQ, "My out of memory exception handler can't allocate memory").
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         torch.cuda.empty_cache()
     return None
+
+
+def _is_shortage(error: RuntimeError) -> bool:
+    """Return whether there was too little memory.
+
+    On a GPU that is full, libraries cannot load their kernels either, and say other things:
+    cuBLAS, that its execution failed.
+    """
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return True
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return False
+    free, _ = torch.cuda.mem_get_info()
+    return free < _SCARCE_BYTES

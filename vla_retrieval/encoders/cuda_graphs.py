@@ -50,27 +50,31 @@ class Recording:
 
 
 class RecordedTower:
-    """A tower that is replayed for the shapes of its examples, and run for others.
+    """A tower that is replayed for some shapes, and run for others.
 
     Args:
         tower: Takes and returns tensors on the device.
         examples: One input for each shape that is common.
         record: Makes a recording; may fail for a tower that waits for the GPU in its midst.
+        batch_size: Inputs of a batch that is recorded when it comes for the second time: who
+            never asks for one does not give a GPU's memory for its recording. 0 for none.
     """
 
     def __init__(
-        self, tower: Tower, examples: Sequence[torch.Tensor], record: Record | None = None
+        self,
+        tower: Tower,
+        examples: Sequence[torch.Tensor],
+        record: Record | None = None,
+        batch_size: int = 0,
     ) -> None:
         self._tower = tower
+        self._record = record or record_on_gpu
+        self._batch_size = batch_size
+        self._batches = 0
+        self._lock = threading.Lock()  # protects what is learnt of batches
         self._recordings: dict[torch.Size, Recording] = {}
         for example in examples:
-            try:
-                self._recordings[example.shape] = (record or record_on_gpu)(tower, example)
-            except RuntimeError as error:
-                _log.warning(
-                    "inputs of shape %s are not run as a CUDA graph, which is slower: %s",
-                    tuple(example.shape), error,
-                )  # fmt: skip
+            self._add(example)
 
     @property
     def shapes(self) -> set[tuple[int, ...]]:
@@ -80,7 +84,25 @@ class RecordedTower:
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         """Return what the tower makes of a batch."""
         recording = self._recordings.get(batch.shape)
+        if recording is None and len(batch) == self._batch_size:
+            self._learn(batch)
+            recording = self._recordings.get(batch.shape)
         return self._tower(batch) if recording is None else recording(batch)
+
+    def _learn(self, batch: torch.Tensor) -> None:
+        with self._lock:
+            self._batches += 1
+            if self._batches == 2:
+                self._add(batch)
+
+    def _add(self, example: torch.Tensor) -> None:
+        try:
+            self._recordings[example.shape] = self._record(self._tower, example)
+        except RuntimeError as error:
+            _log.warning(
+                "inputs of shape %s are not run as a CUDA graph, which is slower: %s",
+                tuple(example.shape), error,
+            )  # fmt: skip
 
 
 def record_on_gpu(tower: Tower, example: torch.Tensor) -> Recording:

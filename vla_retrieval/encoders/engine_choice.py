@@ -204,7 +204,7 @@ def _make(candidate: Candidate, settings: EncoderSettings, parts: Ingredients) -
         EncoderError: If that fails, for whatever reason.
     """
     if candidate.engine == "torch":
-        return _make_torch(candidate, parts)
+        return _make_torch(candidate, parts, settings.batch_size)
     load: Callable[[Order], Engine]
     if candidate.engine == "openvino":
         from vla_retrieval.encoders.openvino_engine import load_openvino_engine as load
@@ -242,11 +242,11 @@ def _verified(engine: Engine, probe: Probe, expected: Outputs) -> Agreement:
         ) from error
 
 
-def _make_torch(candidate: Candidate, parts: Ingredients) -> Engine:
+def _make_torch(candidate: Candidate, parts: Ingredients, batch_size: int) -> Engine:
     try:
         return TorchEngine(
             parts.model, parts.preprocessor, parts.device, candidate.precision,
-            parts.context_length,
+            parts.context_length, batch_size,
         )  # fmt: skip
     except RuntimeError as error:
         raise EncoderError(

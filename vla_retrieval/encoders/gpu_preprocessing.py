@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from vla_retrieval.encoders.batching import BatchLimit
@@ -31,6 +32,8 @@ from vla_retrieval.encoders.preprocessing import (
 )
 from vla_retrieval.encoders.resampling import Axis, Resampling
 from vla_retrieval.types import RgbImage
+
+UInt8Array = npt.NDArray[np.uint8]
 
 _CHUNK_BYTES = 64 << 20
 """Most pixels that go to the GPU at a time: resizing takes seven times as much memory."""
@@ -180,13 +183,15 @@ class _Resizer:
         """
         size = (len(images), *self._shape)
         out = torch.empty(size, dtype=torch.uint8, pin_memory=self._is_pinned)
-        pairs = list(zip(out.numpy(), images, strict=True))
-        if len(pairs) < _LEAST_SHARED:
-            for pair in pairs:
-                self._copy(pair)
-        else:
-            # Taken whole, so that what fails in a thread is raised here.
-            list(_copiers().map(self._copy, pairs))
+        targets = out.numpy()
+        if len(images) < _LEAST_SHARED:
+            self._copy(targets, images)
+            return out
+        # One task for each thread: handing over each image took as long as copying it.
+        shares = [slice(first, None, _MOST_COPIERS) for first in range(_MOST_COPIERS)]
+        copied = [_copiers().submit(self._copy, targets[share], images[share]) for share in shares]
+        for part in copied:
+            part.result()
         return out
 
     def resize(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -194,11 +199,10 @@ class _Resizer:
         with torch.inference_mode():
             return self._resize(pixels)
 
-    def _copy(self, pair: tuple[RgbImage, RgbImage]) -> None:
-        target, image = pair
-        if self._kind.is_bgr:
-            image = image[..., ::-1]
-        np.copyto(target, image[self._rows, self._columns])
+    def _copy(self, targets: UInt8Array, images: Sequence[RgbImage]) -> None:
+        for target, image in zip(targets, images, strict=True):
+            pixels = image[..., ::-1] if self._kind.is_bgr else image
+            np.copyto(target, pixels[self._rows, self._columns])
 
     def _in_rgb(self, pixels: torch.Tensor) -> torch.Tensor:
         return self._resample(pixels.flip(3) if self._kind.is_bgr else pixels)

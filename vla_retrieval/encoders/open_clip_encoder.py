@@ -26,7 +26,7 @@ from vla_retrieval.encoders.settings import EncoderSettings
 from vla_retrieval.encoders.sources import ModelSource, resolve
 from vla_retrieval.encoders.tokenizing import InstructionTokenizer
 from vla_retrieval.encoders.torch_engine import Engine
-from vla_retrieval.encoders.verification import Outputs, Probe, make_probe, reference
+from vla_retrieval.encoders.verification import Outputs, make_probe, reference
 from vla_retrieval.encoders.weights import hash_weights, load_weights, read_state_dict
 from vla_retrieval.errors import CheckpointError, EncoderError
 from vla_retrieval.types import Embeddings, Fingerprint, RgbImage
@@ -229,10 +229,12 @@ def load_open_clip_encoder(settings: EncoderSettings) -> OpenClipEncoder:
     load_weights(model, state, str(source.checkpoint), may_resize=source.is_published)
     weights = hash_weights(model)
     spec = PreprocessSpec.from_open_clip(open_clip.get_model_preprocess_cfg(model))
-    preprocessor = make_preprocessor(spec, device)
     tokenizer = _make_tokenizer(source, model)
-    probe = make_probe(preprocessor, tokenizer)
-    expected = _reference(model, preprocessor, probe, device, source)
+    with _runs_on(device, source):  # from the first step on, which a full GPU refuses
+        preprocessor = make_preprocessor(spec, device)
+        probe = make_probe(preprocessor, tokenizer)
+        expected = reference(model, preprocessor, probe, device)
+    _check(expected, source)
     identity = {"weights": weights, "architecture": json.dumps(dict(source.config), sort_keys=True)}
     ingredients = Ingredients(
         model, preprocessor, spec, tokenizer.context_length, device, identity
@@ -287,17 +289,21 @@ def _needed(error: Exception) -> str:
     )
 
 
-def _reference(
-    model: Any, preprocessor: Preprocessor, probe: Probe, device: torch.device, source: ModelSource
-) -> Outputs:
-    """Run both towers in fp32, and check that their embeddings can be compared at all."""
+@contextlib.contextmanager
+def _runs_on(device: torch.device, source: ModelSource) -> Iterator[None]:
+    """Say it as an EncoderError where a model does not run on its device."""
     try:
-        expected = reference(model, preprocessor, probe, device)
+        yield
     except (RuntimeError, IndexError, ValueError, NotImplementedError) as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
         raise EncoderError(
-            f"{source.name!r} does not run on {device}: {error} Try another device, or a smaller "
-            "model."
+            f"{source.name!r} does not run on {device}: {said[0].rstrip('.')}. Stop what else "
+            "uses the device, or choose another one or a smaller model."
         ) from error
+
+
+def _check(expected: Outputs, source: ModelSource) -> None:
+    """Check that embeddings can be compared at all."""
     images, texts = expected.images, expected.texts
     if images.shape != texts.shape:
         raise EncoderError(
@@ -309,7 +315,6 @@ def _reference(
             f"{source.checkpoint} gives embeddings that are not finite: expected numbers, got NaN "
             "or infinity in fp32. The weights are damaged: copy or download them again."
         )
-    return expected
 
 
 def _batches(count: int, size: int) -> Iterator[slice]:
