@@ -38,7 +38,7 @@ UInt8Array = npt.NDArray[np.uint8]
 _CHUNK_BYTES = 64 << 20
 """Most pixels that go to the GPU at a time: resizing takes seven times as much memory."""
 
-_MOST_COPIERS = 8
+_MOST_COPIERS = 16
 _LEAST_SHARED = 4
 """Images from which on several threads copy them."""
 
