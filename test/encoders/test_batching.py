@@ -81,6 +81,34 @@ def test_other_errors_are_not_taken_for_a_want_of_memory() -> None:
         BatchLimit("clip", "cuda:0", 32).run(broken, rows(4))
 
 
+@pytest.mark.parametrize(("free_mb", "device", "is_taken"), [
+    (10, "cuda:1", True), (4000, "cuda:1", False), (10, "cpu", False),
+])  # fmt: skip
+def test_what_fails_on_a_gpu_that_is_full_is_taken_for_a_want_of_memory(
+    monkeypatch, free_mb: int, device: str, is_taken: bool
+) -> None:
+    """Libraries say other things then: cuBLAS, that its execution failed."""
+    asked: list[str] = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(
+        torch.cuda, "mem_get_info", lambda of: (asked.append(of), (free_mb << 20, 1 << 35))[1]
+    )
+
+    def crowded(batch: torch.Tensor) -> torch.Tensor:
+        if len(batch) > 1:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED")
+        return batch * 2
+
+    limit = BatchLimit("clip", device, 4)
+    if is_taken:
+        assert torch.equal(limit.run(crowded, rows(3)), rows(3) * 2)
+    else:
+        with pytest.raises(RuntimeError, match="EXECUTION_FAILED"):
+            limit.run(crowded, rows(3))
+    assert set(asked) <= {device}
+
+
 def test_nothing_of_the_failed_try_is_held_during_the_next() -> None:
     """An exception that is being handled would hold its frames, and they their tensors."""
     held: list[weakref.ref[torch.Tensor]] = []

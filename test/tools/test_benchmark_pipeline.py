@@ -87,6 +87,19 @@ def test_starts_are_shown_of_an_encoder_and_where_there_is_ros_of_a_node(capsys)
         assert words in shown
 
 
+def test_throughput_is_shown_in_images_a_second_with_its_bars(capsys):
+    spread = {"median": 12345.0, "p10": 12000.0, "p90": 13000.0}
+    bar = {"text": "frames / bare", "value": 0.55, "bar": 0.6, "below": False, "met": False}
+    report.show({"throughput": {
+        "device": "some card", "precision": "fp16", "batch": 256, "rates": {"frames": spread},
+        "matrix rate [TFLOP/s]": {"median": 700.0, "p10": 690.0, "p90": 710.0},
+        "share of the matrix rate": {"median": 0.2, "p10": 0.1, "p90": 0.3}, "bars": [bar],
+    }})  # fmt: skip
+    shown = capsys.readouterr().out
+    for words in ("some card", "12345 [12000, 13000]", "700", ">= 0.6", "missed"):
+        assert words in shown
+
+
 def test_plot_is_a_picture(tmp_path):
     pytest.importorskip("matplotlib")
     report.plot(made_up(), tmp_path / "ratios.png")

@@ -66,7 +66,7 @@ class BatchLimit:
         done: list[torch.Tensor] = []
         while (start := sum(map(len, done))) < len(batch):
             part = batch[start : start + self._most]
-            embedded = _try(tower, part)
+            embedded = self._try(tower, part)
             if embedded is None:
                 self._lower(len(part))
             else:
@@ -85,30 +85,29 @@ class BatchLimit:
             self._most = min(self._most, failed // 2)
             _log.warning("%s", self.warning)
 
+    def _try(self, tower: Tower, part: torch.Tensor) -> torch.Tensor | None:
+        """Return what the tower makes of it, or None where the memory does not do."""
+        try:
+            return tower(part)
+        except RuntimeError as error:
+            if not self._is_shortage(error):
+                raise
+        # Outside of the except block: the exception holds the frames that failed, and they their
+        # tensors (PyTorch's FAQ, "My out of memory exception handler can't allocate memory").
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.empty_cache()
+        return None
 
-def _try(tower: Tower, part: torch.Tensor) -> torch.Tensor | None:
-    """Return what the tower makes of it, or None where the memory does not do."""
-    try:
-        return tower(part)
-    except RuntimeError as error:
-        if not _is_shortage(error):
-            raise
-    # Outside of the except block: the exception holds the frames that failed, and they their
-    # tensors (PyTorch's FAQ, "My out of memory exception handler can't allocate memory").
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        torch.cuda.empty_cache()
-    return None
+    def _is_shortage(self, error: RuntimeError) -> bool:
+        """Return whether there was too little memory.
 
-
-def _is_shortage(error: RuntimeError) -> bool:
-    """Return whether there was too little memory.
-
-    On a GPU that is full, libraries cannot load their kernels either, and say other things:
-    cuBLAS, that its execution failed.
-    """
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        return True
-    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        return False
-    free, _ = torch.cuda.mem_get_info()
-    return free < _SCARCE_BYTES
+        On a GPU that is full, libraries cannot load their kernels either, and say other things:
+        cuBLAS, that its execution failed.
+        """
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            return True
+        is_gpu = self._device.startswith("cuda")
+        if not (is_gpu and torch.cuda.is_initialized()):  # type: ignore[no-untyped-call]
+            return False
+        free, _ = torch.cuda.mem_get_info(self._device)
+        return free < _SCARCE_BYTES
