@@ -73,6 +73,9 @@ class Player:
         for number, (connection, stamp_ns, data) in enumerate(self.reader.messages(connections)):
             if number == self.args.fails_after:
                 raise RuntimeError("bad sector")
+            if number == self.args.ends_after:
+                sys.stdout.write("[ERROR] Failed to play: bad sector\n")
+                break
             time.sleep(max(0.0, (stamp_ns - self.now_ns()) / _SEC / self.args.rate))
             self.publishers[connection.topic].publish(bytes(data))
         for publisher in self.publishers.values():
@@ -96,7 +99,11 @@ def main() -> None:
         play.add_argument(switch, action="store_true", required=True)
     args = parser.parse_args()
     args.fails_after = int(os.environ.get("STAND_IN_FAILS_AFTER", "-1"))
+    # The real one ends well when it cannot read on, and when Ctrl-C ends it.
+    args.ends_after = int(os.environ.get("STAND_IN_ENDS_AFTER", "-1"))
     if args.verb == "info":
+        return
+    if args.ends_after == 0:
         return
     player = Player(args)
     executor = SingleThreadedExecutor()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -155,6 +156,27 @@ def test_a_player_that_fails_ends_the_evaluation_and_leaves_the_node_as_it_was(
     assert "exit code 1" in done.stderr
     assert "bad sector" in done.stderr
     assert "--player own" in done.stderr
+    assert not out.exists()
+    assert parameters(robot) == before
+
+
+@pytest.mark.parametrize(
+    ("after", "reason"),
+    [("20", r"ended \d+\.\d s of the bag before the last image, exit code 0"),
+     ("0", "ended before it began to play, exit code 0")],
+)  # fmt: skip
+def test_a_player_that_ends_well_before_its_bag_does_is_a_failure(
+    ready: NodeProcess, robot: Robot, tmp_path: Path, stand_in: dict[str, str],
+    after: str, reason: str,
+) -> None:  # fmt: skip
+    """By a stand-in: the real one's exit code is 0 when it cannot read on, or Ctrl-C ends it."""
+    before = parameters(robot)
+    out = tmp_path / "live"
+    environment = {**stand_in, "STAND_IN_ENDS_AFTER": after}
+    done = run("replay_evaluation", out, "--rate", RATE, environment=environment)
+    assert done.returncode == 1, done.stderr
+    assert re.search(reason, done.stderr), done.stderr
+    assert ("Failed to play: bad sector" in done.stderr) == (after == "20")
     assert not out.exists()
     assert parameters(robot) == before
 

@@ -77,6 +77,32 @@ def test_a_player_that_fails_is_told_with_its_exit_code_and_its_last_words(tmp_p
             process.check()
 
 
+def test_last_words_are_found_behind_the_bar_that_the_player_draws(tmp_path: Path) -> None:
+    bar = "\\033[2K\\n\\033[2K====== Playback Progress ======\\n\\033[2K"
+    bar += "[1767225609.200000048] Duration 9.18/48.98 [R]\\n\\033[4A"
+    command = python(
+        f"import sys; b = '{bar}'; print(b * 9 + '\\033[4B[ERROR] bad sector' + b * 9); sys.exit(3)"
+    )
+    with BagProcess(command, BAG, tmp_path / "output") as process:
+        assert process.has_ended(WAIT_SEC)
+        with pytest.raises(RetrievalError) as raised:
+            process.check()
+    lines = str(raised.value).splitlines()
+    assert lines[1:-1] == ["  [ERROR] bad sector"]
+
+
+def test_a_player_that_ended_before_it_began_has_failed_whatever_its_exit_code(
+    tmp_path: Path,
+) -> None:
+    with BagProcess(python("print('no such topic')"), BAG, tmp_path / "output") as process:
+        assert process.has_ended(WAIT_SEC)
+        process.check()
+        with pytest.raises(
+            RetrievalError, match=r"(?s)before it began.*exit code 0.*no such topic"
+        ):
+            process.check_running()
+
+
 def test_a_player_that_was_killed_is_told_with_the_signal(tmp_path: Path) -> None:
     command = python("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     with BagProcess(command, BAG, tmp_path / "output") as process:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,9 @@ _INFO_WITHIN_SEC = 60.0
 _STOP_WITHIN_SEC = 3.0
 _ACKNOWLEDGED_WITHIN_MS = 5000
 _TAIL_LINES = 8
+_ESCAPE_SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_PROGRESS = re.compile(r"=+ Playback Progress =+|\[[\d.]+\] Duration [\d.]+/[\d.]+ \[\w\]")
+"""A line of the bar that the player draws from Kilted on, three times a second."""
 
 
 def play_command(
@@ -138,15 +142,29 @@ class BagProcess:
 
     def check(self) -> None:
         """Raise RetrievalError if it has failed."""
-        code = self._process.poll()
-        if code:
-            how = f"signal {-code} ended it" if code < 0 else f"exit code {code}"
-            raise self.failed(how)
+        if self._process.poll():
+            raise self.failed(self.ending)
+
+    def check_running(self) -> None:
+        """Raise RetrievalError if it has ended, however."""
+        if self.has_ended(0):
+            raise self.failed(f"it ended before it began to play, {self.ending}")
+
+    @property
+    def ending(self) -> str:
+        """How it ended, as a clause.
+
+        The exit code of a player that Ctrl-C ended, or that could not read on, is 0.
+        """
+        code = self._process.poll() or 0
+        return f"signal {-code} ended it" if code < 0 else f"exit code {code}"
 
     def failed(self, reason: str) -> RetrievalError:
         """Return an error that says why playing failed, with the last that the player printed."""
-        said = self._output.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
-        text = "\n".join(f"  {line}" for line in said if line.strip()) or "  nothing"
+        plain = _ESCAPE_SEQUENCE.sub("", self._output.read_text(errors="replace"))
+        said = [line.strip() for line in plain.splitlines()]
+        told = [line for line in said if line and not _PROGRESS.fullmatch(line)][-_TAIL_LINES:]
+        text = "\n".join(f"  {line}" for line in told) or "  nothing"
         return RetrievalError(
             f"ros2 bag play {self._bag}: {reason}. It said last:\n{text}\n"
             "Take --player own, or play the bag by hand to see more."

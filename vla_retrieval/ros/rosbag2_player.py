@@ -35,6 +35,9 @@ from vla_retrieval.ros.playing import (
 
 _WITHIN_SEC = 60.0
 _LOOK_SEC = 0.2
+_NEARLY_SEC = 1.0
+"""Of playing, that a player may end before the last image by the clock, whose end may be lost."""
+
 _NS_PER_SEC = 1_000_000_000
 # As the other player sends, so that what is played arrives however it was recorded.
 _QOS = {"history": "keep_last", "depth": 10, "reliability": "reliable", "durability": "volatile"}
@@ -199,6 +202,7 @@ class Rosbag2Player:
                 report(bisect.bisect_right(received, self._clock.said_ns or 0))
                 check_listening(self._client.node.count_subscribers(image), image)
             process.check()
+            self._check_whole(process, bag)
             if self._frames_received() == before:
                 raise process.failed("the node heard no image of it")
         self._sent += bag.count
@@ -231,7 +235,7 @@ class Rosbag2Player:
         client = node.create_client(resume, f"{NODE_NAME}/resume")
 
         def is_there() -> bool:
-            process.check()
+            process.check_running()
             return bool(client.service_is_ready()) and all(
                 map(node.count_publishers, targets.values())
             )
@@ -239,7 +243,7 @@ class Rosbag2Player:
         def is_heard() -> bool:
             # An answer to words has the time by the node's clock, and the clock of a player that
             # waits stands still.
-            process.check()
+            process.check_running()
             answer = self._client.call("retrieve", _WITHIN_SEC, instruction=instruction, k=1)
             return self._clock.said_ns == to_ns(answer.result.header.stamp)
 
@@ -250,6 +254,15 @@ class Rosbag2Player:
         if not done.wait(_WITHIN_SEC):
             raise TimeoutError("it does not go on")
         self._client.between_callbacks(lambda: node.destroy_client(client))
+
+    def _check_whole(self, process: BagProcess, bag: RecordedBag) -> None:
+        """Raise RetrievalError if a player ended well before the bag did."""
+        said_ns = self._clock.said_ns or 0
+        left_sec = (bag.last.received_ns - said_ns) / _NS_PER_SEC
+        if left_sec > _NEARLY_SEC * self._options.rate and not self._last_came.is_set():
+            raise process.failed(
+                f"it ended {left_sec:.1f} s of the bag before the last image, {process.ending}"
+            )
 
     def _on_clock(self, message: Any) -> None:
         self._clock.take(to_ns(message.clock), time.monotonic())
