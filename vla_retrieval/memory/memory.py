@@ -208,15 +208,18 @@ class Memory(Readable):
                 entries, scenes, instructions, self._options, around.neighbours, around.entries
             )
             kept, *halves = sorted_out.kept(entries, scenes, instructions)
-            with self._database.writing() as connection:
-                ids = store.insert(connection, kept, *halves)
-                report = sorted_out.report(ids)
-                if not sorted_out.all_new:
-                    _count_merged(connection, report)
-                evictions = make_room(
-                    connection, self._database, index, self._standing, self._options, len(ids)
-                )
-            evicted = [entry_id for went in evictions for entry_id in went.entry_ids]
+            with self._recent.changing() as changed:
+                with self._database.writing() as connection:
+                    ids = store.insert(connection, kept, *halves)
+                    report = sorted_out.report(ids)
+                    if not sorted_out.all_new:
+                        _count_merged(connection, report)
+                        changed.update(report.entry_ids)
+                    evictions = make_room(
+                        connection, self._database, index, self._standing, self._options, len(ids)
+                    )
+                evicted = [entry_id for went in evictions for entry_id in went.entry_ids]
+                changed.update(evicted)
             self._follow(Addition(ids, list(map(facts_of, kept)), *halves), evicted)
             pinned = [i for i, entry in zip(ids, kept, strict=True) if entry.pinned]
             if pinned:
@@ -246,9 +249,10 @@ class Memory(Readable):
         """
         self._check_writable()
         with self._live.writing() as index:
-            with self._database.writing() as connection:
+            with self._recent.changing() as changed, self._database.writing() as connection:
                 gone = store.delete(connection, entry_ids)
                 counters.increase(connection, counters.REMOVED, gone)
+                changed.update(map(int, entry_ids))
             with self._live.changing(self._live.sequence + gone, gone):
                 index.remove(entry_ids)
             self._standing.forget(entry_ids)
@@ -263,8 +267,9 @@ class Memory(Readable):
         """
         self._check_writable()
         with self._live.writing():
-            with self._database.writing() as connection:
+            with self._recent.changing() as changed, self._database.writing() as connection:
                 store.pin(connection, entry_ids, pinned=pinned)
+                changed.update(map(int, entry_ids))
             self._standing.pin(entry_ids, pinned=pinned)
 
     def use_head(self, head: Head | None) -> None:

@@ -15,6 +15,7 @@ from vla_retrieval.memory.database import Database
 from vla_retrieval.memory.eviction import Standing
 from vla_retrieval.memory.live import LiveIndex
 from vla_retrieval.memory.reading import ranked
+from vla_retrieval.memory.recent import RecentEntries
 from vla_retrieval.memory.results import SearchResult
 from vla_retrieval.projection import Head, projected_fingerprint
 from vla_retrieval.types import (
@@ -47,6 +48,7 @@ class Readable:
         self._database = database
         self._live = live
         self._standing = standing
+        self._recent = RecentEntries()
 
     def note_use(self, entry_ids: Sequence[int]) -> None:
         """Count that entries were matches, for evicting the least used.
@@ -72,14 +74,23 @@ class Readable:
         """Return entries in the order of their ids.
 
         An entry that a search found may have been removed since; then this raises, and a new
-        search does not find it.
+        search does not find it. Those that were asked for lately come from RAM, and are shared
+        with others who ask: nobody may change what is in them.
 
         Raises:
             EntryNotFoundError: If an id is unknown; it names all that are.
             MemoryFormatError: If one differs from its checksum.
             StorageError: If they cannot be read.
         """
-        return self._read(entry_ids, thumbnails, "entry_ids")
+        if thumbnails:
+            return self._read(entry_ids, thumbnails, "entry_ids")
+        with self._live.reading():  # a memory that was closed has none
+            found = self._recent.find(entry_ids)
+        if found is None:
+            changes = self._recent.changes
+            found = self._read(entry_ids, thumbnails, "entry_ids")
+            self._recent.keep(found, changes)
+        return found
 
     def _read(self, entry_ids: Sequence[int], thumbnails: bool, field: str) -> list[Entry]:
         with self._live.reading(), self._database.reading() as connection:

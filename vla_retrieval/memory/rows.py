@@ -76,6 +76,7 @@ def _to_entry(row: tuple[Any, ...], tags: tuple[str, ...], metadata: Mapping[str
     action = pose = None
     if space is not None:
         numbers = np.frombuffer(values, dtype=_FLOAT32).astype(np.float32)
+        numbers.setflags(write=False)  # entries are shared between those who ask for them
         action = Action(space, tuple(json.loads(shape)), numbers)
     if content[8] is not None:
         x, y, z, qx, qy, qz, qw = content[10:]
