@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -44,6 +44,7 @@ def measure(settings: Settings) -> dict[str, Any]:
     ready = pixels.to(half)
     operations = _operations(model, pixels[:1])
     frames = _frames(BATCH * _BATCHES)
+    prepared = encoder._preprocessor.prepare(frames[:BATCH])
     compiled = torch.compile(low.encode_image, dynamic=False)
     left, right = (
         torch.randn((_MATRIX, _MATRIX), device=device, dtype=half) for _ in range(2)
@@ -53,6 +54,8 @@ def measure(settings: Settings) -> dict[str, Any]:
         "bare eager, ready tensors": _synchronised(lambda: low.encode_image(ready)),
         "bare compiled, ready tensors": _synchronised(lambda: compiled(ready)),
         "VGA frames": lambda n: encoder.encode_images(frames),
+        "VGA frames, prepared only": _in_turn(frames, encoder._preprocessor.prepare),
+        "prepared frames, embedded only": lambda n: encoder._engine.embed_pixels(prepared),
         "matrix product": _synchronised(lambda: left @ right),
     }
     laps = interleave(calls, settings.rounds, settings.limit_sec / 2)
@@ -103,6 +106,19 @@ def _synchronised(call: Callable[[], Any]) -> Callable[[int], Any]:
     def run(_: int) -> None:
         with torch.inference_mode():
             call()
+        torch.cuda.synchronize()
+
+    return run
+
+
+def _in_turn(
+    frames: Sequence[RgbImage], call: Callable[[Sequence[RgbImage]], Any]
+) -> Callable[[int], Any]:
+    """Return a call for another batch each time, whose pixels no processor's cache holds."""
+
+    def run(number: int) -> None:
+        first = number % _BATCHES * BATCH
+        call(frames[first : first + BATCH])
         torch.cuda.synchronize()
 
     return run
