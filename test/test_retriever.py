@@ -14,7 +14,12 @@ from hypothesis import strategies as st
 from vla_retrieval import diversity
 from vla_retrieval.deadline import Deadline
 from vla_retrieval.encoders import DoubleEncoder
-from vla_retrieval.errors import DeadlineExceededError, InvalidInputError
+from vla_retrieval.errors import (
+    DeadlineExceededError,
+    EntryNotFoundError,
+    InvalidInputError,
+    MemoryFormatError,
+)
 from vla_retrieval.memory import Memory
 from vla_retrieval.memory.options import MemoryOptions
 from vla_retrieval.retriever import Retriever, make_probes
@@ -186,6 +191,24 @@ def test_a_match_forgotten_while_it_is_read_is_replaced_by_the_next_best(
         found = retriever.retrieve(Query(instruction="same", k=1))
         assert [m.entry.entry_id for m in found.matches] == [2]
         assert found.memory_size == 1
+
+
+def test_entries_that_are_found_for_ever_and_never_read_end_in_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A snapshot and a database that do not belong together must not hold a thread for good."""
+    monkeypatch.setattr("vla_retrieval.retriever._PATIENCE_SEC", 0.2)
+    encoder = DoubleEncoder()
+    with Memory.open(tmp_path / "memory", encoder.fingerprint) as memory:
+        retriever = Retriever(encoder, memory)
+        retriever.remember(picture(1), NewEntry(instruction="same", stamp_ns=1))
+
+        def nobody(ids: list[int], **options: bool) -> object:
+            raise EntryNotFoundError(f"entry_ids: no entries {ids}.")
+
+        monkeypatch.setattr(memory, "get_many", nobody)
+        with pytest.raises(MemoryFormatError, match=r"memory: its index.*\[1\].*memory check"):
+            retriever.retrieve(Query(instruction="same", k=1))
 
 
 @pytest.mark.parametrize(

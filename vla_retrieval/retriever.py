@@ -15,7 +15,7 @@ from vla_retrieval import diversity
 from vla_retrieval.calibration import Calibration, direction_of
 from vla_retrieval.deadline import Deadline
 from vla_retrieval.encoders import Encoder
-from vla_retrieval.errors import EntryNotFoundError, InvalidInputError
+from vla_retrieval.errors import EntryNotFoundError, InvalidInputError, MemoryFormatError
 from vla_retrieval.memory import Memory
 from vla_retrieval.memory.results import SearchResult
 from vla_retrieval.projection import projected_fingerprint
@@ -37,6 +37,9 @@ from vla_retrieval.types import (
 )
 
 _log = logging.getLogger(__name__)
+
+_PATIENCE_SEC = 5.0
+"""How long entries may be found that cannot be read: a writer forgets them in far less."""
 
 
 class Retriever:
@@ -141,7 +144,11 @@ class Retriever:
         Returns:
             The candidates, their entries in the same order, what is known with its confidence,
             and the seconds for reading.
+
+        Raises:
+            MemoryFormatError: If the index has entries that the database has not.
         """
+        give_up_sec = time.monotonic() + _PATIENCE_SEC
         while True:
             deadline.check("the search")
             wanted = diversity.pool(query.k) if query.diversity else query.k
@@ -159,7 +166,12 @@ class Retriever:
                     found = self._diverse(query, probes, found)
                 ids = [candidate.entry_id for candidate in found.candidates]
                 entries = self.memory.get_many(ids, thumbnails=thumbnails)
-            except EntryNotFoundError:
+            except EntryNotFoundError as error:
+                if time.monotonic() > give_up_sec:
+                    raise MemoryFormatError(
+                        f"{self.memory.stats().directory}: its index has entries that its database "
+                        f"has not: {error} Close the memory, and run `memory check --drop-damaged` on it."
+                    ) from error
                 continue  # forgotten since the search, which finds others in its place
             return found, entries, known, time.perf_counter() - start
 
