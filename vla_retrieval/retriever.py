@@ -170,7 +170,8 @@ class Retriever:
                 if time.monotonic() > give_up_sec:
                     raise MemoryFormatError(
                         f"{self.memory.stats().directory}: its index has entries that its database "
-                        f"has not: {error} Close the memory, and run `memory check --drop-damaged` on it."
+                        f"has not: {error} Close the memory, and run `memory check --drop-damaged` "
+                        "on it."
                     ) from error
                 continue  # forgotten since the search, which finds others in its place
             return found, entries, known, time.perf_counter() - start
