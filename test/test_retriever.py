@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -197,7 +198,6 @@ def test_entries_that_are_found_for_ever_and_never_read_end_in_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A snapshot and a database that do not belong together must not hold a thread for good."""
-    monkeypatch.setattr("vla_retrieval.retriever._PATIENCE_SEC", 0.2)
     encoder = DoubleEncoder()
     with Memory.open(tmp_path / "memory", encoder.fingerprint) as memory:
         retriever = Retriever(encoder, memory)
@@ -209,6 +209,41 @@ def test_entries_that_are_found_for_ever_and_never_read_end_in_an_error(
         monkeypatch.setattr(memory, "get_many", nobody)
         with pytest.raises(MemoryFormatError, match=r"memory: its index.*\[1\].*memory check"):
             retriever.retrieve(Query(instruction="same", k=1))
+
+
+def test_a_writer_that_takes_its_time_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the commit, which everybody sees, and the index."""
+    encoder = DoubleEncoder()
+    with Memory.open(tmp_path / "memory", encoder.fingerprint) as memory:
+        retriever = Retriever(encoder, memory)
+        for number in (1, 2):
+            retriever.remember(picture(number), NewEntry(instruction="same", stamp_ns=number))
+        changing, tries = memory._live.changing, []
+        read = memory.get_many
+
+        def slowly(*numbers: int) -> object:
+            committed.set()
+            assert enough.wait(60)
+            return changing(*numbers)
+
+        def noted(ids: list[int], **options: bool) -> object:
+            tries.append(time.monotonic())
+            if tries[-1] - tries[0] > 0.3:
+                enough.set()
+            return read(ids, **options)
+
+        committed, enough = threading.Event(), threading.Event()
+        monkeypatch.setattr(memory._live, "changing", slowly)
+        writer = threading.Thread(target=memory.remove, args=([1],))
+        writer.start()
+        assert committed.wait(60)
+        monkeypatch.setattr(memory, "get_many", noted)
+        found = retriever.retrieve(Query(instruction="same", k=2))
+        writer.join()
+    assert [m.entry.entry_id for m in found.matches] == [2]
+    assert len(tries) > 2
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,8 @@ from vla_retrieval.types import (
 
 _log = logging.getLogger(__name__)
 
-_PATIENCE_SEC = 5.0
-"""How long entries may be found that cannot be read: a writer forgets them in far less."""
+_PAUSE_SEC = 0.0005
+"""Before the next search, so that a writer gets its turn."""
 
 
 class Retriever:
@@ -148,9 +148,11 @@ class Retriever:
         Raises:
             MemoryFormatError: If the index has entries that the database has not.
         """
-        give_up_sec = time.monotonic() + _PATIENCE_SEC
+        missing = ""
         while True:
             deadline.check("the search")
+            # Ids are not given out twice: what is missing cannot be in an index that follows.
+            follows = bool(missing) and self.memory.shows_all_commits()
             wanted = diversity.pool(query.k) if query.diversity else query.k
             found = self.memory.search(probes, wanted, filter=query.filter)
             known = self._judge(query, found)
@@ -167,12 +169,14 @@ class Retriever:
                 ids = [candidate.entry_id for candidate in found.candidates]
                 entries = self.memory.get_many(ids, thumbnails=thumbnails)
             except EntryNotFoundError as error:
-                if time.monotonic() > give_up_sec:
+                if follows and str(error) == missing:
                     raise MemoryFormatError(
                         f"{self.memory.stats().directory}: its index has entries that its database "
                         f"has not: {error} Close the memory, and run `memory check --drop-damaged` "
                         "on it."
                     ) from error
+                missing = str(error)
+                time.sleep(_PAUSE_SEC)
                 continue  # forgotten since the search, which finds others in its place
             return found, entries, known, time.perf_counter() - start
 

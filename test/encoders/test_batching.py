@@ -85,14 +85,14 @@ def test_other_errors_are_not_taken_for_a_want_of_memory() -> None:
     (10, "cuda:1", True), (4000, "cuda:1", False), (10, "cpu", False),
 ])  # fmt: skip
 def test_what_fails_on_a_gpu_that_is_full_is_taken_for_a_want_of_memory(
-    monkeypatch, free_mb: int, device: str, is_taken: bool
+    monkeypatch, caplog, free_mb: int, device: str, is_taken: bool
 ) -> None:
     """Libraries say other things then: cuBLAS, that its execution failed."""
     asked: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     monkeypatch.setattr(
-        torch.cuda, "mem_get_info", lambda of: (asked.append(of), (free_mb << 20, 1 << 35))[1]
+        torch.cuda, "mem_get_info", lambda of: (asked.append(str(of)), (free_mb << 20, 1 << 35))[1]
     )
 
     def crowded(batch: torch.Tensor) -> torch.Tensor:
@@ -103,6 +103,8 @@ def test_what_fails_on_a_gpu_that_is_full_is_taken_for_a_want_of_memory(
     limit = BatchLimit("clip", device, 4)
     if is_taken:
         assert torch.equal(limit.run(crowded, rows(3)), rows(3) * 2)
+        # What was really said is not lost: it may be another reason after all.
+        assert "CUBLAS_STATUS_EXECUTION_FAILED" in caplog.text
     else:
         with pytest.raises(RuntimeError, match="EXECUTION_FAILED"):
             limit.run(crowded, rows(3))

@@ -81,18 +81,50 @@ def test_whole_batches_are_recorded_when_they_come_again() -> None:
     assert graph.replays == 2
 
 
-def test_a_batch_that_cannot_be_recorded_is_tried_once(caplog) -> None:
-    tries = []
+def test_a_batch_that_cannot_be_recorded_is_tried_again_ever_more_seldom(caplog) -> None:
+    """Others may have had the memory, and given it back."""
+    tower, graph, tries = Doubling(), Graph(), []
 
-    def refuse(tower: Callable, example: torch.Tensor) -> Recording:
-        tries.append(len(example))
-        raise RuntimeError("out of memory")
+    def refuse(tower: Doubling, example: torch.Tensor) -> Recording:
+        tries.append(tower.passes)
+        if len(tries) < 4:
+            raise RuntimeError("out of memory")
+        return graph.record(tower, example)
 
-    recorded = RecordedTower(Doubling(), [], refuse, batch_size=3)
-    for _ in range(4):
+    recorded = RecordedTower(tower, [], refuse, batch_size=3)
+    for _ in range(19):
         assert torch.equal(recorded(row(1.0, count=3)), row(2.0, count=3))
-    assert tries == [3]
+    assert tries == [1, 3, 7, 15], "passes before the 2nd, 4th, 8th and 16th batch"
+    assert graph.replays == 4
     assert "(3, 4)" in caplog.text
+
+
+def test_one_recording_is_made_at_a_time_whatever_tower_it_is_of() -> None:
+    """torch records one graph at a time in a process, and another one would spoil it."""
+    graph, inside, most = Graph(), [], []
+
+    def record(tower: Callable, example: torch.Tensor) -> Recording:
+        inside.append(1)
+        most.append(len(inside))
+        started.set()
+        may_end.wait(0.2)  # the other thread has time to come in, if it can
+        inside.pop()
+        return graph.record(tower, example)
+
+    started, may_end = threading.Event(), threading.Event()
+    towers = [RecordedTower(Doubling(), [], record, batch_size=1) for _ in range(2)]
+
+    def twice(tower: RecordedTower) -> None:
+        tower(row(1.0))
+        tower(row(1.0))
+
+    threads = [threading.Thread(target=twice, args=(tower,)) for tower in towers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1]
+    assert all(tower.shapes == {(1, 4)} for tower in towers)
 
 
 def test_a_tower_that_cannot_be_recorded_is_run_and_a_warning_says_so(caplog) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,6 +17,7 @@ from open_clip.transform import PreprocessCfg  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from vla_retrieval.encoders import gpu_preprocessing  # noqa: E402
+from vla_retrieval.encoders.batching import BatchLimit  # noqa: E402
 from vla_retrieval.encoders.gpu_preprocessing import GpuPreprocessor  # noqa: E402
 from vla_retrieval.encoders.preprocessing import (  # noqa: E402
     PreprocessSpec,
@@ -67,7 +71,10 @@ def test_many_images_of_one_size_go_in_chunks(scene, monkeypatch):
     spec = spec_of(PreprocessCfg(64))
     images = [scene(48, 64, seed=seed) for seed in range(7)]
     whole = GpuPreprocessor(spec, DEVICE).prepare(images)
-    monkeypatch.setattr(gpu_preprocessing, "_CHUNK_BYTES", 2 * 48 * 64 * 3)
+    chunked = GpuPreprocessor(spec, DEVICE)
+    whole_chunk = chunked._resizer(gpu_preprocessing._Kind.of(images[0])).chunk
+    bytes_each = gpu_preprocessing._CHUNK_BYTES // whole_chunk
+    monkeypatch.setattr(gpu_preprocessing, "_CHUNK_BYTES", 2 * bytes_each)
     uploads = []
     chunked = GpuPreprocessor(spec, DEVICE)
     upload = chunked._upload
@@ -115,6 +122,40 @@ def test_cameras_that_take_turns_are_prepared_once_and_forgotten_last_of_all(sce
     assert made == [(40, 50), (50, 40), (33, 34), (40, 50)]
 
 
+def test_a_size_that_is_forgotten_leaves_nothing_behind(scene, monkeypatch):
+    """A GPU's memory must not wait for the garbage collector, which knows nothing of it."""
+    monkeypatch.setattr(gpu_preprocessing, "_KNOWN_SIZES", 1)
+    preprocessor = GpuPreprocessor(spec_of(PreprocessCfg(32)), DEVICE)
+    gc.disable()
+    try:
+        preprocessor.prepare([scene(40, 50)])
+        (forgotten,) = (weakref.ref(resizer) for resizer in preprocessor._resizers.values())
+        preprocessor.prepare([scene(50, 40)])
+        assert forgotten() is None
+    finally:
+        gc.enable()
+
+
+def test_what_the_memory_does_not_do_for_is_said(scene, monkeypatch):
+    preprocessor = GpuPreprocessor(spec_of(PreprocessCfg(32)), DEVICE)
+    images = [scene(40, 50, seed=seed) for seed in range(4)]
+    expected = preprocessor.prepare(images)
+    assert preprocessor.warning == ""
+    (resizer,) = preprocessor._resizers.values()
+    resize = resizer._resize
+
+    def crowded(pixels):
+        if len(pixels) > 2:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return resize(pixels)
+
+    monkeypatch.setattr(resizer, "_resize", crowded)
+    monkeypatch.setattr(resizer, "limit", BatchLimit("resizing", str(DEVICE), 4, "send less"))
+    assert torch.equal(preprocessor.prepare(images), expected)
+    assert "at most 2 inputs" in preprocessor.warning
+    assert "send less" in preprocessor.warning
+
+
 def test_normalised_pixels_equal_those_of_a_cpu(scene):
     spec = spec_of(PreprocessCfg(32))
     prepared = UInt8Preprocessor(spec).prepare([scene(40, 50)])
@@ -146,6 +187,6 @@ def test_a_single_frame_is_replayed_as_a_graph(scene):
     images = [scene(480, 640, seed=seed) for seed in range(3)]
     together = preprocessor.prepare(images)
     (resizer,) = preprocessor._resizers.values()
-    assert resizer._resize.shapes
     for image, row in zip(images, together, strict=True):
         assert (preprocessor.prepare([image])[0].int() - row.int()).abs().max() <= 1
+    assert resizer._resize.shapes, "from the second one on"

@@ -268,6 +268,55 @@ def test_device_that_runs_out_of_memory_gets_smaller_batches_and_then_says_what_
     assert encoder.encode_instructions(["cup"]).shape == (1, encoder.dim)
 
 
+class Elsewhere:
+    """An engine that says it is on a GPU, and runs where the other one runs."""
+
+    device = "cuda:0"
+
+    def __init__(self, engine):
+        self.embed_pixels = engine.embed_pixels
+
+
+def test_batches_that_are_prepared_ahead_come_in_their_order(load, scene):
+    encoder = load(batch_size=2)
+    images = [scene(*size, seed=i) for i, size in enumerate(SIZES)]
+    expected = encoder.encode_images(images)
+    encoder._engine = Elsewhere(encoder._engine)
+    np.testing.assert_allclose(encoder.encode_images(images), expected, atol=1e-6)
+    assert encoder.encode_images([]).shape == (0, 16)
+
+
+def test_a_batch_that_a_pass_left_no_room_for_is_prepared_after_it(load, scene, monkeypatch):
+    encoder = load(batch_size=1)
+    images = [scene(40, 50, seed=seed) for seed in range(4)]
+    expected = encoder.encode_images(images)
+    encoder._engine = Elsewhere(encoder._engine)
+    prepare, threads = encoder._preprocessor.prepare, []
+
+    def crowded(batch):
+        threads.append(threading.current_thread().name)
+        if threads[-1].startswith("prepare") and len(threads) > 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return prepare(batch)
+
+    monkeypatch.setattr(encoder._preprocessor, "prepare", crowded)
+    np.testing.assert_allclose(encoder.encode_images(images), expected, atol=1e-6)
+    assert threads.count("MainThread") == 3
+
+
+def test_a_pass_that_fails_leaves_nobody_preparing(load, scene, monkeypatch):
+    encoder = load(batch_size=1)
+    encoder._engine = Elsewhere(encoder._engine)
+
+    def fail(prepared):
+        raise RuntimeError("defect")
+
+    monkeypatch.setattr(encoder._engine, "embed_pixels", fail)
+    with pytest.raises(EncoderError, match="defect"):
+        encoder.encode_images([scene(40, 50)] * 3)
+    assert not [t for t in threading.enumerate() if t.name.startswith("prepare")]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_gives_what_the_cpu_gives(load, scene):
     images = [scene(*size, seed=i) for i, size in enumerate(SIZES)]

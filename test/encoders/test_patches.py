@@ -40,6 +40,16 @@ def test_other_layers_are_left_alone(module):
     assert use_products(torch.nn.Sequential(module)) == 0
 
 
+class Padding(torch.nn.Conv2d):
+    """Pads what does not fill a patch, as timm's `Conv2dSame` does."""
+
+
+def test_layers_that_do_more_than_a_convolution_are_left_alone():
+    assert not is_patches(Padding(3, 8, 16, stride=16))
+    normed = torch.nn.utils.weight_norm(torch.nn.Conv2d(3, 8, 16, stride=16))
+    assert not is_patches(normed)
+
+
 def test_a_model_of_open_clip_computes_the_same_with_products():
     open_clip = pytest.importorskip("open_clip")
     torch.manual_seed(0)

@@ -60,7 +60,8 @@ def load_encoder(settings: EncoderSettings | None = None) -> Encoder:
 def free_device_memory() -> None:
     """Give back what encoders that nobody refers to any more took of a GPU's memory.
 
-    torch keeps freed blocks for its next tensors, where other processes cannot use them.
+    torch keeps freed blocks for its next tensors, where other processes cannot use them. What it
+    keeps of the CPU's memory for uploads stays.
     """
     gc.collect()
     torch = sys.modules.get("torch")

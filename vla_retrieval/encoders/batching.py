@@ -8,14 +8,13 @@ from collections.abc import Callable
 
 import torch
 
+from vla_retrieval.encoders.cuda_graphs import NOBODY_RECORDS
+from vla_retrieval.encoders.shortage import is_shortage
 from vla_retrieval.errors import EncoderError
 
 _log = logging.getLogger(__name__)
 
 Tower = Callable[[torch.Tensor], torch.Tensor]
-
-_SCARCE_BYTES = 64 << 20
-"""Free memory of a GPU below which any failure is taken for a want of it."""
 
 
 class BatchLimit:
@@ -25,14 +24,19 @@ class BatchLimit:
     call it.
 
     Args:
-        model: Name of the model, for messages.
-        device: Where it computes, for messages.
+        what: Whose memory it is, for messages: a model's name.
+        device: Where it computes, as torch names it.
         most: Most inputs of one pass, from 1 on.
+        advice: What takes less memory, for messages.
     """
 
-    def __init__(self, model: str, device: str, most: int) -> None:
-        self._model = model
-        self._device = device
+    def __init__(
+        self, what: str, device: str, most: int,
+        advice: str = "take a smaller model or precision",
+    ) -> None:  # fmt: skip
+        self._what = what
+        self._device = torch.device(device)
+        self._advice = advice
         self._wanted = most
         self._most = most
         self._lock = threading.Lock()  # protects _most: it only ever falls
@@ -48,9 +52,9 @@ class BatchLimit:
         if self._most == self._wanted:
             return ""
         return (
-            f"{self._device} ran out of memory: {self._model} takes at most {self._most} inputs at "
-            f"once there now, {self._wanted} were wanted. Stop what else uses it, or take a "
-            "smaller model or precision; clean up and configure the node to try larger ones again."
+            f"{self._device} ran out of memory: {self._what} takes at most {self._most} inputs at "
+            f"once there now, {self._wanted} were wanted. Stop what else uses it, or "
+            f"{self._advice}; clean up and configure the node to try larger ones again."
         )
 
     def run(self, tower: Tower, batch: torch.Tensor) -> torch.Tensor:
@@ -66,48 +70,36 @@ class BatchLimit:
         done: list[torch.Tensor] = []
         while (start := sum(map(len, done))) < len(batch):
             part = batch[start : start + self._most]
-            embedded = self._try(tower, part)
+            embedded, said = self._try(tower, part)
             if embedded is None:
-                self._lower(len(part))
+                self._lower(len(part), said)
             else:
                 done.append(embedded)
         return done[0] if len(done) == 1 else torch.cat(done)
 
-    def _lower(self, failed: int) -> None:
+    def _lower(self, failed: int, said: str) -> None:
         # Another thread may have lowered it since; then that is tried first.
         with self._lock:
             if failed == 1:
                 raise EncoderError(
-                    f"{self._device} ran out of memory: {self._model} needs more than is free for "
-                    "a batch of 1. Stop what else uses it, choose a smaller model, a smaller "
-                    "precision or another device."
+                    f"{self._device} ran out of memory: {self._what} needs more than is free for "
+                    f"a batch of 1 ({said}). Stop what else uses it, {self._advice}, or choose "
+                    "another device."
                 )
             self._most = min(self._most, failed // 2)
-            _log.warning("%s", self.warning)
+            _log.warning("%s (%s)", self.warning, said)
 
-    def _try(self, tower: Tower, part: torch.Tensor) -> torch.Tensor | None:
-        """Return what the tower makes of it, or None where the memory does not do."""
+    def _try(self, tower: Tower, part: torch.Tensor) -> tuple[torch.Tensor | None, str]:
+        """Return what the tower makes of it, or None and what was said of too little memory."""
         try:
-            return tower(part)
+            return tower(part), ""
         except RuntimeError as error:
-            if not self._is_shortage(error):
+            if not is_shortage(error, self._device):
                 raise
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         # Outside of the except block: the exception holds the frames that failed, and they their
         # tensors (PyTorch's FAQ, "My out of memory exception handler can't allocate memory").
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            torch.cuda.empty_cache()
-        return None
-
-    def _is_shortage(self, error: RuntimeError) -> bool:
-        """Return whether there was too little memory.
-
-        On a GPU that is full, libraries cannot load their kernels either, and say other things:
-        cuBLAS, that its execution failed.
-        """
-        if isinstance(error, torch.cuda.OutOfMemoryError):
-            return True
-        is_gpu = self._device.startswith("cuda")
-        if not (is_gpu and torch.cuda.is_initialized()):  # type: ignore[no-untyped-call]
-            return False
-        free, _ = torch.cuda.mem_get_info(self._device)
-        return free < _SCARCE_BYTES
+            with NOBODY_RECORDS:
+                torch.cuda.empty_cache()
+        return None, said

@@ -9,6 +9,7 @@ Source: PyTorch's "CUDA semantics", section "CUDA Graphs".
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -19,6 +20,10 @@ Tower = Callable[[torch.Tensor], torch.Tensor]
 Record = Callable[[Tower, torch.Tensor], "Recording"]
 
 _log = logging.getLogger(__name__)
+
+NOBODY_RECORDS = threading.Lock()
+"""Held while a graph is recorded, one at a time in a process, and by whoever would disturb that:
+what waits for the whole device, and what the allocator would take for the graph's own."""
 
 _WARM_UPS = 3
 """Passes before a recording, in which libraries choose kernels and allocate their workspaces."""
@@ -55,9 +60,11 @@ class RecordedTower:
     Args:
         tower: Takes and returns tensors on the device.
         examples: One input for each shape that is common.
-        record: Makes a recording; may fail for a tower that waits for the GPU in its midst.
+        record: Makes a recording; may fail for a tower that waits for the GPU in its midst, or
+            for want of memory.
         batch_size: Inputs of a batch that is recorded when it comes for the second time: who
-            never asks for one does not give a GPU's memory for its recording. 0 for none.
+            never asks for one does not give a GPU's memory for its recording. Where that fails,
+            the 4th, 8th and so on try again. 0 for none.
     """
 
     def __init__(
@@ -91,13 +98,17 @@ class RecordedTower:
 
     def _learn(self, batch: torch.Tensor) -> None:
         with self._lock:
+            if batch.shape in self._recordings:
+                return
             self._batches += 1
-            if self._batches == 2:
+            is_power_of_two = self._batches & (self._batches - 1) == 0
+            if self._batches > 1 and is_power_of_two:
                 self._add(batch)
 
     def _add(self, example: torch.Tensor) -> None:
         try:
-            self._recordings[example.shape] = self._record(self._tower, example)
+            with NOBODY_RECORDS:
+                self._recordings[example.shape] = self._record(self._tower, example)
         except RuntimeError as error:
             _log.warning(
                 "inputs of shape %s are not run as a CUDA graph, which is slower: %s",
@@ -117,16 +128,23 @@ def record_on_gpu(tower: Tower, example: torch.Tensor) -> Recording:
     """
     device = example.device
     source = example.clone()
-    with torch.cuda.device(device):
-        # Warmed up on a stream of its own, as PyTorch asks for.
-        side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    # A stream of the tower's own device: torch's default is that of the first recording. And
+    # what was current is put back, also where torch's own block fails to.
+    side = _side_stream(device)
+    with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
+        # Warmed up on another stream, as PyTorch asks for.
         side.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(side):
             for _ in range(_WARM_UPS):
                 tower(source)
         torch.cuda.current_stream(device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        # Other threads may go on with the GPU while this one records.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        # Other threads may go on with the GPU meanwhile.
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
             result = tower(source)
     return Recording(source, result, graph.replay)
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call,no-any-return]

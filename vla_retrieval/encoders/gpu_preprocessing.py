@@ -2,8 +2,8 @@
 
 A frame's way: those of its pixels that the model will see are copied into pinned memory, and from
 there to the GPU while the CPU goes on. Single frames, which is what a robot has, are resized by
-a recorded CUDA graph; many frames of one size go in chunks, each copied by several threads while
-the GPU still works on the one before.
+a CUDA graph that is recorded when their size comes for the second time; many frames of one size go
+in chunks, each copied by several threads while the GPU still works on the one before.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 
 from vla_retrieval.encoders.batching import BatchLimit
-from vla_retrieval.encoders.cuda_graphs import RecordedTower, Tower
+from vla_retrieval.encoders.cuda_graphs import NOBODY_RECORDS, RecordedTower, Tower
 from vla_retrieval.encoders.preprocessing import (
     PreprocessSpec,
     grows_without_bound,
@@ -35,8 +35,8 @@ from vla_retrieval.types import RgbImage
 
 UInt8Array = npt.NDArray[np.uint8]
 
-_CHUNK_BYTES = 64 << 20
-"""Most pixels that go to the GPU at a time: resizing takes seven times as much memory."""
+_CHUNK_BYTES = 512 << 20
+"""Most memory of a GPU that resizing takes at a time."""
 
 _MOST_COPIERS = 16
 _LEAST_SHARED = 4
@@ -79,7 +79,7 @@ class GpuPreprocessor:
             for values in (1.0 / (255.0 * std), -mean / std)
         )
         self._resizers: dict[_Kind, _Resizer] = {}
-        self._lock = threading.Lock()  # protects the above; a size is prepared once
+        self._lock = threading.Lock()  # protects the above
         self._copies: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -87,7 +87,7 @@ class GpuPreprocessor:
     def prepare(self, images: Sequence[RgbImage]) -> torch.Tensor:
         """Return the resized and cropped pixels: uint8, ``(n, 3, height, width)``, on the device.
 
-        The call does not wait for the GPU.
+        The call does not wait until they are there, but for a size that is recorded.
         """
         spec = self._spec
         size = (len(images), 3, spec.height, spec.width)
@@ -120,9 +120,19 @@ class GpuPreprocessor:
             staged = resizer.staged(images[start : start + resizer.chunk])
             yield resizer.limit.run(lambda part: resizer.resize(self._upload(part)), staged)
 
+    @property
+    def warning(self) -> str:
+        """That the GPU's memory does not do for the chunks wanted, or nothing."""
+        with self._lock:
+            return next(filter(None, (r.limit.warning for r in self._resizers.values())), "")
+
     def _resizer(self, kind: _Kind) -> _Resizer:
         with self._lock:
-            found = self._resizers.pop(kind, None) or _Resizer(self._spec, kind, self._device)
+            found = self._resizers.get(kind)
+        # Not under the lock: cameras of sizes that are known do not wait for a new one.
+        found = found or _Resizer(self._spec, kind, self._device)
+        with self._lock:
+            found = self._resizers.pop(kind, found)
             self._resizers[kind] = found  # the last one used is the last one forgotten
             if len(self._resizers) > _KNOWN_SIZES:
                 del self._resizers[next(iter(self._resizers))]
@@ -133,10 +143,11 @@ class GpuPreprocessor:
         if self._copies is None or len(staged) == 1:
             return staged.to(self._device, non_blocking=True)
         current = torch.cuda.current_stream(self._device)
-        with torch.cuda.stream(self._copies):
-            there = staged.to(self._device, non_blocking=True)
-        current.wait_stream(self._copies)
-        there.record_stream(current)
+        with NOBODY_RECORDS:
+            with torch.cuda.stream(self._copies):
+                there = staged.to(self._device, non_blocking=True)
+            current.wait_stream(self._copies)
+            there.record_stream(current)
         return there
 
 
@@ -159,16 +170,13 @@ class _Resizer:
         )
         self._kind = kind
         self._rows, self._columns = resample.rows, resample.columns
-        self._resample = resample
         self._is_pinned = device.type == "cuda"
-        self._resize: Tower = self._in_rgb
-        if device.type == "cuda":
-            with torch.inference_mode():
-                example = torch.zeros((1, *self._shape), dtype=torch.uint8, device=device)
-                self._resize = RecordedTower(self._in_rgb, [example])
-        self.chunk = max(1, _CHUNK_BYTES // int(np.prod(self._shape)))
+        # Nothing that refers to this object: with its last user the GPU's memory is free again.
+        resize = functools.partial(_in_rgb, resample, kind.is_bgr)
+        self._resize: Tower = RecordedTower(resize, [], batch_size=1) if self._is_pinned else resize
+        self.chunk = max(1, _CHUNK_BYTES // resample.bytes_each)
         what = f"resizing {kind.width} x {kind.height} pixels"
-        self.limit = BatchLimit(what, str(device), self.chunk)
+        self.limit = BatchLimit(what, str(device), self.chunk, "send smaller images")
 
     @property
     def _shape(self) -> tuple[int, int, int]:
@@ -188,7 +196,8 @@ class _Resizer:
             self._copy(targets, images)
             return out
         # One task for each thread: handing over each image took as long as copying it.
-        shares = [slice(first, None, _MOST_COPIERS) for first in range(_MOST_COPIERS)]
+        threads = min(_copying_threads(), len(images))
+        shares = [slice(first, None, threads) for first in range(threads)]
         copied = [_copiers().submit(self._copy, targets[share], images[share]) for share in shares]
         for part in copied:
             part.result()
@@ -204,12 +213,16 @@ class _Resizer:
             pixels = image[..., ::-1] if self._kind.is_bgr else image
             np.copyto(target, pixels[self._rows, self._columns])
 
-    def _in_rgb(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self._resample(pixels.flip(3) if self._kind.is_bgr else pixels)
+
+def _in_rgb(resample: Resampling, is_bgr: bool, pixels: torch.Tensor) -> torch.Tensor:
+    return resample(pixels.flip(3) if is_bgr else pixels)
+
+
+def _copying_threads() -> int:
+    return min(_MOST_COPIERS, len(os.sched_getaffinity(0)))
 
 
 @functools.cache
 def _copiers() -> ThreadPoolExecutor:
     """Threads that copy pixels, of this whole process."""
-    cores = len(os.sched_getaffinity(0))
-    return ThreadPoolExecutor(min(_MOST_COPIERS, cores), "pixels")
+    return ThreadPoolExecutor(_copying_threads(), "pixels")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,8 +56,8 @@ class Parts:
 class OpenClipEncoder:
     """An encoder whose parts come from open_clip, and whose towers run in an `Engine`.
 
-    Safe under concurrent calls: preprocessing and engine keep no state, tokenizer and cache
-    have a lock each. Two threads that ask for the same new instruction both compute it.
+    Safe under concurrent calls: preprocessing, engine, tokenizer and cache guard what they keep.
+    Two threads that ask for the same new instruction both compute it.
 
     Args:
         parts: The model, ready to run.
@@ -109,7 +110,7 @@ class OpenClipEncoder:
     @property
     def warning(self) -> str:
         """That the GPU's memory does not do for the batches wanted, or nothing."""
-        return self._images.warning or self._texts.warning
+        return self._images.warning or self._texts.warning or self._preprocessor.warning
 
     @property
     def context_length(self) -> int:
@@ -169,10 +170,19 @@ class OpenClipEncoder:
             return
         with ThreadPoolExecutor(1, "prepare") as ahead:
             coming = ahead.submit(self._prepare, batches[0])
-            for batch in batches[1:]:
-                prepared, coming = coming.result(), ahead.submit(self._prepare, batch)
+            for batch, following in itertools.zip_longest(batches, batches[1:]):
+                prepared = self._arrived(coming, batch)
+                if following is not None:
+                    coming = ahead.submit(self._prepare, following)
                 yield prepared
-            yield coming.result()
+
+    def _arrived(self, coming: Future[torch.Tensor], batch: Sequence[RgbImage]) -> torch.Tensor:
+        """Return what was prepared ahead; where a pass left no room for it, prepare it now."""
+        try:
+            return coming.result()
+        except EncoderError as error:
+            _log.info("prepared again, with no pass beside it: %s", error)
+        return self._prepare(batch)
 
     def _prepare(self, images: Sequence[RgbImage]) -> torch.Tensor:
         try:
@@ -230,9 +240,10 @@ def load_open_clip_encoder(settings: EncoderSettings) -> OpenClipEncoder:
     weights = hash_weights(model)
     spec = PreprocessSpec.from_open_clip(open_clip.get_model_preprocess_cfg(model))
     tokenizer = _make_tokenizer(source, model)
-    with _runs_on(device, source):  # from the first step on, which a full GPU refuses
+    with _runs_on(device, source, RuntimeError):  # from the first step on: a GPU may be full
         preprocessor = make_preprocessor(spec, device)
         probe = make_probe(preprocessor, tokenizer)
+    with _runs_on(device, source, RuntimeError, IndexError, ValueError, NotImplementedError):
         expected = reference(model, preprocessor, probe, device)
     _check(expected, source)
     identity = {"weights": weights, "architecture": json.dumps(dict(source.config), sort_keys=True)}
@@ -290,11 +301,11 @@ def _needed(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _runs_on(device: torch.device, source: ModelSource) -> Iterator[None]:
+def _runs_on(device: torch.device, source: ModelSource, *errors: type[Exception]) -> Iterator[None]:
     """Say it as an EncoderError where a model does not run on its device."""
     try:
         yield
-    except (RuntimeError, IndexError, ValueError, NotImplementedError) as error:
+    except errors as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise EncoderError(
             f"{source.name!r} does not run on {device}: {said[0].rstrip('.')}. Stop what else "

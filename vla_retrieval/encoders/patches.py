@@ -37,9 +37,13 @@ class PatchProduct(torch.nn.Module):
 
 
 def is_patches(module: torch.nn.Module) -> bool:
-    """Return whether a module is a convolution that reads each pixel of an image once."""
+    """Return whether a module is a convolution that reads each pixel of an image once.
+
+    Not where it does more: a subclass that pads, weights that a hook makes.
+    """
     return (
-        isinstance(module, torch.nn.Conv2d)
+        type(module) is torch.nn.Conv2d
+        and not module._forward_pre_hooks
         and module.kernel_size == module.stride
         and min(module.kernel_size) >= _LEAST_KERNEL
         and module.padding in ((0, 0), "valid")

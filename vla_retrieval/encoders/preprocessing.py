@@ -134,12 +134,17 @@ class Preprocessor(Protocol):
         ...
 
     def normalize(self, prepared: torch.Tensor) -> torch.Tensor:
-        """Return normalised float32 of the same shape, on the device where the input is."""
+        """Return normalised float32 of the same shape, on the device of the model."""
+        ...
+
+    @property
+    def warning(self) -> str:
+        """What a person should know, with the next step; mostly nothing."""
         ...
 
 
 class UInt8Preprocessor:
-    """Resizes uint8 pixels without PIL, and normalises them where the model runs.
+    """Resizes uint8 pixels without PIL, and normalises them, on a CPU.
 
     It holds no state that changes, so any number of threads may call it.
 
@@ -154,6 +159,8 @@ class UInt8Preprocessor:
         self._scale, self._shift = (
             values.astype(np.float32).reshape(3, 1, 1) for values in (1 / (255 * std), -mean / std)
         )
+
+    warning = ""
 
     def prepare(self, images: Sequence[RgbImage]) -> torch.Tensor:
         """Return the resized and cropped pixels: uint8, ``(n, 3, height, width)``."""
@@ -214,6 +221,8 @@ class PilPreprocessor:
                 f"{sorted(_MODES)}, got {spec.interpolation!r} and {spec.resize_mode!r}. "
                 "Correct its open_clip_config.json, or update open_clip."
             ) from error
+
+    warning = ""
 
     def prepare(self, images: Sequence[RgbImage]) -> torch.Tensor:
         """Return what the model takes: float32, ``(n, 3, height, width)``, normalised."""

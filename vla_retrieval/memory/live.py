@@ -106,7 +106,7 @@ class LiveIndex:
             try:
                 yield self._index
             except BaseException as error:
-                if self._committed_more():
+                if self.is_behind():
                     with self._state.alone():
                         self._unusable = f"its index could not follow the database ({error!r})"
                     raise StorageError(
@@ -196,7 +196,7 @@ class LiveIndex:
                     " Close the memory and open it again."
                 ) from error
 
-    def _committed_more(self) -> bool:
+    def is_behind(self) -> bool:
         """Return whether the database is ahead of the index, or may be for all one can tell."""
         try:
             with self._database.reading() as connection:

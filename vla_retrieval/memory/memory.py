@@ -208,16 +208,15 @@ class Memory(Readable):
                 entries, scenes, instructions, self._options, around.neighbours, around.entries
             )
             kept, *halves = sorted_out.kept(entries, scenes, instructions)
-            with self._recent.changing() as changed:
-                with self._database.writing() as connection:
-                    ids = store.insert(connection, kept, *halves)
-                    report = sorted_out.report(ids)
-                    if not sorted_out.all_new:
-                        _count_merged(connection, report)
-                        changed.update(report.entry_ids)
-                    evictions = make_room(
-                        connection, self._database, index, self._standing, self._options, len(ids)
-                    )
+            with self._recent.changing() as changed, self._database.writing() as connection:
+                ids = store.insert(connection, kept, *halves)
+                report = sorted_out.report(ids)
+                if not sorted_out.all_new:
+                    _count_merged(connection, report)
+                    changed.update(report.entry_ids)
+                evictions = make_room(
+                    connection, self._database, index, self._standing, self._options, len(ids)
+                )
                 evicted = [entry_id for went in evictions for entry_id in went.entry_ids]
                 changed.update(evicted)
             self._follow(Addition(ids, list(map(facts_of, kept)), *halves), evicted)

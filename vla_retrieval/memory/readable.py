@@ -97,6 +97,10 @@ class Readable:
             path = self._database.path
             return store.read(connection, entry_ids, thumbnails=thumbnails, path=path, field=field)
 
+    def shows_all_commits(self) -> bool:
+        """Return whether the index has all that is committed, and no writer is between the two."""
+        return not self._live.is_behind()
+
     def entry_ids(self) -> list[int]:
         """Return the id of every entry, ascending."""
         with self._live.reading() as index:

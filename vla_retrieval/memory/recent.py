@@ -30,6 +30,7 @@ class RecentEntries:
         self._entries: OrderedDict[int, tuple[Entry, int]] = OrderedDict()
         self._bytes = 0
         self._changes = 0
+        self._in_change: set[int] = set()  # of the writer, who adds to it without the lock
 
     @property
     def changes(self) -> int:
@@ -37,10 +38,10 @@ class RecentEntries:
         return self._changes
 
     def find(self, entry_ids: Sequence[int]) -> list[Entry] | None:
-        """Return these entries in their order, or None where one of them is not kept."""
+        """Return these entries in their order, or None where one is not kept, or being changed."""
         with self._lock:
             found = [self._entries.get(entry_id) for entry_id in entry_ids]
-            if None in found:
+            if None in found or not self._in_change.isdisjoint(entry_ids):
                 return None
             for entry_id in entry_ids:
                 self._entries.move_to_end(entry_id)
@@ -66,18 +67,21 @@ class RecentEntries:
 
     @contextmanager
     def changing(self) -> Iterator[set[int]]:
-        """Run a block that commits a change of entries, and forget those that it adds to the set.
+        """Run a block that commits a change of entries, one at a time.
 
-        Where it fails, nobody knows what was committed, and all are forgotten.
+        Those that it adds to the set before the commit are not found from then on, and forgotten
+        at the end. Where it fails, nobody knows what was committed, and all are forgotten.
         """
-        changed: set[int] = set()
+        changed = self._in_change = set()
         try:
             yield changed
         except BaseException:
             self._forget(None)
             raise
-        if changed:
-            self._forget(changed)
+        finally:
+            if changed:
+                self._forget(changed)
+            self._in_change = set()
 
     def _forget(self, entry_ids: set[int] | None) -> None:
         with self._lock:

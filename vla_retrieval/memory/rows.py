@@ -7,6 +7,7 @@ import struct
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ def to_entry(row: tuple[Any, ...], path: Path) -> Entry:
     raise damaged(path, f"entry {entry_id} differs from its checksum")
 
 
-def _to_entry(row: tuple[Any, ...], tags: tuple[str, ...], metadata: Mapping[str, str]) -> Entry:
+def _to_entry(row: tuple[Any, ...], tags: tuple[str, ...], metadata: dict[str, str]) -> Entry:
     entry_id, *content, _, pinned, merged, _, _ = row
     instruction, stamp_ns, frame_id, episode_id, outcome, space, shape, values = content[:8]
     action = pose = None
@@ -83,7 +84,8 @@ def _to_entry(row: tuple[Any, ...], tags: tuple[str, ...], metadata: Mapping[str
         pose = CameraPose(content[8], content[9], (x, y, z), (qx, qy, qz, qw))
     return Entry(
         instruction=instruction, stamp_ns=stamp_ns, frame_id=frame_id, episode_id=episode_id,
-        outcome=Outcome(outcome), action=action, camera_pose=pose, tags=tags, metadata=metadata,
+        outcome=Outcome(outcome), action=action, camera_pose=pose, tags=tags,
+        metadata=MappingProxyType(metadata),
         pinned=bool(pinned), entry_id=entry_id, merged=merged,
     )  # fmt: skip
 

@@ -26,13 +26,16 @@ def main() -> None:
     wanted = [part for part in PARTS if part in options.part]
     if "starts" in wanted:
         found["starts"] = starts.measure(settings)
+        _write(found, settings)
     if "stages" in wanted:
         found["stages"] = stages.measure(settings)
+        _write(found, settings)
     if "throughput" in wanted:
         if settings.is_on_gpu:
             from tools.benchmarks.pipeline import throughput
 
             found["throughput"] = throughput.measure(settings)
+            _write(found, settings)
         else:
             print("throughput: left out, because it is measured on a GPU")
     if "load" in wanted:
@@ -43,10 +46,15 @@ def main() -> None:
         else:
             print("load: left out, because rclpy or vla_retrieval_msgs is not installed")
     report.show(found)
-    (settings.out / "pipeline.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    _write(found, settings)
     if "stages" in found:
         report.plot(found["stages"], settings.out / "pipeline.png")
     print(f"written: {settings.out / 'pipeline.json'}")
+
+
+def _write(found: dict[str, Any], settings: bench.Settings) -> None:
+    """Write what was measured so far: a later part may fail."""
+    (settings.out / "pipeline.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
 
 
 def _parser() -> argparse.ArgumentParser:
