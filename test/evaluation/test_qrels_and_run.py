@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.evaluation.qrels import MAX_GRADE, Qrels
@@ -191,3 +193,23 @@ def test_an_aligned_run_has_the_queries_asked_for_in_their_order():
     assert run.missing(["q1", "new", "q0"]) == ("new",)
     assert run.aligned(["q0", "q1"]) is run
     assert run.aligned(["q0"]).entry_ids.tolist() == [[1, 2]]
+
+
+@given(
+    grades=st.dictionaries(
+        st.sampled_from("abcdef"), st.dictionaries(st.integers(0, 9), st.integers(1, 3), max_size=4)
+    ),
+    data=st.data(),
+)
+def test_qrels_of_some_queries_are_those_of_a_plain_dictionary(grades, data) -> None:
+    wanted = data.draw(st.permutations(sorted(grades)))[: data.draw(st.integers(0, len(grades)))]
+    found = Qrels.from_mapping(grades).only(wanted)
+    expected = Qrels.from_mapping({query_id: grades[query_id] for query_id in wanted})
+    assert found.query_ids == tuple(wanted)
+    for name in ("offsets", "entry_ids", "grades"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+
+
+def test_qrels_of_a_query_that_is_not_there_are_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"query_ids: expected queries of these.*'x'"):
+        Qrels.from_mapping({"a": {1: 1}}).only(["a", "x"])

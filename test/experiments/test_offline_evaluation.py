@@ -15,7 +15,9 @@ from test.evaluation.writers import Recorded, ns, two_tasks, write_rosbags
 from vla_retrieval.cli.evaluate import main as evaluate_tool
 from vla_retrieval.encoders import DoubleEncoder, EncoderSettings, load_encoder
 from vla_retrieval.errors import InvalidInputError, StorageError
+from vla_retrieval.evaluation.comparing import compare
 from vla_retrieval.evaluation.frames import ReadOptions
+from vla_retrieval.evaluation.gates import parse_gate, tabulate
 from vla_retrieval.evaluation.randomization import holm
 from vla_retrieval.evaluation.splits import SplitOptions
 from vla_retrieval.experiments.assembling import Outcome
@@ -378,6 +380,53 @@ def test_results_of_different_splits_are_not_compared(
     write_folder(evaluated(tmp_path / "work", other), tmp_path / "third", "A title")
     with pytest.raises(InvalidInputError, match="the same queries and relevance"):
         compare_folders([reports[0], tmp_path / "third"], ["hit@1"], [], None)
+
+
+def drop(folder: Path, query_ids: set[str]) -> None:
+    """Take queries out of a result, as one that was evaluated live has dropped frames."""
+    for file in folder.glob("*.txt"):
+        lines = file.read_text("utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if line.split()[0] not in query_ids]
+        file.write_text("".join(kept), encoding="utf-8")
+
+
+def test_what_all_have_is_compared_on_request_where_frames_were_dropped(
+    reports: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    qrels, run = read_trec(reports[0], "pair")
+    first, second = set(qrels.query_ids[:3]), {qrels.query_ids[5]}
+    drop(reports[0], first)
+    drop(reports[1], second)
+    turn_round(reports[1] / "pair.run.txt")
+    with pytest.raises(InvalidInputError, match=r"the same queries.*--common"):
+        compare_folders(reports, ["ndcg@10"], [], None)
+    tables, _ = compare_folders(reports, ["ndcg@10"], ["ndcg@10:0.01"], None, common=True)
+    kept = [q for q in qrels.query_ids if q not in first | second]
+    _, drawn = tables["pair"]
+    assert f"{len(kept)} queries" in str(drawn.title)
+    of = read_instructions(reports[0], "pair")
+    assert of is not None
+    turned = read_trec(reports[1], "pair")[1]
+    runs = {"first": run.aligned(kept), "second": turned.aligned(kept)}
+    expected = tabulate(
+        compare(qrels.only(kept), runs, ["ndcg@10"], instructions=[of[q] for q in kept]),
+        [parse_gate("ndcg@10:0.01")],
+    )
+    uncorrected = slice(0, 7)
+    assert [row[uncorrected] for row in tables["pair"][0].rows] == [
+        row[uncorrected] for row in expected.rows
+    ]
+    with pytest.raises(SystemExit):
+        evaluate_tool(["compare", *map(str, reports), "--common"])
+    assert f"{len(kept)} queries" in capsys.readouterr().out
+
+
+def test_results_that_have_no_query_in_common_are_refused(reports: list[Path]) -> None:
+    query_ids = read_trec(reports[0], "pair")[0].query_ids
+    drop(reports[0], set(query_ids[::2]))
+    drop(reports[1], set(query_ids[1::2]))
+    with pytest.raises(InvalidInputError, match="queries that all of them have"):
+        compare_folders(reports, ["ndcg@10"], [], None, common=True)
 
 
 def test_results_of_other_grades_are_not_compared(reports: list[Path]) -> None:

@@ -75,7 +75,9 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _compare(args: argparse.Namespace) -> int:
-    tables, code = compare_folders(args.folders, args.metrics, args.fail_if_worse, args.page)
+    tables, code = compare_folders(
+        args.folders, args.metrics, args.fail_if_worse, args.page, args.common
+    )
     if args.json:
         print_json({name: table for name, (table, _) in tables.items()})
     else:
@@ -259,6 +261,11 @@ def _compare_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--fail-if-worse", action="append", default=[], metavar="METRIC:TOLERANCE",
         help="exit with 1 if a direction is worse by more, and surely so; for example ndcg@10:0.01",
+    )  # fmt: skip
+    parser.add_argument(
+        "--common", action="store_true",
+        help="where some have queries that others have not, as live evaluations do in which frames"
+        " were dropped, compare those that all have; that says nothing about the dropped ones",
     )  # fmt: skip
     parser.add_argument("--page", type=Path, help="also write one HTML file")
     parser.add_argument("--json", action="store_true")

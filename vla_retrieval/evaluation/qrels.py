@@ -105,6 +105,21 @@ class Qrels:
         """Position in ``query_ids`` of each element of ``entry_ids``: int64, ascending."""
         return np.repeat(np.arange(len(self.query_ids)), self.relevant)
 
+    def only(self, query_ids: Sequence[str]) -> Qrels:
+        """Return the qrels of some of these queries, in the order of the ids.
+
+        Raises:
+            InvalidInputError: If one is not among them, or comes twice.
+        """
+        row_of = {query_id: row for row, query_id in enumerate(self.query_ids)}
+        if unknown := [query_id for query_id in query_ids if query_id not in row_of]:
+            raise InvalidInputError("query_ids", "queries of these qrels", repr(unknown[0]))
+        parts = [np.arange(self.offsets[row_of[q]], self.offsets[row_of[q] + 1]) for q in query_ids]
+        places = np.concatenate(parts) if parts else np.empty(0, np.int64)
+        offsets = np.cumsum([0, *map(len, parts)])
+        ids = tuple(query_ids)
+        return Qrels(ids, offsets, self.entry_ids[places], self.grades[places])
+
     def _check_shapes(self) -> None:
         offsets, size, m = self.offsets, self.entry_ids.size, len(self.query_ids)
         if offsets.size != m + 1 or offsets[0] != 0 or offsets[-1] != size:
