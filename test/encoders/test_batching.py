@@ -111,6 +111,21 @@ def test_what_fails_on_a_gpu_that_is_full_is_taken_for_a_want_of_memory(
     assert set(asked) <= {device}
 
 
+def test_what_can_be_done_without_is_given_back_before_batches_become_smaller() -> None:
+    gpu = SmallGpu(room=2)
+    spare = [True]
+
+    def give_back() -> bool:
+        had = spare.pop() if spare else False
+        gpu.room += 2 * had
+        return had
+
+    limit = BatchLimit("clip", "cuda:0", 4, give_back=give_back)
+    assert torch.equal(limit.run(gpu, rows(8)), rows(8) * 2)
+    assert gpu.tried == [4, 4, 4]
+    assert limit.warning == ""
+
+
 def test_nothing_of_the_failed_try_is_held_during_the_next() -> None:
     """An exception that is being handled would hold its frames, and they their tensors."""
     held: list[weakref.ref[torch.Tensor]] = []

@@ -99,6 +99,20 @@ def test_a_batch_that_cannot_be_recorded_is_tried_again_ever_more_seldom(caplog)
     assert "(3, 4)" in caplog.text
 
 
+def test_a_recorded_batch_is_given_back_for_good_and_single_inputs_stay() -> None:
+    tower, graph = Doubling(), Graph()
+    recorded = RecordedTower(tower, [row(0.0)], graph.record, batch_size=3)
+    assert not recorded.give_back()
+    for _ in range(2):
+        recorded(row(1.0, count=3))
+    assert recorded.shapes == {(1, 4), (3, 4)}
+    assert recorded.give_back()
+    assert not recorded.give_back()
+    for _ in range(4):
+        assert torch.equal(recorded(row(2.0, count=3)), row(4.0, count=3))
+    assert recorded.shapes == {(1, 4)}
+
+
 def test_one_recording_is_made_at_a_time_whatever_tower_it_is_of() -> None:
     """torch records one graph at a time in a process, and another one would spoil it."""
     graph, inside, most = Graph(), [], []

@@ -28,15 +28,22 @@ class BatchLimit:
         device: Where it computes, as torch names it.
         most: Most inputs of one pass, from 1 on.
         advice: What takes less memory, for messages.
+        give_back: Gives memory back that can be done without, and returns whether there was any;
+            then the same batch is tried again.
     """
 
     def __init__(
-        self, what: str, device: str, most: int,
+        self,
+        what: str,
+        device: str,
+        most: int,
         advice: str = "take a smaller model or precision",
-    ) -> None:  # fmt: skip
+        give_back: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._what = what
         self._device = torch.device(device)
         self._advice = advice
+        self._give_back = give_back
         self._wanted = most
         self._most = most
         self._lock = threading.Lock()  # protects _most: it only ever falls
@@ -71,10 +78,10 @@ class BatchLimit:
         while (start := sum(map(len, done))) < len(batch):
             part = batch[start : start + self._most]
             embedded, said = self._try(tower, part)
-            if embedded is None:
-                self._lower(len(part), said)
-            else:
+            if embedded is not None:
                 done.append(embedded)
+            elif not self._give_back():
+                self._lower(len(part), said)
         return done[0] if len(done) == 1 else torch.cat(done)
 
     def _lower(self, failed: int, said: str) -> None:

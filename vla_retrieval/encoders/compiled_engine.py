@@ -82,3 +82,7 @@ class CompiledEngine:
     def embed_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
         """Embed token ids, int64, shape ``(n, context_length)``."""
         return self._text(self._cut.cut(tokens).contiguous())
+
+    def give_back(self) -> bool:
+        """Return False: it keeps nothing that it could do without."""
+        return False

@@ -96,6 +96,19 @@ class RecordedTower:
             recording = self._recordings.get(batch.shape)
         return self._tower(batch) if recording is None else recording(batch)
 
+    def give_back(self) -> bool:
+        """Drop the recording of a whole batch, for good; return whether there was one.
+
+        It keeps the memory of its pass, which no other pass can use.
+        """
+        with self._lock:
+            recorded = [s for s in self._recordings if s[0] == self._batch_size > 1]
+            for shape in recorded:
+                del self._recordings[shape]
+            if recorded:
+                self._batch_size = 0
+        return bool(recorded)
+
     def _learn(self, batch: torch.Tensor) -> None:
         with self._lock:
             if batch.shape in self._recordings:

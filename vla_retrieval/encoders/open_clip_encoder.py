@@ -72,8 +72,10 @@ class OpenClipEncoder:
         self._tokenizer = parts.tokenizer
         self._fingerprint = parts.fingerprint
         model = parts.fingerprint.model
-        self._images = BatchLimit(model, parts.engine.device, batch_size)
-        self._texts = BatchLimit(model, parts.engine.device, batch_size)
+        self._images, self._texts = (
+            BatchLimit(model, parts.engine.device, batch_size, give_back=parts.engine.give_back)
+            for _ in range(2)
+        )
         self._cache = EmbeddingCache(cached_instructions)
         self._has_warned = False
 

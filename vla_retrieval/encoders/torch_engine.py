@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -48,6 +49,10 @@ class Engine(Protocol):
         """Embed token ids, int64, shape ``(n, context_length)``, on the CPU."""
         ...
 
+    def give_back(self) -> bool:
+        """Give back the memory of what only makes it faster; return whether there was any."""
+        ...
+
 
 class TorchEngine:
     """Torch, the whole model in one precision: eager on a CPU, common shapes as graphs on a GPU.
@@ -84,6 +89,7 @@ class TorchEngine:
         self._precision = precision
         self._embed_pixels: Tower = self._run_images
         self._embed_tokens: Tower = self._text
+        self._give_back: Callable[[], bool] = lambda: False
         if device.type == "cuda":
             self._record(batch_size)
 
@@ -119,6 +125,10 @@ class TorchEngine:
             embedded = self._embed_tokens(self._text.cut.cut(tokens).to(self._device))
             return embedded.to("cpu", torch.float32)
 
+    def give_back(self) -> bool:
+        """Give back the memory of a recorded batch; return whether there was one."""
+        return self._give_back()
+
     def _run_images(self, prepared: torch.Tensor) -> torch.Tensor:
         pixels = self._preprocessor.normalize(prepared).to(self._dtype)
         embedded: torch.Tensor = self._model.encode_image(pixels)
@@ -136,5 +146,6 @@ class TorchEngine:
                 torch.ones((1, length), dtype=torch.int64, device=self._device)
                 for length in self.text_lengths
             ]
-            self._embed_pixels = RecordedTower(self._run_images, [image], batch_size=batch_size)
+            recorded = RecordedTower(self._run_images, [image], batch_size=batch_size)
+            self._embed_pixels, self._give_back = recorded, recorded.give_back
             self._embed_tokens = RecordedTower(self._text, tokens)
