@@ -58,6 +58,17 @@ def retriever(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Retriever]:
         yield retriever
 
 
+@pytest.fixture
+def two_alike(tmp_path: Path) -> Iterator[Retriever]:
+    """Return a retriever that remembers two scenes, 1 and 2, with the instruction "same"."""
+    encoder = DoubleEncoder()
+    with Memory.open(tmp_path / "memory", encoder.fingerprint) as memory:
+        retriever = Retriever(encoder, memory)
+        for number in (1, 2):
+            retriever.remember(picture(number), NewEntry(instruction="same", stamp_ns=number))
+        yield retriever
+
+
 @pytest.mark.parametrize("target", Target)
 @pytest.mark.parametrize("parts", ["image", "instruction", "both"])
 @pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
@@ -173,75 +184,62 @@ def test_the_total_time_is_at_least_the_sum_of_its_stages(retriever: Retriever) 
 
 
 def test_a_match_forgotten_while_it_is_read_is_replaced_by_the_next_best(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_alike: Retriever, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    encoder = DoubleEncoder()
-    with Memory.open(tmp_path / "memory", encoder.fingerprint) as memory:
-        retriever = Retriever(encoder, memory)
-        for number in (1, 2):
-            retriever.remember(picture(number), NewEntry(instruction="same", stamp_ns=number))
-        read, removed = memory.get_many, []
+    memory, removed = two_alike.memory, []
+    read = memory.get_many
 
-        def remove_then_read(ids: list[int], **options: bool) -> object:
-            if not removed:
-                removed.append(ids[0])
-                memory.remove(ids[:1])
-            return read(ids, **options)
+    def remove_then_read(ids: list[int], **options: bool) -> object:
+        if not removed:
+            removed.append(ids[0])
+            memory.remove(ids[:1])
+        return read(ids, **options)
 
-        monkeypatch.setattr(memory, "get_many", remove_then_read)
-        found = retriever.retrieve(Query(instruction="same", k=1))
-        assert [m.entry.entry_id for m in found.matches] == [2]
-        assert found.memory_size == 1
+    monkeypatch.setattr(memory, "get_many", remove_then_read)
+    found = two_alike.retrieve(Query(instruction="same", k=1))
+    assert [m.entry.entry_id for m in found.matches] == [2]
+    assert found.memory_size == 1
 
 
 def test_entries_that_are_found_for_ever_and_never_read_end_in_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_alike: Retriever, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A snapshot and a database that do not belong together must not hold a thread for good."""
-    encoder = DoubleEncoder()
-    with Memory.open(tmp_path / "memory", encoder.fingerprint) as memory:
-        retriever = Retriever(encoder, memory)
-        retriever.remember(picture(1), NewEntry(instruction="same", stamp_ns=1))
 
-        def nobody(ids: list[int], **options: bool) -> object:
-            raise EntryNotFoundError(f"entry_ids: no entries {ids}.")
+    def nobody(ids: list[int], **options: bool) -> object:
+        raise EntryNotFoundError(f"entry_ids: no entries {ids}.")
 
-        monkeypatch.setattr(memory, "get_many", nobody)
-        with pytest.raises(MemoryFormatError, match=r"memory: its index.*\[1\].*memory check"):
-            retriever.retrieve(Query(instruction="same", k=1))
+    monkeypatch.setattr(two_alike.memory, "get_many", nobody)
+    with pytest.raises(MemoryFormatError, match=r"memory: its index.*\[1\].*memory check"):
+        two_alike.retrieve(Query(instruction="same", k=1))
 
 
 def test_a_writer_that_takes_its_time_is_waited_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    two_alike: Retriever, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the commit, which everybody sees, and the index."""
-    encoder = DoubleEncoder()
-    with Memory.open(tmp_path / "memory", encoder.fingerprint) as memory:
-        retriever = Retriever(encoder, memory)
-        for number in (1, 2):
-            retriever.remember(picture(number), NewEntry(instruction="same", stamp_ns=number))
-        changing, tries = memory._live.changing, []
-        read = memory.get_many
+    memory, tries = two_alike.memory, []
+    changing, read = memory._live.changing, memory.get_many
+    committed, enough = threading.Event(), threading.Event()
 
-        def slowly(*numbers: int) -> object:
-            committed.set()
-            assert enough.wait(60)
-            return changing(*numbers)
+    def slowly(*numbers: int) -> object:
+        committed.set()
+        assert enough.wait(60)
+        return changing(*numbers)
 
-        def noted(ids: list[int], **options: bool) -> object:
-            tries.append(time.monotonic())
-            if tries[-1] - tries[0] > 0.3:
-                enough.set()
-            return read(ids, **options)
+    def noted(ids: list[int], **options: bool) -> object:
+        tries.append(time.monotonic())
+        if tries[-1] - tries[0] > 0.3:
+            enough.set()
+        return read(ids, **options)
 
-        committed, enough = threading.Event(), threading.Event()
-        monkeypatch.setattr(memory._live, "changing", slowly)
-        writer = threading.Thread(target=memory.remove, args=([1],))
-        writer.start()
-        assert committed.wait(60)
-        monkeypatch.setattr(memory, "get_many", noted)
-        found = retriever.retrieve(Query(instruction="same", k=2))
-        writer.join()
+    monkeypatch.setattr(memory._live, "changing", slowly)
+    writer = threading.Thread(target=memory.remove, args=([1],))
+    writer.start()
+    assert committed.wait(60)
+    monkeypatch.setattr(memory, "get_many", noted)
+    found = two_alike.retrieve(Query(instruction="same", k=2))
+    writer.join()
     assert [m.entry.entry_id for m in found.matches] == [2]
     assert len(tries) > 2
 

@@ -384,10 +384,10 @@ def test_images_that_the_device_has_no_memory_to_resize_are_an_error_that_says_s
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_that_is_nearly_full_gets_smaller_batches(load, scene):
-    images = [scene(480, 640, seed=seed) for seed in range(6)] * 16
-    encoder = load(device="cuda", precision="fp32", batch_size=96)
+    images = [scene(480, 640, seed=seed) for seed in range(6)] * 64
+    encoder = load(device="cuda", precision="fp32", batch_size=384)
     expected = encoder.encode_images(images)
-    encoder = load(device="cuda", precision="fp32", batch_size=96)
+    encoder = load(device="cuda", precision="fp32", batch_size=384)
     encoder.encode_images(images[:1])
     torch.cuda.empty_cache()
     held = []

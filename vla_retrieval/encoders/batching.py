@@ -8,13 +8,11 @@ from collections.abc import Callable
 
 import torch
 
-from vla_retrieval.encoders.cuda_graphs import NOBODY_RECORDS
+from vla_retrieval.encoders.cuda_graphs import NOBODY_RECORDS, Tower
 from vla_retrieval.encoders.shortage import is_shortage
 from vla_retrieval.errors import EncoderError
 
 _log = logging.getLogger(__name__)
-
-Tower = Callable[[torch.Tensor], torch.Tensor]
 
 
 class BatchLimit:

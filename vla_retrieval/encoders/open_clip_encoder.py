@@ -15,9 +15,10 @@ import numpy as np
 import open_clip
 import torch
 
-from vla_retrieval.encoders.batching import BatchLimit, Tower
+from vla_retrieval.encoders.batching import BatchLimit
 from vla_retrieval.encoders.cache import EmbeddingCache
 from vla_retrieval.encoders.checks import check_images, check_texts
+from vla_retrieval.encoders.cuda_graphs import Tower
 from vla_retrieval.encoders.devices import choose_device, set_threads
 from vla_retrieval.encoders.engine_choice import Ingredients, choose_engine
 from vla_retrieval.encoders.no_random_weights import NoRandomWeights

@@ -94,7 +94,7 @@ class PreprocessSpec:
 
     @property
     def is_native(self) -> bool:
-        """Whether `UInt8Preprocessor` can do it."""
+        """Whether it is resized here, and not by open_clip."""
         return self.interpolation in _INTERPOLATIONS and self.resize_mode in _MODES
 
     @property

@@ -111,7 +111,10 @@ def _compare(
 
 
 def _in_common(found: Sequence[tuple[Qrels, Run]], direction: str) -> list[tuple[Qrels, Run]]:
-    """Return qrels and runs of the queries that are in all of them, in the order of the first."""
+    """Return the qrels of what is in all of them, in the order of the first, and the runs whole.
+
+    So the comparison tells how many queries of each run it has left out.
+    """
     in_all = set.intersection(*(set(qrels.query_ids) for qrels, _ in found))
     query_ids = [query_id for query_id in found[0][0].query_ids if query_id in in_all]
     if not query_ids:
@@ -119,4 +122,4 @@ def _in_common(found: Sequence[tuple[Qrels, Run]], direction: str) -> list[tuple
             "folders", "queries that all of them have", f"none ({direction})",
             "Evaluate the same bags with the same split.",
         )  # fmt: skip
-    return [(qrels.only(query_ids), run.aligned(query_ids)) for qrels, run in found]
+    return [(qrels.only(query_ids), run) for qrels, run in found]

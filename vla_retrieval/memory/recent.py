@@ -76,18 +76,18 @@ class RecentEntries:
         try:
             yield changed
         except BaseException:
-            self._forget(None)
+            with self._lock:
+                changed.update(self._entries)
             raise
         finally:
-            if changed:
-                self._forget(changed)
-            self._in_change = set()
+            self._forget(changed)
 
-    def _forget(self, entry_ids: set[int] | None) -> None:
+    def _forget(self, entry_ids: set[int]) -> None:
         with self._lock:
             self._changes += 1
-            for entry_id in list(self._entries) if entry_ids is None else entry_ids:
+            for entry_id in entry_ids:
                 self._drop(entry_id)
+            self._in_change = set()
 
     def _drop(self, entry_id: int) -> None:
         _, size = self._entries.pop(entry_id, (None, 0))

@@ -120,6 +120,9 @@ def comparison_table(comparison: Comparison, title: str = "") -> Table:
     against = f"against {comparison.baseline}, {spell_count(comparison.queries)} queries"
     if comparison.units != comparison.queries:
         against += f", means over {spell_count(comparison.units)} instructions"
+    for run, unknown in comparison.unknown.items():
+        if unknown:
+            against += f"; {spell_count(unknown)} of {run} left out"
     table = _table(f"{title}: {against}" if title else against)
     # At 80 columns names and metrics stay whole, and what has a space in it goes on two lines.
     table.add_column("run", overflow="fold", min_width=14)
