@@ -9,7 +9,7 @@ import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, get_type_hints
+from typing import Any, NamedTuple, TypeAlias, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,10 @@ class Modality(enum.Enum):
 
     SCENE = "scene"
     INSTRUCTION = "instruction"
+
+    # Members are single objects. Enum's own hash is a function in Python, called in each search
+    # for every look into a dict by modality.
+    __hash__ = object.__hash__
 
 
 class Outcome(enum.IntEnum):
@@ -376,8 +380,7 @@ class Probe:
     source: Modality | None = None
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(NamedTuple):
     """An index hit, not yet ranked.
 
     Attributes:

@@ -23,6 +23,7 @@ import faiss as _typed_faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from vla_retrieval.memory import blocks
 from vla_retrieval.memory.columns import Mask
 from vla_retrieval.types import Embeddings
 
@@ -35,9 +36,6 @@ _KEPT = 0.9  # of the variance; what more axes find, comparing more rows finds s
 _AXES_AT_LEAST, _AXES_STEP = 16, 16
 _NUMBERS_PER_PART = 2  # with 4, twice as many rows have to be compared for queries by text
 _BITS = 4  # what fast scan takes
-# Rows scanned together, by what FAISS computes with: with AVX-512, 128 take 0.94 of the time of 64
-# and 0.83 of that of 32; with AVX2, 64 take 0.9 of that of either.
-_BLOCK = 128 if "AVX512" in faiss.SIMDConfig.get_level_name() else 64
 
 
 class Selection:
@@ -79,9 +77,10 @@ class Codes:
         metric = faiss.METRIC_L2 if squares else faiss.METRIC_INNER_PRODUCT
         width = axes.d_out
         parts = next(p for p in range(max(1, width // _NUMBERS_PER_PART), 0, -1) if width % p == 0)
+        block = blocks.fastest(width, parts, _BITS)
         # One list: of FAISS's fast scans, only that over lists can be told which rows may be found.
         coarse = faiss.IndexFlat(width, metric)
-        index = faiss.IndexIVFPQFastScan(coarse, width, 1, parts, _BITS, metric, _BLOCK)
+        index = faiss.IndexIVFPQFastScan(coarse, width, 1, parts, _BITS, metric, block)
         coarse.this.disown()
         index.own_fields = True
         index.by_residual = False

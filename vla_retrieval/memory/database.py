@@ -172,8 +172,9 @@ class Database:
         """Copy what the log holds into the database, while readers and the writer go on.
 
         Who writes would otherwise do it at times, and wait for the disk much longer than for a
-        commit. The log begins anew when all of it is copied; beside a writer that never pauses
-        that is left to the writer.
+        commit. When all of it is copied, the log begins anew with the next commit, in the room
+        that its file has: a commit that makes the file longer takes up to twice as long to reach
+        the disk.
 
         Raises:
             StorageError: If SQLite or the disk refuses; then all is where it was.

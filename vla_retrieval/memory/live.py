@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import TracebackType
 
 from vla_retrieval.errors import StorageError
 from vla_retrieval.memory import counters
@@ -61,18 +62,27 @@ class LiveIndex:
         self._state = SharedLock()
         self._unusable = ""
 
-    @contextmanager
-    def reading(self) -> Iterator[Index]:
+    def reading(self) -> AbstractContextManager[Index]:
         """Lend the index: it holds all that is committed by now, and stays so in the block.
 
         Raises:
             StorageError: If the memory was closed, or its index is behind.
         """
+        return _Reading(self)
+
+    def borrow(self) -> Index:
+        """Begin ``reading``; ``give_back`` has to follow unless this raises."""
         if self._waiting:
             self._catch_up()
-        with self._state.shared():
+        self._state.acquire_shared()
+        if self._unusable:
+            self._state.release_shared()
             self._check_usable()
-            yield self._index
+        return self._index
+
+    def give_back(self) -> None:
+        """End what ``borrow`` began."""
+        self._state.release_shared()
 
     def glance(self) -> Index:
         """Return the index without waiting, also amid a change: for its sizes and kind alone.
@@ -207,3 +217,21 @@ class LiveIndex:
     def _check_usable(self) -> None:
         if self._unusable:
             raise StorageError(f"{self._directory}: {self._unusable}. Open the memory again.")
+
+
+class _Reading:
+    """What ``LiveIndex.reading`` returns. A class: a generator costs each search a microsecond."""
+
+    __slots__ = ("_live",)
+
+    def __init__(self, live: LiveIndex) -> None:
+        self._live = live
+
+    def __enter__(self) -> Index:
+        return self._live.borrow()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self._live.give_back()

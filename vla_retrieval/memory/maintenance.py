@@ -209,11 +209,18 @@ class Maintenance:
     def _log_is_long(self) -> bool:
         return self._live.changes - self._copied_at >= _COPIED_AFTER
 
+    def _copy_log(self) -> None:
+        self._copied_at = self._live.changes
+        self._database.copy_log()
+        # What was committed meanwhile is little, and copied while the writer waits: beside one that
+        # never pauses the log would otherwise never begin anew.
+        with self._live.writing(current=False):
+            self._database.copy_log()
+
     def _run(self) -> None:
         with self._busy:
             if self._log_is_long():
-                self._copied_at = self._live.changes
-                self._database.copy_log()
+                self._copy_log()
             if self._standing.unsaved:
                 self._save_uses()
             with self._live.reading() as index:

@@ -140,9 +140,9 @@ class Memory(Readable):
                 check_head(head, settled)
             opened = open_index(directory, database, settled, similarity, options, head)
             with database.reading() as connection:
-                standing = Standing(
-                    store.read_uses(connection), store.pinned_ids(connection).tolist()
-                )
+                # Without bounds nobody goes, and whom to keep is not worth a look at all entries.
+                pinned = store.pinned_ids(connection).tolist() if options.bounded else []
+                standing = Standing(store.read_uses(connection), pinned)
                 calibration = calibration_store.read_if_sound(connection, directory)
             memory = cls(
                 directory, settled, options, lock, database, opened, standing, calibration,

@@ -11,7 +11,7 @@ from vla_retrieval import ranking
 from vla_retrieval.memory import entries as store
 from vla_retrieval.memory.columns import Mask, Rows
 from vla_retrieval.memory.database import Database
-from vla_retrieval.memory.index import Index, Originals
+from vla_retrieval.memory.index import Index, Originals, Scores
 from vla_retrieval.memory.merging import Neighbour, cosine
 from vla_retrieval.types import Candidate, Embeddings, Entry, Filter, Modality, Probe
 
@@ -29,6 +29,18 @@ def ranked(
     Raises:
         StorageError: If embeddings cannot be read from the database.
     """
+    if index.whole:
+        found = index.search(probes, k, mask, _not_needed)
+    else:
+        found = _search_with_originals(index, database, probes, k, mask)
+    best = ranking.order(found.scores, found.entry_ids, k, min_score)
+    columns = (array[best].tolist() for array in found[:-1])
+    return [Candidate(*row) for row in zip(*columns, strict=True)], found.exact
+
+
+def _search_with_originals(
+    index: Index, database: Database, probes: Sequence[Probe], k: int, mask: Mask | None
+) -> Scores:
     with _originals(index, database) as (originals, gone):
         found = index.search(probes, k, mask, originals)
         # The database may be ahead of the index: others take the place of what it has lost.
@@ -37,9 +49,7 @@ def ranked(
             mask[gone] = False
             gone.clear()
             found = index.search(probes, k, mask, originals)
-    best = ranking.order(found.scores, found.entry_ids, k, min_score)
-    columns = (array[best].tolist() for array in found[:-1])
-    return [Candidate(*row) for row in zip(*columns, strict=True)], found.exact
+    return found
 
 
 _MORE_WITH_HEAD = 8
@@ -105,9 +115,6 @@ class Neighbourhood:
 def _originals(index: Index, database: Database) -> Iterator[tuple[Originals, list[int]]]:
     """Lend a reader of stored embeddings, all of one committed state, and the rows it misses."""
     gone: list[int] = []
-    if index.whole:
-        yield _not_needed, gone
-        return
     with database.reading() as connection:
 
         def read(modality: Modality, rows: Rows) -> tuple[Rows, Embeddings]:

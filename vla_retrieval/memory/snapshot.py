@@ -13,6 +13,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ SNAPSHOT_NAME = "index.snapshot"
 TEMPORARY_NAME = "index.snapshot.new"
 FORMAT = 4
 
-_ROWS_AT_ONCE = 8_192  # 16 MB of embeddings at 512 dimensions
+_BYTES_AT_ONCE = 1 << 20  # what was read is still beside the core when its checksum is computed
 _NORMALS = "planes.normals"
 _MAGIC = b"VLARSNAP"
 _TAIL = struct.Struct("<8sQII")  # magic, where the table starts, its size, its checksum
@@ -316,7 +317,7 @@ class _Reader:
         state = {name: self._array(name) for name in ColumnState._fields if name != "key"}
         index = Index(
             header["dim"], Similarity(header["similarity"]), IndexKind(header["kind"]),
-            {m: self._half(m, vectors_in) for m in Modality},
+            self._halves(vectors_in),
             Columns.restored(ColumnState(**state, key=bytes.fromhex(header["key"]))),
             built_rows=header["built_rows"], planes=self._planes(),
         )  # fmt: skip
@@ -334,22 +335,24 @@ class _Reader:
                 raise SnapshotError(f"{self._file.name}: its parts differ in length: {sizes}")
         return index
 
+    def _halves(self, vectors_in: Path | None) -> dict[Modality, Half]:
+        # Each in a thread: reading, the checksum and the first touch of RAM take about as long.
+        with ThreadPoolExecutor(len(Modality)) as pool:
+            halves = pool.map(lambda modality: self._half(modality, vectors_in), Modality)
+            return dict(zip(Modality, halves, strict=True))
+
     def _half(self, modality: Modality, vectors_in: Path | None) -> Half:
         half = modality.value
         squares = self.header["similarity"] == Similarity.NEGATIVE_L2.value
         kind = IndexKind(self.header["kind"])
         vectors: Vectors
         if f"{half}.low" in self._sections:
-            bytewise = ByteVectors(
+            vectors = ByteVectors(
                 self._array(f"{half}.low"), self._array(f"{half}.step"), squares=squares
             )
-            for block in self._blocks(f"{half}.vectors"):
-                bytewise.append_codes(block)
-            vectors = bytewise
         else:
             vectors = WholeVectors(self.header["dim"], squares=squares, folder=vectors_in)
-            for block in self._blocks(f"{half}.vectors"):
-                vectors.append(block)
+        self._fill(f"{half}.vectors", vectors.grown(self.header["rows"]))
         codes: Codes | HashCodes | None = None
         if kind is not IndexKind.EXACT:
             of_kind = HashCodes if kind is IndexKind.HASH else Codes
@@ -363,26 +366,24 @@ class _Reader:
         return Planes(self._array(_NORMALS), centres)
 
     def _array(self, name: str) -> Array:
-        blocks = list(self._blocks(name))
-        return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        dtype, shape, *_ = self._sections[name]
+        array: Array = np.empty(shape, dtype)
+        self._fill(name, [array])
+        return array
 
-    def _blocks(self, name: str) -> Iterator[Array]:
-        """Yield an array in parts, and compare its checksum at the end."""
-        dtype, shape, start, expected = self._sections[name]
-        self._file.seek(start)
-        left, checksum = int(shape[0]), 0
-        while True:
-            block: Array = np.empty(
-                (min(left, _ROWS_AT_ONCE if shape[1:] else left), *shape[1:]), dtype
-            )
-            content = _bytes_of(block)
-            if block.size and self._file.readinto(content) != block.nbytes:  # type: ignore[attr-defined]
-                raise SnapshotError(f"{self._file.name}: {name} is cut off")
-            checksum = zlib.crc32(content, checksum) if block.size else checksum
-            left -= len(block)
-            yield block
-            if left <= 0:
-                break
+    def _fill(self, name: str, parts: Iterable[Array]) -> None:
+        """Read a section into arrays, and compare its checksum; several threads may at once."""
+        _, _, at, expected = self._sections[name]
+        checksum = 0
+        for part in parts:
+            left = _bytes_of(part)
+            while left:
+                got = os.preadv(self._file.fileno(), [left[:_BYTES_AT_ONCE]], at)
+                if not got:
+                    raise SnapshotError(f"{self._file.name}: {name} is cut off")
+                checksum = zlib.crc32(left[:got], checksum)
+                left = left[got:]
+                at += got
         if checksum != expected:
             raise SnapshotError(f"{self._file.name}: {name} differs from its checksum")
 

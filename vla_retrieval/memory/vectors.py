@@ -44,6 +44,12 @@ class Vectors(Protocol):
     def append(self, vectors: Embeddings) -> None:
         """Append vectors of shape ``(n, dim)``."""
 
+    def grown(self, rows: int) -> Iterator[NDArray[Any]]:
+        """Yield room for so many more rows as they are stored (``blocks``), part by part.
+
+        The caller fills each part before it takes the next.
+        """
+
     def take(self, rows: Rows) -> Embeddings:
         """Return a copy of some vectors, shape ``(n, dim)``."""
 
@@ -81,14 +87,20 @@ class _Blocks:
 
     def append(self, rows: NDArray[Any]) -> None:
         taken = 0
-        while taken < len(rows):
+        for room in self.grown(len(rows)):
+            room[:] = rows[taken : taken + len(room)]
+            taken += len(room)
+
+    def grown(self, rows: int) -> Iterator[NDArray[Any]]:
+        """Yield room for so many more rows, part by part, each to be filled before the next."""
+        while rows:
             inside = self._size % self.rows
             if inside == 0:
                 self._all.append(self._room())
-            some = rows[taken : taken + self.rows - inside]
-            self._all[-1][inside : inside + len(some)] = some
-            taken += len(some)
-            self._size += len(some)
+            count = min(rows, self.rows - inside)
+            yield self._all[-1][inside : inside + count]
+            self._size += count
+            rows -= count
 
     def filled(self, rows: int) -> Iterator[NDArray[Any]]:
         for number, block in enumerate(self._all):
@@ -150,6 +162,10 @@ class WholeVectors:
     def append(self, vectors: Embeddings) -> None:
         """Append vectors of shape ``(n, dim)``."""
         self._blocks.append(vectors)
+
+    def grown(self, rows: int) -> Iterator[Embeddings]:
+        """Yield room for so many more rows, as ``Vectors.grown`` does."""
+        return self._blocks.grown(rows)
 
     def take(self, rows: Rows) -> Embeddings:
         """Return a copy of some vectors, shape ``(n, dim)``."""
@@ -242,9 +258,9 @@ class ByteVectors:
         """Append vectors of shape ``(n, dim)``, rounded to the nearest code."""
         self._blocks.append(self._rounded(vectors))
 
-    def append_codes(self, codes: NDArray[np.uint8]) -> None:
-        """Append what ``blocks`` gave."""
-        self._blocks.append(codes)
+    def grown(self, rows: int) -> Iterator[NDArray[np.uint8]]:
+        """Yield room for so many more rows, as ``Vectors.grown`` does."""
+        return self._blocks.grown(rows)
 
     def take(self, rows: Rows) -> Embeddings:
         """Return what is left of some vectors, shape ``(n, dim)``."""
