@@ -14,8 +14,12 @@ import numpy.typing as npt
 TimeArray = npt.NDArray[np.float64]
 
 
-BURST = 10
-"""Queries in a row for one system where searches are compared."""
+BURST = 50
+"""Queries in a row for one system where searches are compared.
+
+The first of them finds the processor's caches full of the others' data, and some ten pass until
+all that a system needs is back: a median over bursts of ten is of neither state. With 50 it is of a
+system at work, and the first of each burst is told beside it."""
 
 
 @dataclass(frozen=True)

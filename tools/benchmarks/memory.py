@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--part", nargs="+", choices=[*PARTS, "all"], default=["all"])
     parser.add_argument("--index", choices=INDEX_CHOICES, default="auto")
     parser.add_argument("--index-bytes", type=int, help="RAM that the memory's index may take")
-    parser.add_argument("--queries", type=int, default=200, help="most queries a measurement")
+    parser.add_argument("--queries", type=int, default=400, help="most queries a measurement")
     parser.add_argument(
         "--seconds", type=float, default=60.0, help="no new round of a measurement begins after it"
     )

@@ -18,7 +18,7 @@ from tools.benchmarks.data import FloatArray, IntArray, Pairs
 from tools.benchmarks.entries import Labels
 from tools.benchmarks.truth import Side, half_of
 from vla_retrieval.memory import Memory
-from vla_retrieval.types import Filter, Fingerprint, Modality, Probe
+from vla_retrieval.types import EVERYTHING, Filter, Fingerprint, Modality, Probe
 
 
 class System(Protocol):
@@ -106,7 +106,7 @@ def search_memory(
         filter: Which entries may be found.
     """
     probes = [Probe(s.half, half_of(query, s.asked_by), s.weight, s.asked_by) for s in sides]
-    found = memory.search(probes, K, filter=filter or Filter())
+    found = memory.search(probes, K, filter=filter or EVERYTHING)
     return np.array([candidate.entry_id - 1 for candidate in found.candidates], dtype=np.int64)
 
 
