@@ -52,16 +52,15 @@ def check_embeddings(
 
 def _are_plainly_units(vectors: Embeddings) -> bool:
     """Return whether all is well with vectors, in a tenth of the time that saying why takes."""
-    rows = vectors if vectors.ndim == 2 else vectors[np.newaxis]
-    if len(rows) == 1:
-        return _is_about_one(float(rows[0] @ rows[0]))
-    squares = np.einsum("ij,ij->i", rows, rows)
-    return len(rows) > 0 and _is_about_one(float(squares.min()), float(squares.max()))
+    if vectors.ndim == 1 or len(vectors) == 1:
+        return _is_about_one(np.vdot(vectors, vectors))
+    squares = np.einsum("ij,ij->i", vectors, vectors)
+    return len(vectors) > 0 and _is_about_one(squares.min()) and _is_about_one(squares.max())
 
 
-def _is_about_one(*squared_lengths: float) -> bool:
+def _is_about_one(squared_length: np.float32) -> bool:
     # NaN and infinity do not survive the comparison.
-    return all(abs(squared - 1) < _UNIT_TOLERANCE for squared in squared_lengths)
+    return abs(float(squared_length) - 1) < _UNIT_TOLERANCE
 
 
 def check_probes(probes: Sequence[Probe], fingerprint: Fingerprint) -> None:

@@ -93,8 +93,7 @@ class LiveIndex:
         self._check_usable()
         return self._index
 
-    @contextmanager
-    def writing(self, *, current: bool = True) -> Iterator[Index]:
+    def writing(self, *, current: bool = True) -> AbstractContextManager[Index]:
         """Take a turn as the writer: commit, then repeat that with ``changing`` or ``added``.
 
         Should it be cut off between the two, by want of RAM or by Ctrl-C, the index is behind
@@ -106,24 +105,35 @@ class LiveIndex:
         Raises:
             StorageError: If the memory was closed, or its index is behind.
         """
-        with self._writing:
+        return _Writing(self, current=current)
+
+    def begin_writing(self, *, current: bool) -> Index:
+        """Begin a turn of ``writing``; ``end_writing`` has to follow unless this raises."""
+        self._writing.acquire()
+        try:
             if current and self._waiting:
                 self._catch_up()
             elif current:  # a reader may have taken what waited, and be putting it into the index
                 with self._state.shared():
                     pass
             self._check_usable()  # who caught up meanwhile may have failed
-            try:
-                yield self._index
-            except BaseException as error:
-                if self.is_behind():
-                    with self._state.alone():
-                        self._unusable = f"its index could not follow the database ({error!r})"
-                    raise StorageError(
-                        f"{self._directory}: the change is stored, but {self._unusable}."
-                        " Close the memory and open it again."
-                    ) from error
-                raise
+            return self._index
+        except BaseException:
+            self._writing.release()
+            raise
+
+    def end_writing(self, error: BaseException | None) -> None:
+        """End a turn, with what its block raised."""
+        try:
+            if error is not None and self.is_behind():
+                with self._state.alone():
+                    self._unusable = f"its index could not follow the database ({error!r})"
+                raise StorageError(
+                    f"{self._directory}: the change is stored, but {self._unusable}."
+                    " Close the memory and open it again."
+                ) from error
+        finally:
+            self._writing.release()
 
     @contextmanager
     def changing(self, sequence: int, changes: int) -> Iterator[Index]:
@@ -235,3 +245,22 @@ class _Reading:
         trace: TracebackType | None,
     ) -> None:  # fmt: skip
         self._live.give_back()
+
+
+class _Writing:
+    """What ``LiveIndex.writing`` returns; a class for the same reason."""
+
+    __slots__ = ("_current", "_live")
+
+    def __init__(self, live: LiveIndex, *, current: bool) -> None:
+        self._live = live
+        self._current = current
+
+    def __enter__(self) -> Index:
+        return self._live.begin_writing(current=self._current)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        self._live.end_writing(error)

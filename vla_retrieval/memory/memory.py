@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -208,7 +208,9 @@ class Memory(Readable):
                 entries, scenes, instructions, self._options, around.neighbours, around.entries
             )
             kept, *halves = sorted_out.kept(entries, scenes, instructions)
-            with self._recent.changing() as changed, self._database.writing() as connection:
+            # Where nobody is merged with or evicted, no entry that is there changes.
+            changing = self._recent.changing() if current else nullcontext(set[int]())
+            with changing as changed, self._database.writing() as connection:
                 ids = store.insert(connection, kept, *halves)
                 report = sorted_out.report(ids)
                 if not sorted_out.all_new:
