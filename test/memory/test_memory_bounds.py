@@ -121,6 +121,19 @@ def test_where_one_of_two_copies_went_the_other_stays(
     assert left == list(range(pairs))
 
 
+def test_what_was_pinned_while_there_were_no_bounds_stays_when_there_are(
+    open_memory: OpenMemory,
+) -> None:
+    memory = open_memory()
+    add(memory, seen(0), seen(1))
+    memory.pin([1])
+    memory = open_memory()
+    memory.pin([2])
+    memory.pin([2], pinned=False)
+    memory = open_memory(options=bounded(Eviction.OLDEST, 2))
+    assert add(memory, seen(2))[1] == [2]
+
+
 @pytest.mark.parametrize("policy", Eviction)
 def test_a_pinned_entry_never_goes(open_memory: OpenMemory, policy: Eviction) -> None:
     memory = open_memory(options=bounded(policy, 6))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vla_retrieval.memory import kernels
+from vla_retrieval.memory import blocks, kernels
 from vla_retrieval.memory.codes import Codes, Selection
 from vla_retrieval.memory.columns import facts_of
 from vla_retrieval.memory.halves import Half, Ready, scans_of
@@ -43,6 +43,24 @@ def test_a_direction_that_all_vectors_share_hides_nothing(squares: bool) -> None
     shared = np.full(DIM, 5, dtype=np.float32)
     vectors, queries = in_few_axes(1) + shared, in_few_axes(2, 20) - shared
     assert share_found(filled(vectors, squares=squares), vectors, queries, squares=squares) > 0.9
+
+
+@pytest.mark.parametrize("rows", [32, 64, 128])
+def test_codes_are_found_however_many_are_scanned_together(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "fastest", lambda *_: rows)
+    vectors, queries = in_few_axes(1), in_few_axes(2, 20)
+    codes = filled(vectors, squares=False)
+    assert share_found(codes, vectors, queries, squares=False) > 0.9
+    again = Codes.from_bytes(codes.to_bytes())
+    for query in queries:
+        assert set(again.propose(query, 50, None)) == set(codes.propose(query, 50, None))
+
+
+@pytest.mark.parametrize(("width", "parts"), [(1, 1), (3, 3), (5, 1), (16, 8), (144, 72)])
+def test_the_fastest_block_is_one_that_can_be_scanned(width: int, parts: int) -> None:
+    assert blocks.fastest(width, parts, 4) in (32, 64, 128)
 
 
 def test_vectors_that_differ_along_few_axes_have_shorter_codes() -> None:
@@ -94,6 +112,28 @@ def test_rows_that_have_no_code_yet_are_proposed_with_the_others() -> None:
         index.settle()
         assert halves[Modality.SCENE].coded == COUNT
         assert COUNT - 1 in index.propose(scans, 10, None, COUNT, 32)
+
+
+def test_with_a_filter_more_rows_are_proposed_the_fewer_pass() -> None:
+    """The best of a part lie farther from a query, where codes tell less apart."""
+    vectors = in_few_axes(1, 4000)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    halves = {m: Half(WholeVectors(DIM, squares=False), Codes.trained(vectors, squares=False))
+              for m in Modality}  # fmt: skip
+    index = Index(DIM, Similarity.COSINE, IndexKind.PQ, halves)
+    facts = [facts_of(NewEntry(instruction="go", stamp_ns=0))] * 4000
+    index.add(Addition(range(4000), facts, vectors, vectors))
+    index.settle()
+    ready = Ready(Modality.SCENE, vectors[7], 1.0, Modality.SCENE, None)
+    scans, proposed = scans_of(Similarity.COSINE, [ready]), []
+    with kernels.threads(1):
+        for share in (1.0, 0.9, 0.5, 0.1):
+            mask = np.random.default_rng(3).random(4000) < share
+            count = int(mask.sum())
+            proposed.append(len(index.propose(scans, 10, mask, count, 40)))
+    assert proposed == sorted(proposed)
+    assert proposed[0] < 100
+    assert proposed[-1] > 200
 
 
 @pytest.mark.parametrize("share", [0.9, 0.5, 0.3, 0.1])

@@ -262,6 +262,25 @@ def test_a_waiting_writer_goes_before_new_readers() -> None:
     assert order == ["first reader", "writer", "second reader"]
 
 
+def test_a_writer_waits_for_the_last_of_several_readers_and_no_longer() -> None:
+    lock = SharedLock()
+    written = threading.Event()
+
+    def write() -> None:
+        with lock.alone():
+            written.set()
+
+    writer = threading.Thread(target=write)
+    with lock.shared():
+        with lock.shared():
+            writer.start()
+            while not lock._writers_waiting:
+                pass
+        assert not written.is_set()
+    assert written.wait(60)
+    writer.join()
+
+
 @pytest.mark.parametrize("index", ["exact", "pq", "pq_sq8", "hash"])
 def test_every_answer_beside_all_kinds_of_maintenance_is_that_of_one_commit(
     open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch, index: str

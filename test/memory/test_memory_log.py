@@ -53,6 +53,28 @@ def test_many_entries_reach_the_file_while_the_memory_is_open(
     assert in_the_file(directory, tmp_path) == ENOUGH
 
 
+def test_the_log_begins_anew_also_beside_a_writer_that_never_pauses(
+    open_memory: OpenMemory, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit that makes the log's file longer takes the disk twice as long."""
+    memory = open_memory(durable=True)
+    copy, copies = Database.copy_log, []
+
+    def copy_in_vain_first(database: Database) -> None:
+        copies.append(memory._live._writing.locked())
+        if len(copies) > 1:  # the first time, all of it is committed while the log is copied
+            copy(database)
+
+    monkeypatch.setattr(Database, "copy_log", copy_in_vain_first)
+    add(memory, ENOUGH)
+    assert memory.wait_until_idle(WAIT_SEC)
+    log = directory / f"{DATABASE_NAME}-wal"
+    length = log.stat().st_size
+    add(memory, ENOUGH // 4, ENOUGH)
+    assert log.stat().st_size == length > 0
+    assert copies == [False, True]
+
+
 def test_nobody_waits_while_the_log_is_copied(
     memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
