@@ -115,3 +115,27 @@ def test_a_log_that_cannot_be_copied_is_told_and_tried_again(
     assert memory.wait_until_idle(WAIT_SEC)
     assert in_the_file(directory, tmp_path) == 2 * ENOUGH
     assert memory.stats().index.last_error == ""
+
+
+def test_a_disk_that_fails_while_the_writer_waits_costs_no_answer(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing was committed in that turn, also where the disk cannot say so."""
+    copies: list[bool] = []
+
+    def refuse(_: Database) -> None:
+        copies.append(memory._live._writing.locked())
+        if copies[-1]:
+            monkeypatch.setattr(memory._live, "is_behind", lambda: True)
+            raise StorageError("cannot write to the disk: it fails")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Database, "copy_log", refuse)
+        add(memory, ENOUGH)
+        assert memory.wait_until_idle(WAIT_SEC)
+    assert copies == [False, True]
+    assert "it fails" in memory.stats().index.last_error
+    probe = Probe(Modality.SCENE, VECTORS[7], 1.0, Modality.SCENE)
+    assert memory.search([probe], 1).candidates[0].entry_id == 8
+    add(memory, 1, ENOUGH)
+    assert len(memory.entry_ids()) == ENOUGH + 1

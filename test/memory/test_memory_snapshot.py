@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -240,6 +241,70 @@ def test_a_table_of_contents_of_another_make_is_no_snapshot(plain: Kept, header:
     plain.open()
     assert not plain.from_snapshot()
     plain.check()
+
+
+@pytest.mark.parametrize("part", ["scene.vectors", "instruction.vectors"])
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (1, "<f8"), (1, "nonsense"), (1, None), (2, [58, 7]), (2, [2, 2]), (2, None),
+        (3, 2**63), (3, 2**40), (4, 0),
+    ],
+)  # fmt: skip
+def test_a_table_that_does_not_fit_its_arrays_is_no_snapshot(
+    kept: Kept, part: str, place: int, value: object
+) -> None:
+    """Also where its own checksum holds: a program of another version may have written it."""
+    kept.memory.close()
+    content = (kept.directory / SNAPSHOT).read_bytes()
+    magic, start, length, _ = TAIL.unpack(content[-TAIL.size :])
+    header = json.loads(content[start : start + length])
+    (section,) = (row for row in header["sections"] if row[0] == part)
+    section[place] = value
+    table = json.dumps(header).encode()
+    tail = TAIL.pack(magic, start, len(table), zlib.crc32(table))
+    (kept.directory / SNAPSHOT).write_bytes(content[:start] + table + tail)
+    kept.open()
+    assert not kept.from_snapshot()
+    kept.check()
+
+
+def test_a_disk_that_gives_a_few_bytes_at_a_time_is_read_to_the_end(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept.memory.close()
+    preadv = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda file, to, at: preadv(file, [to[0][:1000]], at))
+    kept.open()
+    assert kept.from_snapshot()
+    kept.check()
+
+
+@pytest.mark.parametrize("call", [0, 3, -1])
+def test_a_disk_that_fails_at_any_part_of_a_snapshot_costs_only_the_snapshot(
+    kept: Kept, call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept.memory.close()
+    preadv, calls = os.preadv, []
+
+    def read(file: int, to: list[memoryview], at: int) -> int:
+        calls.append(at)
+        return preadv(file, to, at)
+
+    monkeypatch.setattr(os, "preadv", read)
+    kept.open()
+    kept.memory.close()
+    bad = sorted(calls)[call]
+
+    def fail(file: int, to: list[memoryview], at: int) -> int:
+        if at == bad:
+            raise OSError(errno.EIO, "the disk fails")
+        return preadv(file, to, at)
+
+    monkeypatch.setattr(os, "preadv", fail)
+    kept.open()
+    assert not kept.from_snapshot()
+    kept.check()
 
 
 def test_what_stands_in_the_place_of_a_snapshot_and_is_no_file_is_left_out(plain: Kept) -> None:

@@ -19,7 +19,8 @@ from vla_retrieval.memory import kernels
 faiss: Any = _typed_faiss  # its types leave out what is used here
 
 _SIZES = (32, 64, 128)
-_ROWS = 131_072  # some megabytes of codes: more than fits beside a core
+_BYTES = 4 << 20  # of codes: more than fits beside a core
+_ROWS = 131_072
 _DEPTH = 64
 _TURNS = 12
 
@@ -61,8 +62,9 @@ def _filled(width: int, parts: int, bits: int, rng: np.random.Generator) -> Any:
     index.is_trained = True
     centroids = rng.standard_normal(width << bits, dtype=np.float32)
     faiss.copy_array_to_vector(centroids, index.pq.centroids)
-    rows = np.arange(_ROWS, dtype=np.int64)
-    codes = rng.integers(0, 256, (_ROWS, index.code_size), dtype=np.uint8)
-    index.invlists.add_entries(0, _ROWS, faiss.swig_ptr(rows), faiss.swig_ptr(codes))
-    index.ntotal = _ROWS
+    count = min(_BYTES // index.code_size, _ROWS)
+    rows = np.arange(count, dtype=np.int64)
+    codes = rng.integers(0, 256, (count, index.code_size), dtype=np.uint8)
+    index.invlists.add_entries(0, count, faiss.swig_ptr(rows), faiss.swig_ptr(codes))
+    index.ntotal = count
     return index

@@ -214,8 +214,14 @@ class Maintenance:
         self._database.copy_log()
         # What was committed meanwhile is little, and copied while the writer waits: beside one that
         # never pauses the log would otherwise never begin anew.
+        failure = None
         with self._live.writing(current=False):
-            self._database.copy_log()
+            try:
+                self._database.copy_log()
+            except StorageError as error:  # nothing was committed: not a turn that went wrong
+                failure = error
+        if failure is not None:
+            raise failure
 
     def _run(self) -> None:
         with self._busy:

@@ -289,7 +289,9 @@ def _reading(directory: Path) -> Iterator[_Reader]:
     except SnapshotError:
         raise
     # Its checksums hold, so this is a file of another make, or a disk that fails.
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (
+        OSError, ValueError, KeyError, TypeError, RuntimeError, ArithmeticError, AssertionError,
+    ) as error:  # fmt: skip
         raise SnapshotError(f"{path}: {error!r}") from error
 
 
@@ -352,6 +354,12 @@ class _Reader:
             )
         else:
             vectors = WholeVectors(self.header["dim"], squares=squares, folder=vectors_in)
+        dtype, shape, *_ = self._sections[f"{half}.vectors"]
+        expected = ("<f4" if vectors.whole else "|u1", [self.header["rows"], self.header["dim"]])
+        if (dtype, shape) != expected:
+            raise SnapshotError(
+                f"{self._file.name}: expected {half} vectors {expected}, got {(dtype, shape)}"
+            )
         self._fill(f"{half}.vectors", vectors.grown(self.header["rows"]))
         codes: Codes | HashCodes | None = None
         if kind is not IndexKind.EXACT:
