@@ -26,6 +26,7 @@ ROWS: tuple[frozenset[str], ...] = (
             "thumbnails",
             "shipped",
             "transport",
+            "typeface",
             "publishing",
             "images",
             "calibration",

@@ -7,15 +7,14 @@ import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vla_retrieval.thumbnails import NO_PICTURE, read_thumbnail
+from vla_retrieval.typeface import TYPEFACE
 from vla_retrieval.types import Known, Match, Retrieval, RgbImage
 
-_FONT = Path(__file__).parent / "fonts" / "NotoSansCJKsc-Subset.otf"
 _MARGIN = 16
 _QUERY_SIDE = 320
 # Cameras are 4:3 more often than not; other shapes are fitted into the tile.
@@ -186,7 +185,7 @@ def _fitted(image: RgbImage, box: tuple[int, int]) -> tuple[int, int]:
 
 @lru_cache(maxsize=8)
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(_FONT), size)
+    return ImageFont.truetype(str(TYPEFACE), size)
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int, most_lines: int) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from PIL import ImageFont
 
 from vla_retrieval.errors import (
     InvalidInputError,
@@ -284,6 +286,23 @@ class TestTheFolder:
         assert 'href="../pages/3.html"' in found[1]
         assert 'src="../thumbnails/450.jpg"' in found[2]
         assert not any("loading=" in text for text in found)  # what is lazy may miss on paper
+
+    def test_brings_a_typeface_for_chinese_with_its_licence(self, folder: Path) -> None:
+        for page in (folder / "index.html", folder / "pages" / "3.html"):
+            (source,) = re.findall(r'src: url\("(.*?)"\)', page.read_text(encoding="utf-8"))
+            file = page.parent / source
+            typeface = ImageFont.truetype(file, 20)
+            assert all(typeface.getmask(one).getbbox() for one in "拿起桌子上的杯子，。")
+            assert "SIL Open Font License" in (file.parent / "OFL.txt").read_text(encoding="utf-8")
+
+    def test_without_chinese_brings_no_typeface(
+        self, open_memory: OpenMemory, directory: Path, tmp_path: Path
+    ) -> None:
+        vectors = unit_vectors(1, DIM, 1)
+        open_memory().add([NewEntry("pick up the cup – größer", 0)], vectors, vectors)
+        open_memory().close()
+        export(directory, tmp_path / "out", "directory")
+        assert not (tmp_path / "out" / "fonts").exists()
 
     def test_the_page_runs_nothing_that_an_instruction_says(
         self, open_memory: OpenMemory, directory: Path, tmp_path: Path

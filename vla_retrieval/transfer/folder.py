@@ -50,6 +50,7 @@ thumbnails/       <entry_id>.jpg, for those entries that have one
 scenes.npy        float32, one row per line of entries.jsonl: the embedding of the scene
 instructions.npy  the same of the instruction
 *_codes.npy       where a head was given: uint8, its packed binary codes of the same rows
+fonts/            Chinese for index.html, where an instruction needs it and a machine has none
 memory.json       the encoder that made the embeddings, and how many entries there are
 
 `memory import DIR THIS_FOLDER` puts them into a memory again.

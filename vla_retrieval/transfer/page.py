@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from datetime import datetime, timezone
 from html import escape
 from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from vla_retrieval import typeface
 from vla_retrieval.types import Entry, Fingerprint
 
 ENTRIES_PER_PAGE = 200
+_FONTS = "fonts"
 
 _STYLE = """
 :root { color-scheme: light dark;
@@ -20,7 +23,8 @@ _STYLE = """
 * { box-sizing: border-box }
 body { margin: 0 auto; max-width: 80rem; padding: 1.5rem; background: var(--paper);
   color: var(--ink);
-  font: 16px/1.45 system-ui, "Noto Sans", "Noto Sans CJK SC", "PingFang SC", sans-serif }
+  font: 16px/1.45 "Shipped", system-ui, "Noto Sans", "Noto Sans CJK SC", "PingFang SC",
+    "Microsoft YaHei", sans-serif }
 h1 { font-size: 1.4rem; margin: 0 }
 header p, nav { color: var(--pale); margin: .3rem 0; overflow-wrap: anywhere }
 nav a { color: inherit; margin-right: .8rem }
@@ -56,6 +60,7 @@ class PageWriter:
         self._total = total
         self._pages = max(1, -(-total // ENTRIES_PER_PAGE))
         self._added = 0
+        self._has_typeface = False
         self._file: IO[str] | None = None
 
     def __enter__(self) -> PageWriter:
@@ -84,7 +89,16 @@ class PageWriter:
             self._end()
             self._begin(number)
         self._added += 1
+        if not self._has_typeface and typeface.is_wanted_for(entry.instruction):
+            self._add_typeface()
         self._write(_item(entry, thumbnail and f"{_up(number)}{thumbnail}"))
+
+    def _add_typeface(self) -> None:
+        """Put the typeface beside the pages, with its licence, as that asks."""
+        (self._folder / _FONTS).mkdir(exist_ok=True)
+        for file in (typeface.TYPEFACE, typeface.LICENCE):
+            shutil.copyfile(file, self._folder / _FONTS / file.name)
+        self._has_typeface = True
 
     def _begin(self, number: int) -> None:
         path = self._folder / _name(number)
@@ -93,10 +107,11 @@ class PageWriter:
         self._number = number
         of = f", page {number} of {self._pages}" if self._pages > 1 else ""
         noun = "entry" if self._total == 1 else "entries"
+        style = typeface.face("Shipped", f"{_up(number)}{_FONTS}/{typeface.TYPEFACE.name}") + _STYLE
         self._write(
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
             '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<title>Memory, {self._total} {noun}{of}</title>\n<style>{_STYLE}</style>\n</head>\n"
+            f"<title>Memory, {self._total} {noun}{of}</title>\n<style>{style}</style>\n</head>\n"
             f"<body>\n<header><h1>{self._total} {noun}{of}</h1>\n"
             f"<p>{escape(str(self._fingerprint))}</p>{self._links()}</header>\n<ul>\n"
         )
