@@ -23,7 +23,7 @@ def face(name: str, source: str) -> str:
 
     Args:
         name: For ``font-family``. It comes first there, and is only for Chinese: behind other
-            names, Chromium leaves the first Chinese text of a page as it was before it had the file.
+            names, Chromium leaves the first text of a page as it was before it had the file.
         source: Its file, relative to the page. It is read only where a character needs it.
     """
     ranges = ", ".join(f"U+{low:04X}-{high:04X}" for low, high in _RANGES)
