@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 from vla_retrieval.encoders.cuda_graphs import (  # noqa: E402
     RecordedTower,
     Recording,
+    Streams,
     record_on_gpu,
 )
 
@@ -111,6 +112,48 @@ def test_a_recorded_batch_is_given_back_for_good_and_single_inputs_stay() -> Non
     for _ in range(4):
         assert torch.equal(recorded(row(2.0, count=3)), row(4.0, count=3))
     assert recorded.shapes == {(1, 4)}
+
+
+class Held:
+    """Stands for a stream, or for a graph."""
+
+
+def test_each_living_recording_has_a_stream_of_its_own() -> None:
+    """Torch 2.11 to 2.14 free a stream's workspace with the first recording of it that goes."""
+    streams = Streams(Held)
+    graphs, taken = [], []
+    for _ in range(3):
+        graphs.append(Held())
+        taken.append(streams.take())
+        streams.lend(taken[-1], graphs[-1])
+    assert len(set(map(id, taken))) == 3
+    assert streams.take() not in taken
+    del graphs[1]
+    again = Held()
+    assert streams.take() is taken[1]
+    streams.lend(taken[1], again)
+    assert streams.take() not in taken
+
+
+def test_a_recording_that_fails_takes_no_stream() -> None:
+    streams = Streams(Held)
+    graph = Held()
+    first = streams.take()
+    streams.lend(first, graph)
+    del graph
+    assert streams.take() is first  # and fails before it has a graph
+    assert streams.take() is first
+
+
+def test_a_batch_that_was_given_back_meanwhile_is_not_recorded_again() -> None:
+    tower, graph = Doubling(), Graph()
+    recorded = RecordedTower(tower, [], graph.record, batch_size=3)
+    for _ in range(2):
+        recorded(row(1.0, count=3))
+    recorded.give_back()
+    recorded._batches = 3  # of a thread that looked at the size before
+    recorded._learn(row(1.0, count=3))
+    assert recorded.shapes == set()
 
 
 def test_one_recording_is_made_at_a_time_whatever_tower_it_is_of() -> None:

@@ -78,7 +78,9 @@ class BatchLimit:
             embedded, said = self._try(tower, part)
             if embedded is not None:
                 done.append(embedded)
-            elif not self._give_back():
+            elif self._give_back():
+                _empty_cache()
+            else:
                 self._lower(len(part), said)
         return done[0] if len(done) == 1 else torch.cat(done)
 
@@ -104,7 +106,12 @@ class BatchLimit:
             said = (str(error).strip().splitlines() or [type(error).__name__])[0]
         # Outside of the except block: the exception holds the frames that failed, and they their
         # tensors (PyTorch's FAQ, "My out of memory exception handler can't allocate memory").
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            with NOBODY_RECORDS:
-                torch.cuda.empty_cache()
+        _empty_cache()
         return None, said
+
+
+def _empty_cache() -> None:
+    """Give what torch keeps and does not use to libraries, which ask the GPU itself."""
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        with NOBODY_RECORDS:
+            torch.cuda.empty_cache()

@@ -10,9 +10,12 @@ Source: PyTorch's "CUDA semantics", section "CUDA Graphs".
 from __future__ import annotations
 
 import functools
+import gc
 import logging
 import threading
-from collections.abc import Callable, Sequence
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
@@ -111,8 +114,8 @@ class RecordedTower:
 
     def _learn(self, batch: torch.Tensor) -> None:
         with self._lock:
-            if batch.shape in self._recordings:
-                return
+            if batch.shape in self._recordings or len(batch) != self._batch_size:
+                return  # another thread has recorded it meanwhile, or given it back
             self._batches += 1
             is_power_of_two = self._batches & (self._batches - 1) == 0
             if self._batches > 1 and is_power_of_two:
@@ -143,7 +146,7 @@ def record_on_gpu(tower: Tower, example: torch.Tensor) -> Recording:
     source = example.clone()
     # A stream of the tower's own device: torch's default is that of the first recording. And
     # what was current is put back, also where torch's own block fails to.
-    side = _side_stream(device)
+    side = _streams(device).take()
     with torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
         # Warmed up on another stream, as PyTorch asks for.
         side.wait_stream(torch.cuda.current_stream(device))
@@ -152,12 +155,54 @@ def record_on_gpu(tower: Tower, example: torch.Tensor) -> Recording:
                 tower(source)
         torch.cuda.current_stream(device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
+        _streams(device).lend(side, graph)
         # Other threads may go on with the GPU meanwhile.
-        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+        with (
+            _nothing_collected(),
+            torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"),
+        ):
             result = tower(source)
     return Recording(source, result, graph.replay)
 
 
+class Streams:
+    """Streams to record on, one for each recording that lives.
+
+    A recording keeps the address of cuBLAS's workspace, which torch keeps for a stream. Torch 2.11
+    to 2.14 free it with the first recording of that stream that goes, under the others
+    (https://github.com/pytorch/pytorch/issues/193402).
+
+    Args:
+        make: Makes a stream.
+    """
+
+    def __init__(self, make: Callable[[], torch.cuda.Stream]) -> None:
+        self._make = make
+        self._free: list[torch.cuda.Stream] = []
+
+    def take(self) -> torch.cuda.Stream:
+        """Return a stream that no living recording has; for one caller at a time."""
+        return self._free[-1] if self._free else self._make()
+
+    def lend(self, stream: torch.cuda.Stream, graph: object) -> None:
+        """Keep a stream that was taken for a graph until that goes."""
+        if stream in self._free:
+            self._free.remove(stream)
+        weakref.finalize(graph, self._free.append, stream).atexit = False
+
+
 @functools.cache
-def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call,no-any-return]
+def _streams(device: torch.device) -> Streams:
+    return Streams(lambda: torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Keep Python from destroying an older recording, or a tensor, amid this one."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

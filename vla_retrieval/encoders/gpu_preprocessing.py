@@ -144,7 +144,8 @@ class GpuPreprocessor:
             return staged.to(self._device, non_blocking=True)
         current = torch.cuda.current_stream(self._device)
         with NOBODY_RECORDS:
-            with torch.cuda.stream(self._copies):
+            # The device around it, or a process that has nothing on device 0 gets a context there.
+            with torch.cuda.device(self._device), torch.cuda.stream(self._copies):
                 there = staged.to(self._device, non_blocking=True)
             current.wait_stream(self._copies)
             there.record_stream(current)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -87,7 +88,8 @@ class TorchEngine:
         self._preprocessor = preprocessor
         self._device = device
         self._precision = precision
-        self._embed_pixels: Tower = self._run_images
+        # Nothing that refers to this object: with its last user the GPU's memory is free again.
+        self._embed_pixels: Tower = partial(_run_images, self._model, preprocessor, self._dtype)
         self._embed_tokens: Tower = self._text
         self._give_back: Callable[[], bool] = lambda: False
         if device.type == "cuda":
@@ -129,11 +131,6 @@ class TorchEngine:
         """Give back the memory of a recorded batch; return whether there was one."""
         return self._give_back()
 
-    def _run_images(self, prepared: torch.Tensor) -> torch.Tensor:
-        pixels = self._preprocessor.normalize(prepared).to(self._dtype)
-        embedded: torch.Tensor = self._model.encode_image(pixels)
-        return embedded
-
     def _record(self, batch_size: int) -> None:
         """Record one image, and one instruction of each length: what a robot asks for.
 
@@ -146,6 +143,13 @@ class TorchEngine:
                 torch.ones((1, length), dtype=torch.int64, device=self._device)
                 for length in self.text_lengths
             ]
-            recorded = RecordedTower(self._run_images, [image], batch_size=batch_size)
+            recorded = RecordedTower(self._embed_pixels, [image], batch_size=batch_size)
             self._embed_pixels, self._give_back = recorded, recorded.give_back
             self._embed_tokens = RecordedTower(self._text, tokens)
+
+
+def _run_images(
+    model: Any, preprocessor: Preprocessor, dtype: torch.dtype, prepared: torch.Tensor
+) -> torch.Tensor:
+    embedded: torch.Tensor = model.encode_image(preprocessor.normalize(prepared).to(dtype))
+    return embedded
