@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import threading
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,17 @@ def add(memory: Memory, count: int, first: int = 0) -> None:
     for number in range(first, first + count):
         row = VECTORS[number : number + 1]
         memory.add([NewEntry(f"task {number}", number)], row, row)
+
+
+def open_files(directory: Path) -> list[str]:
+    """Return the names of the files in a directory that this process has open."""
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):  # the one that lists them
+            file = descriptor.readlink()
+            if file.parent == directory.resolve():
+                found.append(file.name)
+    return found
 
 
 def in_the_file(directory: Path, folder: Path) -> int:
@@ -65,7 +76,14 @@ def test_the_log_begins_anew_also_beside_a_writer_that_never_pauses(
         if len(copies) > 1:  # the first time, all of it is committed while the log is copied
             copy(database)
 
+    flush, flushes = Database.flush, []
+
+    def flush_while_nobody_waits(database: Database) -> None:
+        flushes.append(memory._live._writing.locked())
+        flush(database)
+
     monkeypatch.setattr(Database, "copy_log", copy_in_vain_first)
+    monkeypatch.setattr(Database, "flush", flush_while_nobody_waits)
     add(memory, ENOUGH)
     assert memory.wait_until_idle(WAIT_SEC)
     log = directory / f"{DATABASE_NAME}-wal"
@@ -73,6 +91,18 @@ def test_the_log_begins_anew_also_beside_a_writer_that_never_pauses(
     add(memory, ENOUGH // 4, ENOUGH)
     assert log.stat().st_size == length > 0
     assert copies == [False, True]
+    assert flushes == [False]
+
+
+def test_a_memory_that_was_closed_keeps_no_file_open(
+    open_memory: OpenMemory, directory: Path
+) -> None:
+    memory = open_memory(durable=True)
+    add(memory, ENOUGH)
+    assert memory.wait_until_idle(WAIT_SEC)
+    assert DATABASE_NAME in open_files(directory)
+    memory.close()
+    assert open_files(directory) == []
 
 
 def test_nobody_waits_while_the_log_is_copied(

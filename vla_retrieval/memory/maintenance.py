@@ -212,6 +212,7 @@ class Maintenance:
     def _copy_log(self) -> None:
         self._copied_at = self._live.changes
         self._database.copy_log()
+        self._database.flush()
         # What was committed meanwhile is little, and copied while the writer waits: beside one that
         # never pauses the log would otherwise never begin anew.
         failure = None
