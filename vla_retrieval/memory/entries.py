@@ -10,7 +10,7 @@ import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,17 +86,15 @@ def write_embeddings(
     instructions: Embeddings,
 ) -> None:
     """Write the embeddings of entries, shape ``(n, dim)`` each, in place of any they have."""
-    rows = map(_embeddings_row, entry_ids, scenes, instructions)
+    halves = [np.ascontiguousarray(half, dtype=_FLOAT32) for half in (scenes, instructions)]
+    rows = (
+        (i, scene.data, zlib.crc32(scene), zlib.crc32(instruction), instruction.data)
+        for i, scene, instruction in zip(entry_ids, *halves, strict=True)
+    )
     if len(entry_ids) == 1:  # executemany makes a cursor first
         connection.execute(_INSERT_EMBEDDINGS, next(rows))
     else:
         connection.executemany(_INSERT_EMBEDDINGS, rows)
-
-
-def _embeddings_row(entry_id: int, scene: Embeddings, instruction: Embeddings) -> tuple[Any, ...]:
-    first = np.ascontiguousarray(scene, dtype=_FLOAT32).data
-    second = np.ascontiguousarray(instruction, dtype=_FLOAT32).data
-    return entry_id, first, zlib.crc32(first), zlib.crc32(second), second
 
 
 def delete(connection: sqlite3.Connection, entry_ids: Sequence[int]) -> int:
