@@ -12,9 +12,8 @@ import pytest
 
 from vla_retrieval.memory import Memory
 
-from .oracle import fingerprint
-
-DIM = 8
+from .kept import kept, plain  # noqa: F401  (fixtures)
+from .oracle import DIM, fingerprint
 
 
 def child_environment() -> dict[str, str]:

@@ -22,6 +22,9 @@ from vla_retrieval.types import (
     Similarity,
 )
 
+DIM = 8
+"""Length of an embedding in most tests."""
+
 Stored = tuple[NewEntry, Embeddings, Embeddings]
 
 

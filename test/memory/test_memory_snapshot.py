@@ -1,4 +1,4 @@
-"""Snapshots that are damaged, foreign, older or newer than the database."""
+"""Snapshots that are damaged, or written while entries come and go."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import json
 import logging
 import os
-import shutil
 import struct
 import zlib
 from collections.abc import Callable
@@ -16,94 +15,14 @@ import numpy as np
 import pytest
 
 from vla_retrieval.errors import StorageError
-from vla_retrieval.memory import Memory, MemoryOptions
 from vla_retrieval.memory.snapshot import Frozen, SnapshotError, read
-from vla_retrieval.types import Filter, Modality, NewEntry, Probe, Similarity
+from vla_retrieval.types import Similarity
 
 from .conftest import DIM, OpenMemory
-from .oracle import BruteForce, assert_same, fingerprint, unit_vectors
+from .kept import SNAPSHOT, Kept
+from .oracle import fingerprint
 
-SNAPSHOT, DATABASE, LOG = "index.snapshot", "memory.sqlite3", "memory.sqlite3-wal"
 TAIL = struct.Struct("<8sQII")
-KINDS = ["exact", "pq", "pq_sq8", "hash"]
-
-
-class Kept:
-    """A memory and what it must hold, from opening to opening."""
-
-    def __init__(self, open_memory: OpenMemory, directory: Path, index: str = "exact") -> None:
-        self.directory, self.index = directory, index
-        self.expected = BruteForce()
-        self._open = open_memory
-        self.memory = self.open()
-
-    def open(self, **options: object) -> Memory:
-        self.memory = self._open(options=MemoryOptions(index=self.index), **options)
-        return self.memory
-
-    def add(self, count: int) -> None:
-        first = self.expected.next_id
-        entries = [
-            NewEntry(f"do {n}", n, episode_id=str(n % 3), tags=("even",) if n % 2 == 0 else ())
-            for n in range(first, first + count)
-        ]
-        halves = unit_vectors(count, DIM, first), unit_vectors(count, DIM, first + 5000)
-        assert self.memory.add(entries, *halves) == self.expected.add(entries, *halves)
-
-    def remove(self, *ids: int) -> None:
-        self.memory.remove(ids)
-        self.expected.remove(ids)
-
-    def write_snapshot(self) -> bytes:
-        self.memory.wait_until_idle()
-        self.memory.write_snapshot()
-        return (self.directory / SNAPSHOT).read_bytes()
-
-    def check(self, similarity: Similarity = Similarity.COSINE) -> None:
-        assert self.memory.entry_ids() == sorted(self.expected.rows)
-        scene, instruction = unit_vectors(2, DIM, 77)
-        for probes in (
-            [Probe(Modality.SCENE, scene)],
-            [Probe(Modality.SCENE, scene, 0.4), Probe(Modality.INSTRUCTION, instruction, 0.6)],
-        ):
-            for wanted in (Filter(), Filter(tags=("even",), episode_ids=("1", "2"))):
-                for k in (3, 10**4):
-                    found = self.memory.search(probes, k, filter=wanted)
-                    expected = self.expected.search(similarity, probes, k, wanted)
-                    assert_same(found, expected)
-        assert self.memory.get(max(self.expected.rows)).instruction.startswith("do ")
-
-    @property
-    def source(self) -> str:
-        return self.memory.stats().index.opened_from
-
-    def from_snapshot(self) -> bool:
-        return self.source.startswith("the snapshot")
-
-
-@pytest.fixture(params=KINDS)
-def kept(
-    request: pytest.FixtureRequest, open_memory: OpenMemory, directory: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Kept:  # fmt: skip
-    """Return a memory of 60 entries with a snapshot, of each kind of index."""
-    monkeypatch.setattr("vla_retrieval.memory.building.FEWEST_TO_FIT", 30)
-    memory = Kept(open_memory, directory, request.param)
-    memory.add(60)
-    memory.remove(7, 30)
-    memory.write_snapshot()
-    assert memory.memory.stats().index.kind == request.param
-    return memory
-
-
-@pytest.fixture
-def plain(open_memory: OpenMemory, directory: Path) -> Kept:
-    """Return the same with an exact index."""
-    memory = Kept(open_memory, directory)
-    memory.add(60)
-    memory.remove(7, 30)
-    memory.write_snapshot()
-    return memory
 
 
 def sections(content: bytes) -> dict[str, tuple[int, int]]:
@@ -313,128 +232,6 @@ def test_what_stands_in_the_place_of_a_snapshot_and_is_no_file_is_left_out(plain
     (plain.directory / SNAPSHOT).mkdir()
     plain.open()
     assert not plain.from_snapshot()
-    plain.check()
-
-
-def test_the_snapshot_of_another_memory_is_not_trusted(kept: Kept, tmp_path: Path) -> None:
-    with Memory.open(
-        tmp_path / "other", fingerprint(DIM), durable=False, options=MemoryOptions(index=kept.index)
-    ) as other:
-        vectors = unit_vectors(40, DIM, 4)
-        other.add([NewEntry("other", 0)] * 40, vectors, vectors)
-        other.wait_until_idle()
-        other.write_snapshot()
-    kept.memory.close()
-    shutil.copy(tmp_path / "other" / SNAPSHOT, kept.directory / SNAPSHOT)
-    kept.open()
-    assert "another history" in kept.source
-    kept.check()
-
-
-@pytest.mark.parametrize("field", ["similarity", "fingerprint"])
-def test_a_snapshot_of_other_embeddings_is_not_trusted(
-    plain: Kept, field: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if field == "similarity":
-        plain.open(similarity=Similarity.NEGATIVE_L2)
-        assert not plain.from_snapshot()
-        plain.check(Similarity.NEGATIVE_L2)
-        return
-    other = fingerprint(DIM, model="another")
-    monkeypatch.setattr(plain.memory._maintenance, "_fingerprint", other)
-    plain.write_snapshot()
-    plain.open()
-    assert "expected fingerprint" in plain.source
-    plain.check()
-
-
-def test_an_older_snapshot_of_the_same_history_is_caught_up_or_left_out(kept: Kept) -> None:
-    older = (kept.directory / SNAPSHOT).read_bytes()
-    kept.add(5)
-    kept.remove(2)
-    kept.write_snapshot()
-    for _ in range(2):  # the one before the newest, and the one before that
-        kept.memory.close()
-        (kept.directory / SNAPSHOT).write_bytes(older)
-        kept.open()
-        kept.check()
-        kept.add(2)
-        kept.remove(max(kept.expected.rows))
-        kept.write_snapshot()
-
-
-def copy_of(directory: Path, to: Path) -> Path:
-    shutil.copytree(directory, to)
-    return to
-
-
-def put_back(copy: Path, directory: Path) -> None:
-    """Put an older database back, beside the snapshot that is there."""
-    (directory / LOG).unlink(missing_ok=True)
-    shutil.copy(copy / DATABASE, directory / DATABASE)
-
-
-def test_an_older_database_beside_a_newer_snapshot_does_not_trust_it(
-    kept: Kept, tmp_path: Path
-) -> None:
-    kept.memory.close()
-    copy, rows, next_id = copy_of(kept.directory, tmp_path / "copy"), *state(kept)
-    kept.open()
-    kept.add(8)
-    kept.write_snapshot()
-    kept.memory.close()
-    put_back(copy, kept.directory)
-    kept.expected = BruteForce(rows, next_id)
-    kept.open()
-    assert "another history" in kept.source
-    kept.check()
-
-
-def test_an_older_database_that_went_on_does_not_trust_the_snapshot_of_its_other_future(
-    kept: Kept, tmp_path: Path
-) -> None:
-    """Its sequence has passed the snapshot's, so that only the marks can tell."""
-    kept.memory.close()
-    copy, rows, next_id = copy_of(kept.directory, tmp_path / "copy"), *state(kept)
-    kept.open()
-    kept.add(3)
-    kept.write_snapshot()
-    kept.memory.close()
-    future = (kept.directory / SNAPSHOT).read_bytes()
-    put_back(copy, kept.directory)
-    (kept.directory / SNAPSHOT).unlink()
-    kept.expected = BruteForce(rows, next_id)
-    kept.open()
-    for _ in range(5):  # the ids of the other future with other embeddings
-        before = kept.expected.next_id
-        vectors = unit_vectors(1, DIM, 9_000 + before)
-        assert kept.memory.add([NewEntry("do other", 0)], vectors, vectors) == [before]
-        kept.expected.add([NewEntry("do other", 0)], vectors, vectors)
-    kept.memory.close()
-    (kept.directory / SNAPSHOT).write_bytes(future)
-    kept.open()
-    assert "another history" in kept.source
-    kept.check()
-
-
-def state(kept: Kept) -> tuple[dict, int]:
-    return dict(kept.expected.rows), kept.expected.next_id
-
-
-def test_a_lost_log_leaves_what_was_folded_and_the_newer_snapshot_is_left_out(
-    plain: Kept, tmp_path: Path
-) -> None:
-    """As when somebody deletes the -wal file after a crash."""
-    plain.open()  # folds the log
-    rows, next_id = state(plain)
-    plain.add(4)
-    plain.write_snapshot()
-    crashed = copy_of(plain.directory, tmp_path / "crashed")  # its log is not folded
-    assert (crashed / LOG).stat().st_size > 0
-    (crashed / LOG).unlink()
-    plain.expected = BruteForce(rows, next_id)
-    plain.open(directory=crashed)
-    assert "another history" in plain.source
     plain.check()
 
 

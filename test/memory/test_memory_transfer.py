@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from PIL import ImageFont
 
 from vla_retrieval.errors import (
     InvalidInputError,
@@ -24,17 +21,14 @@ from vla_retrieval.errors import (
     StorageError,
 )
 from vla_retrieval.memory import Memory
-from vla_retrieval.memory.contents import Contents, open_contents
-from vla_retrieval.transfer import export_folder, export_parquet, import_entries, open_source
+from vla_retrieval.memory.contents import open_contents
+from vla_retrieval.transfer import import_entries, open_source
 from vla_retrieval.types import Action, CameraPose, Entry, NewEntry, Outcome
 
 from .checked import change, entry, fill
 from .conftest import DIM, OpenMemory
+from .exporting import FORMATS, export, load
 from .oracle import fingerprint, unit, unit_vectors
-
-Export = Callable[[Contents, Path], int]
-FORMATS: dict[str, Export] = {"parquet": export_parquet, "directory": export_folder}
-
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 instructions = texts.filter(str.strip)
@@ -81,20 +75,6 @@ def everything(memory: Memory) -> list[tuple[dict[str, Any], bytes, bytes]]:
         (plain(stored), *(half.tobytes() for half in memory.embeddings(stored.entry_id)))
         for stored in memory.get_many(ids, thumbnails=True)
     ]
-
-
-def export(directory: Path, target: Path, form: str) -> int:
-    with open_contents(directory) as contents:
-        return FORMATS[form](contents, target)
-
-
-def load(memory: Memory, path: Path) -> dict[int, int]:
-    """Import, and return new ids by old ones."""
-    mapping: dict[int, int] = {}
-    import_entries(
-        memory, open_source(path), lambda old, new: mapping.update(zip(old, new, strict=True))
-    )
-    return mapping
 
 
 @pytest.fixture(params=FORMATS)
@@ -252,87 +232,6 @@ class TestTheParquetFile:
         monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
         with pytest.raises(RetrievalError, match=r"pip install pyarrow.*--format directory"):
             export(directory, tmp_path / "out", "parquet")
-
-
-class TestTheFolder:
-    @pytest.fixture
-    def folder(self, open_memory: OpenMemory, directory: Path, tmp_path: Path) -> Path:
-        memory = open_memory()
-        fill(memory, 450)
-        memory.remove([7])
-        memory.close()
-        export(directory, tmp_path / "out", "directory")
-        return tmp_path / "out"
-
-    def test_has_a_line_and_a_row_per_entry(self, folder: Path) -> None:
-        lines = (folder / "entries.jsonl").read_text(encoding="utf-8").split("\n")
-        assert lines.pop() == ""
-        assert [json.loads(line)["entry_id"] for line in lines] == [*range(1, 7), *range(8, 451)]
-        assert "拿起 1" in lines[0]
-        scenes = np.load(folder / "scenes.npy")
-        np.testing.assert_array_equal(scenes[7], unit_vectors(450, DIM, 1)[8])
-        assert scenes.shape == np.load(folder / "instructions.npy").shape == (449, DIM)
-
-    def test_has_the_thumbnails_as_pictures(self, folder: Path) -> None:
-        assert (folder / "thumbnails" / "9.jpg").read_bytes() == entry(9).thumbnail
-        assert not (folder / "thumbnails" / "7.jpg").exists()
-
-    def test_has_pages_that_link_to_each_other_and_show_every_entry(self, folder: Path) -> None:
-        pages = [folder / "index.html", folder / "pages" / "2.html", folder / "pages" / "3.html"]
-        found = [page.read_text(encoding="utf-8") for page in pages]
-        assert [text.count("<li ") for text in found] == [200, 200, 49]
-        assert 'href="pages/2.html"' in found[0]
-        assert 'href="../index.html"' in found[1]
-        assert 'href="../pages/3.html"' in found[1]
-        assert 'src="../thumbnails/450.jpg"' in found[2]
-        assert not any("loading=" in text for text in found)  # what is lazy may miss on paper
-
-    def test_brings_a_typeface_for_chinese_with_its_licence(self, folder: Path) -> None:
-        for page in (folder / "index.html", folder / "pages" / "3.html"):
-            (source,) = re.findall(r'src: url\("(.*?)"\)', page.read_text(encoding="utf-8"))
-            file = page.parent / source
-            typeface = ImageFont.truetype(file, 20)
-            assert all(typeface.getmask(one).getbbox() for one in "拿起桌子上的杯子，。")
-            assert "SIL Open Font License" in (file.parent / "OFL.txt").read_text(encoding="utf-8")
-
-    def test_without_chinese_brings_no_typeface(
-        self, open_memory: OpenMemory, directory: Path, tmp_path: Path
-    ) -> None:
-        vectors = unit_vectors(1, DIM, 1)
-        open_memory().add([NewEntry("pick up the cup – größer", 0)], vectors, vectors)
-        open_memory().close()
-        export(directory, tmp_path / "out", "directory")
-        assert not (tmp_path / "out" / "fonts").exists()
-
-    def test_the_page_runs_nothing_that_an_instruction_says(
-        self, open_memory: OpenMemory, directory: Path, tmp_path: Path
-    ) -> None:
-        evil = "<script>alert(1)</script>&\"'"
-        vectors = unit_vectors(1, DIM, 1)
-        open_memory().add(
-            [NewEntry(evil, 2**63 - 1, episode_id=evil, tags=(evil,), metadata={evil: evil})],
-            vectors, vectors,
-        )  # fmt: skip
-        open_memory().close()
-        export(directory, tmp_path / "out", "directory")
-        page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
-        assert "<script" not in page
-        assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;&amp;&quot;&#x27;") == 5
-
-    @pytest.mark.parametrize("name", ["entries.jsonl", "scenes.npy", "memory.json"])
-    def test_that_lacks_a_file_is_refused(self, folder: Path, name: str) -> None:
-        (folder / name).unlink()
-        with pytest.raises(InvalidInputError, match=f"which lacks {name}"):
-            open_source(folder)
-
-    def test_a_picture_outside_is_not_read(
-        self, folder: Path, open_memory: OpenMemory, tmp_path: Path
-    ) -> None:
-        path = folder / "entries.jsonl"
-        path.write_text(path.read_text().replace("thumbnails/1.jpg", "../../../etc/passwd"))
-        other = open_memory(directory=tmp_path / "other")
-        load(other, folder)
-        assert other.get(1, thumbnail=True).thumbnail == entry(1).thumbnail
 
 
 class TestTheImport:
