@@ -14,6 +14,7 @@ from vla_retrieval.errors import InvalidInputError, MemoryFormatError, StorageEr
 from vla_retrieval.memory import Memory, MemoryOptions, counters
 from vla_retrieval.memory.checking import check
 from vla_retrieval.memory.contents import open_contents
+from vla_retrieval.memory.rows import COLUMNS
 from vla_retrieval.reembedding import Reembedded, find_images, reembed
 from vla_retrieval.thumbnails import make_thumbnail, read_thumbnail
 from vla_retrieval.types import Action, CameraPose, Embeddings, NewEntry, Outcome, RgbImage
@@ -54,12 +55,13 @@ def old(tmp_path: Path) -> Path:
 
 
 def rows(directory: Path) -> dict[str, list[tuple[object, ...]]]:
-    """Return every table but the embeddings, and the last id that was given out."""
-    tables = ("entries", "thumbnails", "usage")
+    """Return all of every entry but its embeddings, and the last id that was given out."""
+    columns = {"entries": COLUMNS, "thumbnails": "*", "usage": "*"}
     with open_contents(directory) as contents, contents.database.reading() as connection:
         return {
             **{
-                t: connection.execute(f"SELECT * FROM {t} ORDER BY 1, 2").fetchall() for t in tables
+                table: connection.execute(f"SELECT {wanted} FROM {table} ORDER BY 1, 2").fetchall()
+                for table, wanted in columns.items()
             },
             "given out": [(counters.last_given_out(connection),)],
         }

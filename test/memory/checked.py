@@ -58,3 +58,17 @@ def change(directory: Path, *statements: str) -> None:
         for statement in statements:
             connection.execute(statement)
         connection.commit()
+
+
+def put_anything(directory: Path, table: str, statement: str) -> None:
+    """Change a table as a flipped bit can: past the types that SQLite keeps to."""
+    loose = "replace(replace(sql, 'STRICT', ''), ' NOT NULL', '')"
+    with closing(sqlite3.connect(directory / "memory.sqlite3")) as connection:
+        sql = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,))
+        kept = sql.fetchone()[0].replace("'", "''")
+    for said, change_it in ((loose, statement), (f"'{kept}'", "PRAGMA user_version")):
+        change(
+            directory, "PRAGMA writable_schema = ON",
+            f"UPDATE sqlite_master SET sql = {said} WHERE name = '{table}'",
+        )  # fmt: skip
+        change(directory, change_it)

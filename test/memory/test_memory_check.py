@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -21,7 +19,7 @@ from vla_retrieval.memory.dropping import drop_damaged
 from vla_retrieval.memory.findings import Part
 from vla_retrieval.types import NewEntry
 
-from .checked import COUNT, change, jpeg, look, wrong
+from .checked import COUNT, change, jpeg, look, put_anything, wrong
 from .conftest import DIM, OpenMemory
 from .oracle import fingerprint, unit_vectors
 
@@ -34,20 +32,6 @@ def test_a_sound_memory_has_nothing_to_name(sound: Path) -> None:
 def test_an_empty_memory_is_sound(open_memory: OpenMemory, directory: Path) -> None:
     open_memory().close()
     assert look(directory).wrong == []
-
-
-def put_anything(directory: Path, table: str, statement: str) -> None:
-    """Change a table as a flipped bit can: past the types that SQLite keeps to."""
-    loose = "replace(replace(sql, 'STRICT', ''), ' NOT NULL', '')"
-    with closing(sqlite3.connect(directory / "memory.sqlite3")) as connection:
-        sql = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (table,))
-        kept = sql.fetchone()[0].replace("'", "''")
-    for said, change_it in ((loose, statement), (f"'{kept}'", "PRAGMA user_version")):
-        change(
-            directory, "PRAGMA writable_schema = ON",
-            f"UPDATE sqlite_master SET sql = {said} WHERE name = '{table}'",
-        )  # fmt: skip
-        change(directory, change_it)
 
 
 ENTRY_COLUMNS = {
@@ -94,21 +78,23 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("column", "part"),
         [
-            ("scene", Part.SCENE), ("scene_checksum", Part.SCENE),
-            ("instruction", Part.INSTRUCTION), ("instruction_checksum", Part.INSTRUCTION),
+            ("scene_embedding", Part.SCENE), ("scene_checksum", Part.SCENE),
+            ("instruction_embedding", Part.INSTRUCTION),
+            ("instruction_checksum", Part.INSTRUCTION),
         ],
     )  # fmt: skip
     def test_in_an_embedding_is_named(self, sound: Path, column: str, part: Part) -> None:
         value = f"{column} + 1" if "checksum" in column else f"zeroblob({4 * DIM})"
-        change(sound, f"UPDATE embeddings SET {column} = {value} WHERE entry_id = 2")
+        change(sound, f"UPDATE entries SET {column} = {value} WHERE entry_id = 2")
         assert wrong(sound) == {(part, 2)}
 
     @pytest.mark.parametrize("value", ["NULL", "'text'", "7", "1.5"])
     @pytest.mark.parametrize(
         ("table", "column", "part"),
         [
-            ("embeddings", "scene", Part.SCENE), ("embeddings", "instruction", Part.INSTRUCTION),
-            ("embeddings", "scene_checksum", Part.SCENE), ("thumbnails", "jpeg", Part.THUMBNAIL),
+            ("entries", "scene_embedding", Part.SCENE),
+            ("entries", "instruction_embedding", Part.INSTRUCTION),
+            ("entries", "scene_checksum", Part.SCENE), ("thumbnails", "jpeg", Part.THUMBNAIL),
             ("thumbnails", "checksum", Part.THUMBNAIL), ("entries", "instruction", Part.ENTRY),
             ("entries", "stamp_ns", Part.ENTRY), ("entries", "action_values", Part.ENTRY),
         ],
@@ -126,7 +112,7 @@ class TestDamage:
         self, sound: Path, open_memory: OpenMemory, column: str, value: str
     ) -> None:
         (sound / "index.snapshot").unlink()
-        put_anything(sound, "embeddings", f"UPDATE embeddings SET {column} = {value}")
+        put_anything(sound, "entries", f"UPDATE entries SET {column}_embedding = {value}")
         with pytest.raises(MemoryFormatError, match=rf"its {column} embedding is not of 8 numbers"):
             open_memory()
 
@@ -140,7 +126,7 @@ class TestDamage:
             open_memory()
 
     def test_in_the_length_of_an_embedding_is_named(self, sound: Path) -> None:
-        change(sound, "UPDATE embeddings SET scene = zeroblob(5) WHERE entry_id = 2")
+        change(sound, "UPDATE entries SET scene_embedding = zeroblob(5) WHERE entry_id = 2")
         (finding,) = look(sound).wrong
         assert str(finding) == "entry 2, scene embedding: expected 32 bytes for 8 numbers, got 5"
 
@@ -170,12 +156,12 @@ class TestDamage:
         change(
             sound,
             "UPDATE entries SET stamp_ns = 0 WHERE entry_id = 1",
-            "UPDATE embeddings SET scene_checksum = 0 WHERE entry_id = 2",
+            "UPDATE entries SET scene_checksum = 0 WHERE entry_id = 2",
             "UPDATE thumbnails SET checksum = 0 WHERE entry_id = 3",
-            "DELETE FROM embeddings WHERE entry_id = 4",
+            "UPDATE entries SET instruction_checksum = 0 WHERE entry_id = 4",
         )
         assert wrong(sound) == {
-            (Part.ENTRY, 1), (Part.SCENE, 2), (Part.THUMBNAIL, 3), (Part.ENTRY, 4),
+            (Part.ENTRY, 1), (Part.SCENE, 2), (Part.THUMBNAIL, 3), (Part.INSTRUCTION, 4),
         }  # fmt: skip
 
     @pytest.mark.parametrize(
@@ -203,17 +189,10 @@ class TestDamage:
         assert wrong(sound) == {(Part.COUNTERS, None)}
 
 
-class TestMissingRows:
-    def test_an_entry_without_embeddings_is_named(self, sound: Path) -> None:
-        change(sound, "DELETE FROM embeddings WHERE entry_id = 2")
-        (finding,) = look(sound).wrong
-        assert str(finding) == "entry 2, entry: has no embeddings"
-
-    @pytest.mark.parametrize("table", ["embeddings", "thumbnails", "usage"])
-    def test_rows_of_no_entry_are_named_with_their_table(self, sound: Path, table: str) -> None:
-        values = {
-            "usage": "99, 1", "embeddings": "99, x'', 0, 0, x''", "thumbnails": "99, x'', 0",
-        }  # fmt: skip
+class TestRowsOfNoEntry:
+    @pytest.mark.parametrize("table", ["thumbnails", "usage"])
+    def test_are_named_with_their_table(self, sound: Path, table: str) -> None:
+        values = {"usage": "99, 1", "thumbnails": "99, x'', 0"}
         change(sound, f"INSERT INTO {table} VALUES ({values[table]})")
         (finding,) = look(sound).wrong
         assert (finding.part, finding.entry_id, finding.table) == (Part.ORPHAN, 99, table)

@@ -145,7 +145,7 @@ def damage_one_of_each(directory: Path) -> None:
     change(
         directory,
         "UPDATE entries SET stamp_ns = 0 WHERE entry_id = 1",
-        "UPDATE embeddings SET instruction_checksum = 0 WHERE entry_id = 2",
+        "UPDATE entries SET instruction_checksum = 0 WHERE entry_id = 2",
         "UPDATE thumbnails SET checksum = 0 WHERE entry_id = 3",
         "INSERT INTO usage VALUES (77, 1)",
     )
@@ -172,7 +172,7 @@ class TestDropping:
     def test_leaves_a_memory_that_opens_and_never_gives_out_the_ids_again(
         self, sound: Path, open_memory: OpenMemory
     ) -> None:
-        change(sound, "UPDATE embeddings SET scene_checksum = 0 WHERE entry_id = 5")
+        change(sound, "UPDATE entries SET scene_checksum = 0 WHERE entry_id = 5")
         with open_contents(sound, write=True) as contents:
             drop_damaged(contents, check(contents))
         memory = open_memory()

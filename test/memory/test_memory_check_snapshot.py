@@ -11,6 +11,7 @@ import pytest
 
 from vla_retrieval.memory import MemoryOptions, snapshot
 from vla_retrieval.memory.findings import Part
+from vla_retrieval.memory.rows import COLUMNS
 from vla_retrieval.types import NewEntry, Similarity
 
 from .checked import change, entry, fill, look, wrong
@@ -105,28 +106,24 @@ class TestTheSnapshot:
         }  # fmt: skip
 
 
-TABLES = ("entries", "embeddings", "thumbnails", "usage")
+TABLES = ("entries", "thumbnails", "usage")
 
 
 def swap_embeddings(directory: Path, one: int, other: int) -> None:
     """Exchange the scenes of two entries, checksums and all."""
-    columns = "scene, scene_checksum"
-    with closing(sqlite3.connect(directory / "memory.sqlite3")) as connection:
-        rows = [
-            connection.execute(f"SELECT {columns} FROM embeddings WHERE entry_id = ?", (i,))
-            .fetchone() for i in (one, other)
-        ]  # fmt: skip
-        for i, row in zip((other, one), rows, strict=True):
-            connection.execute(
-                "UPDATE embeddings SET scene = ?, scene_checksum = ? WHERE entry_id = ?", (*row, i)
-            )
-        connection.commit()
+    swap(directory, ["scene_embedding", "scene_checksum"], one, other)
 
 
 def swap_contents(directory: Path, one: int, other: int) -> None:
-    """Exchange the rows of two entries, checksums and all."""
-    moves = [(one, -1), (other, one), (-1, other)]
-    change(
-        directory,
-        *(f"UPDATE entries SET entry_id = {new} WHERE entry_id = {old}" for old, new in moves),
-    )
+    """Exchange all of two entries but their embeddings, checksums and all."""
+    swap(directory, COLUMNS.split(", ")[1:], one, other)
+
+
+def swap(directory: Path, columns: list[str], one: int, other: int) -> None:
+    places = ", ".join(f"{column} = ?" for column in columns)
+    with closing(sqlite3.connect(directory / "memory.sqlite3")) as connection:
+        query = f"SELECT {', '.join(columns)} FROM entries WHERE entry_id = ?"
+        rows = [connection.execute(query, (i,)).fetchone() for i in (one, other)]
+        for i, row in zip((other, one), rows, strict=True):
+            connection.execute(f"UPDATE entries SET {places} WHERE entry_id = ?", (*row, i))
+        connection.commit()

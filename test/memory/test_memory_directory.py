@@ -227,8 +227,8 @@ class TestTheDatabase:
     ) -> None:
         filled(open_memory()).close()
         with database(directory) as connection:
-            connection.execute("PRAGMA user_version = 4")
-        with pytest.raises(MemoryFormatError, match="expected format 3, got format 4"):
+            connection.execute("PRAGMA user_version = 5")
+        with pytest.raises(MemoryFormatError, match="expected format 4, got format 5"):
             open_memory()
 
     @pytest.mark.parametrize("content", [b"not SQLite" * 1000, b"SQLite format 3\0" + b"\0" * 5000])
@@ -255,16 +255,17 @@ class TestTheDatabase:
         with database(directory) as connection:
             scene = bytearray(unit_vectors(3, DIM, 1)[1].tobytes())
             scene[5] ^= 4
-            connection.execute("UPDATE embeddings SET scene = ? WHERE entry_id = 2", (scene,))
+            connection.execute(
+                "UPDATE entries SET scene_embedding = ? WHERE entry_id = 2", (scene,)
+            )
         with pytest.raises(MemoryFormatError, match="entry 2: its scene embedding differs"):
             open_memory()
 
     @pytest.mark.parametrize(
         "damage",
         [
-            "DELETE FROM embeddings WHERE entry_id = 2",
-            "DELETE FROM entries WHERE entry_id = 2",
-            "UPDATE embeddings SET scene = x'00' WHERE entry_id = 2",
+            "UPDATE entries SET scene_embedding = x'00' WHERE entry_id = 2",
+            "UPDATE entries SET stamp_ns = 0 WHERE entry_id = 2",
             "UPDATE fingerprint SET value = '{\"model\": 1}'",
             "UPDATE fingerprint SET value = 'nonsense'",
             "DELETE FROM fingerprint",

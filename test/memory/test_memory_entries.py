@@ -172,7 +172,7 @@ def test_a_forgotten_entry_is_never_matched_again(open_memory: OpenMemory) -> No
 def test_a_forgotten_entry_leaves_no_row_behind(memory: Memory) -> None:
     memory.remove(add(memory, FULL))
     with memory._database.reading() as connection:
-        for table in ("entries", "embeddings", "thumbnails"):
+        for table in ("entries", "thumbnails"):
             assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
 
 

@@ -6,114 +6,80 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from vla_retrieval.errors import MemoryFormatError, StorageError
-from vla_retrieval.memory import upgrading
+from vla_retrieval.memory import entries, upgrading
 from vla_retrieval.memory.checking import check
 from vla_retrieval.memory.contents import open_contents
 from vla_retrieval.memory.dropping import drop_damaged
-from vla_retrieval.types import Entry, Filter, Modality, NewEntry, Probe
+from vla_retrieval.types import Filter, Modality, NewEntry, Probe
 
+from .checked import jpeg, put_anything, wrong
 from .conftest import DIM, OpenMemory
 from .oracle import unit_vectors
 
 DATABASE = "memory.sqlite3"
 COUNT = 6
-SAID = [
-    ((), {}),
-    (("one",), {"key": "value"}),
-    (
-        ("z", "a", '"quoted"', "back\\slash", "new\nline"),
-        {"b": "", "a": "\u0001", "\U0001f916": "杯"},
-    ),
-    (("\0",), {"nul": "a\0b"}),
-    (("only",), {}),
-    ((), {"only": "1"}),
-]
+SCENES, INSTRUCTIONS = unit_vectors(COUNT, DIM, 1), unit_vectors(COUNT, DIM, 2)
 
-TO_FORMAT_2 = """
-CREATE TABLE tags (
-    entry_id INTEGER NOT NULL REFERENCES entries ON DELETE CASCADE,
-    position INTEGER NOT NULL,
-    tag TEXT NOT NULL,
-    PRIMARY KEY (entry_id, position)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE metadata (
-    entry_id INTEGER NOT NULL REFERENCES entries ON DELETE CASCADE,
-    key TEXT NOT NULL,
-    value TEXT NOT NULL,
-    PRIMARY KEY (entry_id, key)
-) STRICT, WITHOUT ROWID;
-CREATE TABLE old_entries (
-    entry_id INTEGER PRIMARY KEY AUTOINCREMENT,
-    instruction TEXT NOT NULL,
-    stamp_ns INTEGER NOT NULL,
-    frame_id TEXT NOT NULL,
-    episode_id TEXT NOT NULL,
-    outcome INTEGER NOT NULL,
-    action_space TEXT,
-    action_shape TEXT,
-    action_values BLOB,
-    pose_frame_id TEXT,
-    pose_stamp_ns INTEGER,
-    pose_x REAL, pose_y REAL, pose_z REAL,
-    pose_qx REAL, pose_qy REAL, pose_qz REAL, pose_qw REAL,
-    checksum INTEGER NOT NULL,
-    pinned INTEGER NOT NULL,
-    merged INTEGER NOT NULL
+TO_FORMAT_3 = """
+CREATE TABLE embeddings (
+    entry_id INTEGER PRIMARY KEY REFERENCES entries ON DELETE CASCADE,
+    scene BLOB NOT NULL,
+    scene_checksum INTEGER NOT NULL,
+    instruction_checksum INTEGER NOT NULL,
+    instruction BLOB NOT NULL
 ) STRICT;
-ALTER TABLE entries DROP COLUMN tags;
-ALTER TABLE entries DROP COLUMN metadata;
-INSERT INTO old_entries SELECT * FROM entries;
-DROP TABLE entries;
-ALTER TABLE old_entries RENAME TO entries;
-UPDATE sqlite_sequence SET seq = 20;
-INSERT INTO counters VALUES ('sequence', 3);
-PRAGMA user_version = 2;
+INSERT INTO embeddings
+    SELECT entry_id, scene_embedding, scene_checksum, instruction_checksum, instruction_embedding
+    FROM entries;
+ALTER TABLE entries DROP COLUMN scene_checksum;
+ALTER TABLE entries DROP COLUMN instruction_checksum;
+ALTER TABLE entries DROP COLUMN scene_embedding;
+ALTER TABLE entries DROP COLUMN instruction_embedding;
+PRAGMA user_version = 3;
 """
 
 
 @pytest.fixture
 def old(open_memory: OpenMemory, directory: Path) -> Path:
-    """Return the directory of a closed memory as format 2 kept it."""
-    entries = [
-        NewEntry(f"do {n}", n, tags=tags, metadata=metadata)
-        for n, (tags, metadata) in enumerate(SAID)
+    """Return the directory of a closed memory as format 3 kept it; its last entry was removed."""
+    new = [
+        NewEntry(f"do {n}", n, tags=(f"tag {n}",), metadata={"n": str(n)}, thumbnail=jpeg(n))
+        for n in range(COUNT)
     ]
     with open_memory() as memory:
-        memory.add(entries, unit_vectors(COUNT, DIM, 1), unit_vectors(COUNT, DIM, 2))
+        memory.add(new, SCENES, INSTRUCTIONS)
+        memory.add(new[:1], SCENES[:1], INSTRUCTIONS[:1])
+        memory.remove([COUNT + 1])
     with closing(sqlite3.connect(directory / DATABASE)) as connection:
-        connection.executescript(TO_FORMAT_2)
-        for entry_id, (tags, metadata) in enumerate(SAID, start=1):
-            rows = [(entry_id, place, tag) for place, tag in enumerate(tags)]
-            connection.executemany("INSERT INTO tags VALUES (?, ?, ?)", rows)
-            pairs = [(entry_id, *pair) for pair in metadata.items()]
-            connection.executemany("INSERT INTO metadata VALUES (?, ?, ?)", pairs)
-        connection.commit()
+        connection.executescript(TO_FORMAT_3)
     return directory
 
 
-def said(entry: Entry) -> tuple[object, object]:
-    return entry.tags, entry.metadata
-
-
-def test_one_that_is_opened_to_write_says_the_same_in_this_format(
+def test_one_that_is_opened_to_write_holds_the_same_in_this_format(
     old: Path, open_memory: OpenMemory
 ) -> None:
     memory = open_memory()
-    assert [said(entry) for entry in memory.get_many(range(1, COUNT + 1))] == SAID
-    assert memory.entry_ids() == list(range(1, COUNT + 1))
-    query = [Probe(Modality.SCENE, unit_vectors(COUNT, DIM, 1)[2])]
-    found = memory.search(query, 9, filter=Filter(tags=("a",), metadata={"b": ""}))
+    got = memory.get_many(range(1, COUNT + 1), thumbnails=True)
+    assert [(e.instruction, e.stamp_ns, e.tags, e.metadata, e.thumbnail) for e in got] == [
+        (f"do {n}", n, (f"tag {n}",), {"n": str(n)}, jpeg(n)) for n in range(COUNT)
+    ]
+    kept = [memory.embeddings(entry_id) for entry_id in range(1, COUNT + 1)]
+    assert np.array_equal([scene for scene, _ in kept], SCENES)
+    assert np.array_equal([instruction for _, instruction in kept], INSTRUCTIONS)
+    query = [Probe(Modality.SCENE, SCENES[2])]
+    found = memory.search(query, 9, filter=Filter(tags=("tag 2",), metadata={"n": "2"}))
     assert [c.entry_id for c in found.candidates] == [3]
-    assert memory.add([NewEntry("new", 9)], *[unit_vectors(1, DIM, 5)] * 2) == [21]
+    assert memory.add([NewEntry("new", 9)], *[unit_vectors(1, DIM, 5)] * 2) == [COUNT + 2]
     memory.close()
     with open_contents(old) as contents:
         assert check(contents).wrong == []
     with closing(sqlite3.connect(old / DATABASE)) as connection:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-        assert not tables & {"tags", "metadata"}
+        assert "embeddings" not in tables
     assert open_memory().stats().entries == COUNT + 1
 
 
@@ -121,7 +87,7 @@ def test_one_that_is_only_to_be_read_is_refused_with_what_to_do(
     old: Path, open_memory: OpenMemory
 ) -> None:
     before = (old / DATABASE).read_bytes()
-    with pytest.raises(MemoryFormatError, match=r"expected format 3, got format 2\. Open it once"):
+    with pytest.raises(MemoryFormatError, match=r"expected format 4, got format 3\. Open it once"):
         open_memory(read_only=True)
     assert (old / DATABASE).read_bytes() == before
 
@@ -129,46 +95,55 @@ def test_one_that_is_only_to_be_read_is_refused_with_what_to_do(
 def test_an_upgrade_that_is_cut_off_leaves_the_old_format(
     old: Path, open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> str:
+    def full(*_: object) -> None:
         raise sqlite3.OperationalError("database or disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(upgrading, "metadata_text", full)
+        patch.setattr(upgrading, "_move", full)
         with pytest.raises(StorageError, match="disk is full"):
             open_memory()
     with closing(sqlite3.connect(old / DATABASE)) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (2,)
-    memory = open_memory()
-    assert [said(entry) for entry in memory.get_many(range(1, COUNT + 1))] == SAID
+        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+    assert np.array_equal(open_memory().embeddings(2)[0], SCENES[1])
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        "UPDATE tags SET tag = CAST(x'ff6f' AS TEXT) WHERE entry_id = 5",
-        "UPDATE tags SET tag = x'ff' WHERE entry_id = 5",
-        "UPDATE tags SET tag = 7 WHERE entry_id = 5",
-        "UPDATE tags SET tag = NULL WHERE entry_id = 5",
-        "INSERT INTO metadata VALUES (5, x'ff', x'fe')",
+        "UPDATE embeddings SET scene = NULL WHERE entry_id = 5",
+        "UPDATE embeddings SET scene = 'text' WHERE entry_id = 5",
+        "UPDATE embeddings SET scene = 7 WHERE entry_id = 5",
+        "UPDATE embeddings SET scene = zeroblob(5) WHERE entry_id = 5",
+        "UPDATE embeddings SET instruction_checksum = NULL WHERE entry_id = 5",
+        "UPDATE embeddings SET instruction_checksum = 'text' WHERE entry_id = 5",
+        "UPDATE embeddings SET instruction_checksum = 1.5 WHERE entry_id = 5",
+        "UPDATE embeddings SET instruction_checksum = 7 WHERE entry_id = 5",
+        "DELETE FROM embeddings WHERE entry_id = 5",
+        "UPDATE entries SET stamp_ns = 7 WHERE entry_id = 5",
     ],
 )
-def test_a_damaged_label_costs_its_entry_and_not_the_memory(
+def test_what_is_damaged_costs_its_entry_and_not_the_memory(
     damage: str, old: Path, open_memory: OpenMemory
 ) -> None:
-    with closing(sqlite3.connect(old / DATABASE)) as connection:
-        connection.execute("PRAGMA writable_schema = ON")
-        loose = "replace(replace(replace(sql, 'STRICT, ', ''), ' TEXT', ''), ' NOT NULL', '')"
-        connection.execute(
-            f"UPDATE sqlite_master SET sql = {loose} WHERE name IN ('tags', 'metadata')"
-        )
-        connection.commit()
-    with closing(sqlite3.connect(old / DATABASE)) as connection:
-        connection.execute(damage)
-        connection.commit()
-    with pytest.raises(MemoryFormatError, match="entry 5 differs from its checksum"):
+    put_anything(old, "entries" if " entries " in damage else "embeddings", damage)
+    with pytest.raises(MemoryFormatError, match="entry 5"):
         open_memory()
     with open_contents(old, write=True) as contents:
         assert list(drop_damaged(contents, check(contents)).entry_ids) == [5]
     memory = open_memory()
     assert memory.entry_ids() == [1, 2, 3, 4, 6]
-    assert [said(entry) for entry in memory.get_many([1, 2, 3, 4, 6])] == SAID[:4] + SAID[5:]
+    assert np.array_equal(memory.embeddings(6)[1], INSTRUCTIONS[5])
+
+
+def test_a_row_that_sqlite_does_not_write_again_is_named_and_the_others_are_there(
+    old: Path, open_memory: OpenMemory
+) -> None:
+    put_anything(old, "entries", "UPDATE entries SET stamp_ns = 'text' WHERE entry_id = 5")
+    with pytest.raises(MemoryFormatError, match="entry 5"):
+        open_memory()
+    assert {entry_id for _, entry_id in wrong(old)} == {5, None}  # SQLite names the column as well
+    with open_contents(old) as contents, contents.database.reading() as connection:
+        kept = entries.read_embeddings(
+            connection, [1, 2, 3, 4, 6], Modality.SCENE, DIM, contents.database.path
+        )
+    assert np.array_equal(kept[1], SCENES[[0, 1, 2, 3, 5]])

@@ -24,7 +24,7 @@ from vla_retrieval.memory.findings import Finding, Part, Report
 from vla_retrieval.thumbnails import why_no_picture
 from vla_retrieval.types import Entry
 
-CHILD_TABLES = ("embeddings", "thumbnails", "usage")
+CHILD_TABLES = ("thumbnails", "usage")
 """Tables whose rows belong to an entry."""
 
 _AT_ONCE = 256
@@ -171,11 +171,9 @@ class _Check:
 
     def _embeddings(self, ids: Sequence[int]) -> tuple[dict[int, bytes], dict[int, bytes]]:
         """Return the sound scenes and instructions, by entry."""
-        columns = "scene, scene_checksum, instruction, instruction_checksum"
+        columns = "scene_embedding, scene_checksum, instruction_embedding, instruction_checksum"
         sound: tuple[dict[int, bytes], dict[int, bytes]] = ({}, {})
-        missing = set(ids)
-        for entry_id, row in self._rows(Part.SCENE, "embeddings", columns, ids):
-            missing.discard(entry_id)
+        for entry_id, row in self._rows(Part.SCENE, "entries", columns, ids):
             halves = (Part.SCENE, *row[:2]), (Part.INSTRUCTION, *row[2:])
             for (part, content, checksum), kept in zip(halves, sound, strict=True):
                 dim = self._contents.fingerprint.dim
@@ -188,9 +186,6 @@ class _Check:
                     self._say(part, "differs from its checksum", entry_id)
                 else:
                     kept[entry_id] = content
-        unreadable = {f.entry_id for f in self._findings if f.part is Part.SCENE}
-        for entry_id in sorted(missing - unreadable):
-            self._say(Part.ENTRY, "has no embeddings", entry_id)
         return sound
 
     def _check_thumbnails(self, ids: Sequence[int]) -> None:

@@ -17,7 +17,7 @@ from vla_retrieval.memory.memory import Memory
 from vla_retrieval.memory.options import MemoryOptions
 from vla_retrieval.types import Embeddings, Fingerprint
 
-_COPIED = ("entries", "thumbnails", "usage")
+_OF_AN_ENTRY = ("thumbnails", "usage")
 
 
 class Copy:
@@ -49,12 +49,12 @@ class Copy:
         check_embeddings("scenes", scenes, shape, self._fingerprint)
         check_embeddings("instructions", instructions, shape, self._fingerprint)
         with self._database.writing() as connection:
-            for table in _COPIED:
+            store.copy(connection, "old", entry_ids, scenes, instructions)
+            for table in _OF_AN_ENTRY:
                 connection.executemany(
                     f"INSERT INTO main.{table} SELECT * FROM old.{table} WHERE entry_id = ?",
                     [(int(i),) for i in entry_ids],
                 )
-            store.write_embeddings(connection, entry_ids, scenes, instructions)
 
     def finish(self) -> None:
         """Take over which ids were given out, and what was counted."""

@@ -124,6 +124,16 @@ class Database:
         """
         return _Transaction(self._writer, self.path)
 
+    def writing_once(self) -> AbstractContextManager[sqlite3.Connection]:
+        """Run a block that writes with a single statement, which is a transaction of its own.
+
+        As ``writing`` otherwise. Two statements less are a tenth of the time of a small commit.
+
+        Raises:
+            StorageError: If SQLite or the disk refuses; then nothing was written.
+        """
+        return _Statement(self._writer, self.path)
+
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Lend a connection that sees one committed state throughout the block.
@@ -237,7 +247,7 @@ class Database:
 
 
 class _Transaction:
-    """What ``Database.writing`` returns: the only place that commits.
+    """What ``Database.writing`` returns.
 
     A class, because a generator costs each commit several microseconds.
     """
@@ -271,6 +281,26 @@ class _Transaction:
     def _undo(self) -> None:
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
+
+
+class _Statement:
+    """What ``Database.writing_once`` returns; a class for the same reason."""
+
+    __slots__ = ("_connection", "_path")
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+
+    def __enter__(self) -> sqlite3.Connection:
+        return self._connection
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        if error is not None:
+            raise_translated(error, "write to", self._path)
 
 
 def _read_only_uri(path: Path) -> str:

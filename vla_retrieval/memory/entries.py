@@ -26,14 +26,12 @@ _ROWS_AT_ONCE = 256  # a few milliseconds, in which Python lets nobody else run
 _FLOAT32 = np.dtype("<f4")
 _INT64 = np.iinfo(np.int64)
 
+_EMBEDDINGS = "scene_checksum, instruction_checksum, scene_embedding, instruction_embedding"
 _INSERT_ENTRY = (
-    f"INSERT INTO entries ({COLUMNS}) VALUES ({', '.join('?' * len(COLUMNS.split(',')))})"
+    f"INSERT INTO entries ({COLUMNS}, {_EMBEDDINGS})"
+    f" VALUES ({', '.join('?' * len(f'{COLUMNS}, {_EMBEDDINGS}'.split(',')))})"
 )
 _INSERT_THUMBNAIL = "INSERT INTO thumbnails (entry_id, jpeg, checksum) VALUES (?, ?, ?)"
-_INSERT_EMBEDDINGS = (
-    "INSERT OR REPLACE INTO embeddings"
-    " (entry_id, scene, scene_checksum, instruction_checksum, instruction) VALUES (?, ?, ?, ?, ?)"
-)
 
 
 class Portion(NamedTuple):
@@ -57,44 +55,56 @@ class Portion(NamedTuple):
 
 def insert(
     connection: sqlite3.Connection,
+    entry_ids: Sequence[int],
     entries: Sequence[NewEntry],
     scenes: Embeddings,
     instructions: Embeddings,
-) -> list[int]:
-    """Write entries with their embeddings, shape ``(n, dim)`` each, and return their new ids."""
-    if not entries:
-        return []
-    first = counters.last_given_out(connection) + 1
-    ids = list(range(first, first + len(entries)))
-    rows = map(to_row, ids, entries)
-    if len(ids) == 1:  # executemany makes a cursor first
-        connection.execute(_INSERT_ENTRY, next(rows))
+) -> None:
+    """Write entries under new ids, with their embeddings, shape ``(n, dim)`` each."""
+    rows = (
+        (*to_row(entry_id, entry), *embeddings)
+        for entry_id, entry, embeddings in zip(
+            entry_ids, entries, _values(scenes, instructions), strict=True
+        )
+    )
+    if len(entry_ids) == 1:  # executemany makes a cursor first
+        connection.execute(_INSERT_ENTRY, *rows)
     else:
         connection.executemany(_INSERT_ENTRY, rows)
-    for i, entry in zip(ids, entries, strict=True):
+    for entry_id, entry in zip(entry_ids, entries, strict=True):
         if entry.thumbnail:
             jpeg = bytes(entry.thumbnail)
-            connection.execute(_INSERT_THUMBNAIL, (i, jpeg, zlib.crc32(jpeg)))
-    write_embeddings(connection, ids, scenes, instructions)
-    return ids
+            connection.execute(_INSERT_THUMBNAIL, (entry_id, jpeg, zlib.crc32(jpeg)))
 
 
-def write_embeddings(
+def in_one_statement(entries: Sequence[NewEntry]) -> bool:
+    """Return whether ``insert`` writes entries with a single statement."""
+    return len(entries) == 1 and not entries[0].thumbnail
+
+
+def copy(
     connection: sqlite3.Connection,
+    schema: str,
     entry_ids: Sequence[int],
     scenes: Embeddings,
     instructions: Embeddings,
 ) -> None:
-    """Write the embeddings of entries, shape ``(n, dim)`` each, in place of any they have."""
-    halves = [np.ascontiguousarray(half, dtype=_FLOAT32) for half in (scenes, instructions)]
-    rows = (
-        (i, scene.data, zlib.crc32(scene), zlib.crc32(instruction), instruction.data)
-        for i, scene, instruction in zip(entry_ids, *halves, strict=True)
+    """Copy entries from an attached database, with other embeddings, shape ``(n, dim)`` each."""
+    values = _values(scenes, instructions)
+    connection.executemany(
+        f"INSERT INTO main.entries ({COLUMNS}, {_EMBEDDINGS})"
+        f" SELECT {COLUMNS}, ?, ?, ?, ? FROM {schema}.entries WHERE entry_id = ?",
+        ((*given, int(entry_id)) for entry_id, given in zip(entry_ids, values, strict=True)),
     )
-    if len(entry_ids) == 1:  # executemany makes a cursor first
-        connection.execute(_INSERT_EMBEDDINGS, next(rows))
-    else:
-        connection.executemany(_INSERT_EMBEDDINGS, rows)
+
+
+def _values(
+    scenes: Embeddings, instructions: Embeddings
+) -> Iterator[tuple[int, int, memoryview, memoryview]]:
+    """Yield the values of the columns of embeddings, for each row."""
+    halves = [np.ascontiguousarray(half, dtype=_FLOAT32) for half in (scenes, instructions)]
+    for scene, instruction in zip(*halves, strict=True):
+        yield zlib.crc32(scene), zlib.crc32(instruction), scene.data, instruction.data
 
 
 def delete(connection: sqlite3.Connection, entry_ids: Sequence[int]) -> int:
@@ -175,7 +185,7 @@ def read_embeddings(
     half = modality.value
     rows: list[tuple[int, bytes, int]] = []
     for some, places in _in_groups(entry_ids):
-        query = f"SELECT entry_id, {half}, {half}_checksum FROM embeddings"
+        query = f"SELECT entry_id, {half}_embedding, {half}_checksum FROM entries"
         rows += connection.execute(f"{query} WHERE entry_id IN ({places})", some)
     rows.sort()
     return np.array([row[0] for row in rows], dtype=np.int64), _to_vectors(rows, half, dim, path)
@@ -187,28 +197,21 @@ def read_portions(
     """Yield all entries above an id with their embeddings, ascending.
 
     Raises:
-        MemoryFormatError: If the stored bytes are damaged, or embeddings do not belong to entries.
+        MemoryFormatError: If the stored bytes are damaged.
     """
     while True:
-        ids = connection.execute(
-            "SELECT entry_id FROM entries WHERE entry_id > ? ORDER BY entry_id LIMIT ?",
+        rows = connection.execute(
+            f"SELECT {COLUMNS}, {_EMBEDDINGS} FROM entries WHERE entry_id > ?"
+            " ORDER BY entry_id LIMIT ?",
             (after, _ROWS_AT_ONCE),
         ).fetchall()
-        if not ids:
+        if not rows:
             break
-        first, after = ids[0][0], ids[-1][0]
-        between = "entry_id BETWEEN ? AND ?"
-        found = _read_where(connection, between, (first, after), path)
-        rows = connection.execute(
-            "SELECT entry_id, scene, scene_checksum, instruction, instruction_checksum"
-            f" FROM embeddings WHERE {between} ORDER BY entry_id", (first, after),
-        ).fetchall()  # fmt: skip
-        if [row[0] for row in rows] != list(found):
-            unmatched = sorted({row[0] for row in rows} ^ set(found))
-            raise damaged(path, f"entries without embeddings, or the reverse: {unmatched[:20]}")
-        scenes = _to_vectors([row[:3] for row in rows], "scene", dim, path)
-        texts = _to_vectors([(row[0], *row[3:]) for row in rows], "instruction", dim, path)
-        yield Portion(list(found.values()), scenes, texts)
+        after = rows[-1][0]
+        entries = [to_entry(row[:-4], path) for row in rows]
+        scenes = _to_vectors([(row[0], row[-2], row[-4]) for row in rows], "scene", dim, path)
+        texts = _to_vectors([(row[0], row[-1], row[-3]) for row in rows], "instruction", dim, path)
+        yield Portion(entries, scenes, texts)
 
 
 def all_ids(connection: sqlite3.Connection) -> NDArray[np.int64]:

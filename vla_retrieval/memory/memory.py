@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -64,6 +64,7 @@ class Memory(Readable):
         opened: Opened,
         standing: Standing,
         calibration: str | None,
+        last_id: int,
         *,
         read_only: bool,
     ) -> None:
@@ -76,6 +77,7 @@ class Memory(Readable):
         self._read_only = read_only
         self._evictions = EvictionLog(options.eviction)
         self._calibration = calibration
+        self._last_id = last_id  # that was given out; for the writer
         # Held over closing: who calls it meanwhile must not take the database from its snapshot.
         self._closing = threading.Lock()
         self._maintenance: Maintenance | None = None
@@ -144,9 +146,10 @@ class Memory(Readable):
                 pinned = store.pinned_ids(connection).tolist() if options.bounded else []
                 standing = Standing(store.read_uses(connection), pinned)
                 calibration = calibration_store.read_if_sound(connection, directory)
+                last_id = counters.last_given_out(connection)
             memory = cls(
                 directory, settled, options, lock, database, opened, standing, calibration,
-                read_only=read_only,
+                last_id, read_only=read_only,
             )  # fmt: skip
             undo.pop_all()
         return memory
@@ -200,19 +203,40 @@ class Memory(Readable):
         if not entries:
             return Added((), (), ())
         self._writable_maintenance().before_adding()
-        # Nobody looks at the index here unless entries are merged or evicted.
-        current = self._options.merges or self._options.bounded
-        with self._live.writing(current=current) as index:
+        if self._options.merges or self._options.bounded:
+            added = self._add_within_bounds(entries, scenes, instructions)
+        else:
+            added = self._add_all(entries, scenes, instructions)
+        self._after_change()
+        return added
+
+    def _add_all(
+        self, entries: Sequence[NewEntry], scenes: Embeddings, instructions: Embeddings
+    ) -> Added:
+        """Store entries where nobody is merged or evicted, so that nobody looks at the index."""
+        halves = scenes.copy(), instructions.copy()
+        facts = [facts_of(entry) for entry in entries]
+        once = store.in_one_statement(entries)
+        with self._live.writing(current=False):
+            ids = self._new_ids(len(entries))
+            with self._database.writing_once() if once else self._database.writing() as connection:
+                store.insert(connection, ids, entries, *halves)
+            self._follow(entries, Addition(ids, facts, *halves), ())
+        return Added(tuple(ids), (False,) * len(ids), ())
+
+    def _add_within_bounds(
+        self, entries: Sequence[NewEntry], scenes: Embeddings, instructions: Embeddings
+    ) -> Added:
+        with self._live.writing() as index:
             around = Neighbourhood(index, self._database)
             sorted_out = sort_out(
                 entries, scenes, instructions, self._options, around.neighbours, around.entries
             )
             kept, *halves = sorted_out.kept(entries, scenes, instructions)
-            # Where nobody is merged with or evicted, no entry that is there changes.
-            changing = self._recent.changing() if current else nullcontext(set[int]())
-            with changing as changed, self._database.writing() as connection:
-                ids = store.insert(connection, kept, *halves)
-                report = sorted_out.report(ids)
+            ids = self._new_ids(len(kept))
+            report = sorted_out.report(ids)
+            with self._recent.changing() as changed, self._database.writing() as connection:
+                store.insert(connection, ids, kept, *halves)
                 if not sorted_out.all_new:
                     _count_merged(connection, report)
                     changed.update(report.entry_ids)
@@ -221,25 +245,31 @@ class Memory(Readable):
                 )
                 evicted = [entry_id for went in evictions for entry_id in went.entry_ids]
                 changed.update(evicted)
-            self._follow(Addition(ids, list(map(facts_of, kept)), *halves), evicted)
-            pinned = [i for i, entry in zip(ids, kept, strict=True) if entry.pinned]
-            if pinned:
-                self._standing.pin(pinned, pinned=True)
+            self._follow(kept, Addition(ids, list(map(facts_of, kept)), *halves), evicted)
             self._evictions.note(evictions)
-        self._after_change()
         return replace(report, evicted=tuple(evicted)) if evicted else report
 
-    def _follow(self, addition: Addition, evicted: Sequence[int]) -> None:
-        """Let the index follow a commit, in the writer's turn."""
-        added = len(addition.entry_ids)
-        sequence = self._live.sequence + added + len(evicted)
+    def _new_ids(self, count: int) -> range:
+        """Return the next ids, in the writer's turn; they are given out once that is committed."""
+        return range(self._last_id + 1, self._last_id + 1 + count)
+
+    def _follow(
+        self, entries: Sequence[NewEntry], addition: Addition, evicted: Sequence[int]
+    ) -> None:
+        """Let all else follow a commit, in the writer's turn."""
+        ids = addition.entry_ids
+        sequence = self._live.sequence + len(ids) + len(evicted)
         if evicted:
-            with self._live.changing(sequence, added + len(evicted)) as index:
+            with self._live.changing(sequence, len(ids) + len(evicted)) as index:
                 index.add(addition)
                 index.remove(evicted)
             self._standing.forget(evicted)
-        elif added:
+        elif ids:
             self._live.added(sequence, addition)
+        if ids:
+            self._last_id = ids[-1]
+        if pinned := [i for i, entry in zip(ids, entries, strict=True) if entry.pinned]:
+            self._standing.pin(pinned, pinned=True)
 
     def remove(self, entry_ids: Sequence[int]) -> None:
         """Forget entries, with their embeddings and thumbnails: all of them or none.

@@ -13,14 +13,17 @@ from vla_retrieval.memory import upgrading
 from vla_retrieval.types import Fingerprint
 
 APPLICATION_ID = 0x564C4152  # "VLAR"
-FORMAT = 3
+FORMAT = 4
 
-# Embeddings and thumbnails have tables of their own, so that reading entries does not read past
-# them. There is no AUTOINCREMENT, which writes a page of its own in each commit: only when the last
-# entry goes, its id is noted (counters.GIVEN_OUT) and not given out again. There is no index on
-# what filters ask: that is answered in RAM (columns.py), and each one would slow every commit down;
-# so would tables of their own for tags and metadata, which are JSON, or NULL where there are none.
+# An entry and its embeddings are one row, so that storing it writes the fewest pages. Embeddings
+# come last: who reads entries alone does not read past them. Thumbnails, which are larger and not
+# always there, have a table of their own. There is no AUTOINCREMENT, which writes a page of its own
+# in each commit: only when the last entry goes, its id is noted (counters.GIVEN_OUT) and not given
+# out again. There is no index on what filters ask: that is answered in RAM (columns.py), and each
+# one would slow every commit down; so would tables of their own for tags and metadata, which are
+# JSON, or NULL where there are none.
 # The checksums are CRC-32; that of an entry covers its row up to the pose, its tags and metadata.
+# The defaults are there for the upgrade, which adds columns.
 _TABLES = """
 CREATE TABLE fingerprint (
     value TEXT NOT NULL
@@ -51,14 +54,11 @@ CREATE TABLE entries (
     pinned INTEGER NOT NULL,
     merged INTEGER NOT NULL,
     tags TEXT,
-    metadata TEXT
-) STRICT;
-CREATE TABLE embeddings (
-    entry_id INTEGER PRIMARY KEY REFERENCES entries ON DELETE CASCADE,
-    scene BLOB NOT NULL,
-    scene_checksum INTEGER NOT NULL,
-    instruction_checksum INTEGER NOT NULL,
-    instruction BLOB NOT NULL
+    metadata TEXT,
+    scene_checksum INTEGER NOT NULL DEFAULT 0,
+    instruction_checksum INTEGER NOT NULL DEFAULT 0,
+    scene_embedding BLOB NOT NULL DEFAULT x'',
+    instruction_embedding BLOB NOT NULL DEFAULT x''
 ) STRICT;
 CREATE TABLE thumbnails (
     entry_id INTEGER PRIMARY KEY REFERENCES entries ON DELETE CASCADE,

@@ -3,61 +3,43 @@
 from __future__ import annotations
 
 import sqlite3
-from itertools import groupby
-from operator import itemgetter
+from contextlib import suppress
 
-from vla_retrieval.memory import counters
-from vla_retrieval.memory.labels import metadata_text, tags_text
+OLD_FORMAT = 3
+"""Embeddings in a table of their own, which cost each commit a page and a statement more."""
 
-OLD_FORMAT = 2
-"""Tags and metadata in tables of their own, which cost each commit a page each; and AUTOINCREMENT,
-which costs it another and stays, because only a new table can be without.
-"""
+# Whatever a flipped bit made of a value: the columns take bytes and whole numbers alone.
+_BYTES = "coalesce(CAST({} AS BLOB), x'')"
+_WHOLE = "coalesce(CAST({} AS INTEGER), 0)"
 
 
 def upgrade(connection: sqlite3.Connection) -> None:
-    """Move tags and metadata into the rows of their entries, inside the caller's transaction.
+    """Move embeddings into the rows of their entries, inside the caller's transaction.
 
-    Checksums stay as they are: they cover what an entry says, not how it is kept. So a text that is
-    damaged goes along as far as it is one: its entry differs from its checksum, as it did before.
+    Checksums go along, so what is damaged stays damaged. A row that SQLite does not write again,
+    because a value in it has another type than its column, is left without embeddings: it is named
+    as damaged, as it was before.
     """
-    for column in ("tags", "metadata"):
-        connection.execute(f"ALTER TABLE entries ADD COLUMN {column} TEXT")
-    tags = connection.execute(
-        f"SELECT entry_id, {_bytes_of('tag')} FROM tags ORDER BY entry_id, position"
+    for column, kind in (
+        ("scene_checksum", "INTEGER NOT NULL DEFAULT 0"),
+        ("instruction_checksum", "INTEGER NOT NULL DEFAULT 0"),
+        ("scene_embedding", "BLOB NOT NULL DEFAULT x''"),
+        ("instruction_embedding", "BLOB NOT NULL DEFAULT x''"),
+    ):
+        connection.execute(f"ALTER TABLE entries ADD COLUMN {column} {kind}")
+    rows = connection.execute(
+        f"SELECT {_WHOLE.format('scene_checksum')}, {_WHOLE.format('instruction_checksum')},"
+        f" {_BYTES.format('scene')}, {_BYTES.format('instruction')}, entry_id FROM embeddings"
     )
-    connection.executemany(
-        "UPDATE entries SET tags = ? WHERE entry_id = ?",
-        (
-            (tags_text([_decoded(tag) for _, tag in rows]), entry_id)
-            for entry_id, rows in groupby(tags, key=itemgetter(0))
-        ),
-    )
-    pairs = connection.execute(
-        f"SELECT entry_id, {_bytes_of('key')}, {_bytes_of('value')} FROM metadata"
-        " ORDER BY entry_id, key"
-    )
-    connection.executemany(
-        "UPDATE entries SET metadata = ? WHERE entry_id = ?",
-        (
-            (
-                metadata_text({_decoded(key): _decoded(value) for _, key, value in rows}),
-                entry_id,
-            )
-            for entry_id, rows in groupby(pairs, key=itemgetter(0))
-        ),
-    )
-    for table in ("tags", "metadata"):
-        connection.execute(f"DROP TABLE {table}")
-    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'entries'").fetchone()
-    if row:
-        counters.put(connection, counters.GIVEN_OUT, row[0])
+    for row in rows:
+        with suppress(sqlite3.IntegrityError):
+            _move(connection, row)
+    connection.execute("DROP TABLE embeddings")
 
 
-def _bytes_of(column: str) -> str:
-    """Return an expression for the bytes of a text, also where a flipped bit made it none."""
-    return f"coalesce(CAST({column} AS BLOB), x'')"
-
-
-def _decoded(content: bytes) -> str:
-    return content.decode(errors="replace")
+def _move(connection: sqlite3.Connection, row: tuple[int, int, bytes, bytes, int]) -> None:
+    connection.execute(
+        "UPDATE entries SET scene_checksum = ?, instruction_checksum = ?, scene_embedding = ?,"
+        " instruction_embedding = ? WHERE entry_id = ?",
+        row,
+    )
