@@ -7,6 +7,7 @@ A life is a list of steps as JSON takes them, so that another process can live i
 
 Every entry has a serial number that says what all of it must be. A serial that is added again is a
 near-duplicate, which is merged; the entry with the earliest stamp goes when the memory is full.
+Where the bound is 0, nobody is merged and nobody goes.
 """
 
 from __future__ import annotations
@@ -26,14 +27,17 @@ Step = list[Any]
 
 
 def options(max_entries: int, index: str = "exact") -> MemoryOptions:
+    if not max_entries:
+        return MemoryOptions(index=index)
     return MemoryOptions(index=index, max_entries=max_entries, merge_scene=0.999)
 
 
 def entry_of(serial: int, *, pinned: bool = False) -> NewEntry:
     """Return what the entry of a serial number must be."""
+    thumbnail = str(serial).encode() * 300 if serial % 3 else b""
     return NewEntry(
         f"do {serial}", stamp_of(serial), tags=(f"tag {serial % 5}",),
-        metadata={"serial": str(serial)}, thumbnail=str(serial).encode() * 300, pinned=pinned,
+        metadata={"serial": str(serial)}, thumbnail=thumbnail, pinned=pinned,
     )  # fmt: skip
 
 
@@ -84,8 +88,8 @@ class Book:
         at = {kept.serial: entry_id for entry_id, kept in old.items()}
         ids, merged = [], []
         for serial, pinned in batch:
-            merged.append(serial in at)
-            if serial in at:
+            merged.append(bool(self.max_entries) and serial in at)
+            if merged[-1]:
                 kept = self.kept[at[serial]]
                 self.kept[at[serial]] = kept._replace(merged=kept.merged + 1)
                 self.merged += 1
@@ -94,7 +98,7 @@ class Book:
                 self.kept[self.next_id] = Kept(serial, pinned, 0)
                 self.next_id += 1
             ids.append(at[serial])
-        over = max(0, len(self.kept) - self.max_entries)
+        over = max(0, len(self.kept) - self.max_entries) if self.max_entries else 0
         may_go = [i for i, kept in old.items() if not kept.pinned]
         gone = sorted(may_go, key=lambda i: (stamp_of(old[i].serial), i))[:over]
         assert len(gone) == over, "the life pins too many"

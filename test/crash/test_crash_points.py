@@ -60,6 +60,25 @@ def test_whoever_is_killed_at_any_kind_of_point_loses_nothing_acknowledged(
         rehearsal.kill_at(number)
 
 
+def test_whoever_is_killed_while_single_entries_are_stored_loses_nothing_acknowledged(
+    killer: Killer, tmp_path: Path
+) -> None:
+    """One without a thumbnail is a transaction of one statement, one with is not."""
+    book, base = Book(max_entries=0), tmp_path / "base"
+    killer.live(base, book, [["add", [[0, False]]]])
+    book, _ = book.after(["add", [[0, False]]])
+    singles: list[Step] = [["add", [[serial, serial == 6]]] for serial in (3, 4, 6)]
+    steps: list[Step] = [*singles, ["remove", [4]], ["reopen"], ["add", [[9, False]]]]
+    rehearsed = killer.live(copied(base, tmp_path / "rehearsal"), book, steps)
+    assert rehearsed.points.count("before INSERT INTO entries") == 4
+    assert rehearsed.points.count("before BEGIN IMMEDIATE") == 2  # the thumbnail, the removal
+    for number in range(len(rehearsed.points)):
+        directory = copied(base, tmp_path / "killed")
+        lived = killer.live(directory, book, steps, kill_at=number)
+        assert lived.status == KILLED, f"point {number} was not reached"
+        goes_on(directory, settled(directory, book, steps, lived, "exact"), "exact")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("index", "each"), [("exact", 1), ("pq", 3), ("pq_sq8", 3), ("hash", 3)])
 def test_whoever_is_killed_at_every_single_point_loses_nothing_acknowledged(

@@ -8,12 +8,13 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from vla_retrieval.errors import EntryNotFoundError, StorageError
-from vla_retrieval.memory import Memory, MemoryOptions, SearchResult
+from vla_retrieval.memory import Memory, MemoryOptions, SearchResult, entries
 from vla_retrieval.memory.index import Index
 from vla_retrieval.memory.sharing import SharedLock
 from vla_retrieval.memory.snapshot import Frozen
@@ -218,16 +219,35 @@ def test_a_write_that_is_cut_off_before_its_commit_changes_nothing(
     memory: Memory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory.add([NewEntry("first", 0)], SCENES[:1], SCENES[:1])
+    insert = entries.insert
 
-    def cut_off(*_: object) -> None:
+    def cut_off(*arguments: Any) -> None:
+        insert(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("vla_retrieval.memory.entries.write_embeddings", cut_off)
+        patch.setattr(entries, "insert", cut_off)
         with pytest.raises(KeyboardInterrupt):
-            memory.add([NewEntry("second", 0)], SCENES[1:2], SCENES[1:2])
+            memory.add([NewEntry("second", 0, thumbnail=b"jpeg")], SCENES[1:2], SCENES[1:2])
     assert memory.add([NewEntry("third", 0)], SCENES[2:3], SCENES[2:3]) == [2]
     assert memory.get(2).instruction == "third"
+
+
+def test_a_write_that_is_cut_off_after_its_only_statement_is_said_to_be_stored(
+    open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = open_memory()
+    insert = entries.insert
+
+    def cut_off(*arguments: Any) -> None:
+        insert(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(entries, "insert", cut_off)
+        with pytest.raises(StorageError, match="stored, but its index could not follow"):
+            memory.add([NewEntry("first", 0)], SCENES[:1], SCENES[:1])
+    assert open_memory().get(1).instruction == "first"
 
 
 def test_a_waiting_writer_goes_before_new_readers() -> None:

@@ -11,6 +11,7 @@ from vla_retrieval.types import Embeddings, Filter, Fingerprint, NewEntry, Probe
 
 _UNIT_TOLERANCE = 1e-3  # on the length of a unit vector
 _SHORTEST, _LONGEST = 1e-6, 1e6  # lengths whose products and squares stay well inside float32
+_FLOAT32 = np.dtype(np.float32)
 _LATEST_NS = 2**63 - 1  # SQLite's largest integer
 
 
@@ -28,7 +29,7 @@ def check_embeddings(
     Raises:
         InvalidInputError: If type, shape, values or lengths are not those of embeddings.
     """
-    if not isinstance(vectors, np.ndarray) or vectors.dtype != np.float32:
+    if not isinstance(vectors, np.ndarray) or vectors.dtype != _FLOAT32:
         got = getattr(vectors, "dtype", type(vectors).__name__)
         raise InvalidInputError(field, "a float32 array", str(got))
     if vectors.shape != shape:
@@ -53,7 +54,8 @@ def check_embeddings(
 def _are_plainly_units(vectors: Embeddings) -> bool:
     """Return whether all is well with vectors, in a tenth of the time that saying why takes."""
     if vectors.ndim == 1 or len(vectors) == 1:
-        return _is_about_one(np.vdot(vectors, vectors))
+        vector = vectors.ravel()
+        return _is_about_one(vector.dot(vector))  # np.vdot takes twice as long to get there
     squares = np.einsum("ij,ij->i", vectors, vectors)
     return len(vectors) > 0 and _is_about_one(squares.min()) and _is_about_one(squares.max())
 

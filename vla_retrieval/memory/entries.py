@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import sqlite3
+import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -60,7 +61,7 @@ def insert(
     scenes: Embeddings,
     instructions: Embeddings,
 ) -> None:
-    """Write entries under new ids, with their embeddings, shape ``(n, dim)`` each."""
+    """Write entries under new ids, with their embeddings, shape ``(n, dim)`` each, in C order."""
     rows = (
         (*to_row(entry_id, entry), *embeddings)
         for entry_id, entry, embeddings in zip(
@@ -90,7 +91,7 @@ def copy(
     instructions: Embeddings,
 ) -> None:
     """Copy entries from an attached database, with other embeddings, shape ``(n, dim)`` each."""
-    values = _values(scenes, instructions)
+    values = _values(*map(np.ascontiguousarray, (scenes, instructions)))
     connection.executemany(
         f"INSERT INTO main.entries ({COLUMNS}, {_EMBEDDINGS})"
         f" SELECT {COLUMNS}, ?, ?, ?, ? FROM {schema}.entries WHERE entry_id = ?",
@@ -101,10 +102,12 @@ def copy(
 def _values(
     scenes: Embeddings, instructions: Embeddings
 ) -> Iterator[tuple[int, int, memoryview, memoryview]]:
-    """Yield the values of the columns of embeddings, for each row."""
-    halves = [np.ascontiguousarray(half, dtype=_FLOAT32) for half in (scenes, instructions)]
-    for scene, instruction in zip(*halves, strict=True):
-        yield zlib.crc32(scene), zlib.crc32(instruction), scene.data, instruction.data
+    """Yield the values of the columns of embeddings, for each row; they are in C order."""
+    if sys.byteorder != "little":
+        scenes, instructions = scenes.astype(_FLOAT32), instructions.astype(_FLOAT32)
+    for scene, instruction in zip(scenes, instructions, strict=True):
+        one, other = scene.data, instruction.data
+        yield zlib.crc32(one), zlib.crc32(other), one, other
 
 
 def delete(connection: sqlite3.Connection, entry_ids: Sequence[int]) -> int:

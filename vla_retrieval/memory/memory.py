@@ -268,7 +268,8 @@ class Memory(Readable):
             self._live.added(sequence, addition)
         if ids:
             self._last_id = ids[-1]
-        if pinned := [i for i, entry in zip(ids, entries, strict=True) if entry.pinned]:
+        if any(entry.pinned for entry in entries):
+            pinned = [i for i, entry in zip(ids, entries, strict=True) if entry.pinned]
             self._standing.pin(pinned, pinned=True)
 
     def remove(self, entry_ids: Sequence[int]) -> None:
