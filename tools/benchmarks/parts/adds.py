@@ -1,8 +1,8 @@
 """How fast entries are stored, beside what SQLite itself takes to commit as many bytes.
 
 The memory holds the whole gallery already; SQLite's table begins empty, which makes no difference
-to a commit. Both are on the same disk, and take turns; what is measured is the months after a start,
-not the seconds.
+to a commit. Both are on the same disk, and take turns; measured are not the first seconds after a
+start but the months that follow.
 """
 
 from __future__ import annotations
