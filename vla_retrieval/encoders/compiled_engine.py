@@ -11,6 +11,7 @@ from vla_retrieval.encoders.artefacts import ArtefactCache, Key
 from vla_retrieval.encoders.exporting import IMAGE, TEXT, Program
 from vla_retrieval.encoders.preprocessing import Preprocessor
 from vla_retrieval.encoders.towers import TextCut
+from vla_retrieval.right_of_way import RightOfWay
 
 Tower = Callable[[torch.Tensor], torch.Tensor]
 """Runs one tower on a contiguous batch; safe under concurrent calls."""
@@ -46,10 +47,18 @@ class CompiledEngine:
         name: ``openvino`` or ``onnxruntime``.
         towers: By name.
         order: What they were compiled from.
+        right_of_way: What the image tower gives way by, if it does.
     """
 
-    def __init__(self, name: str, towers: Mapping[str, Tower], order: Order) -> None:
+    def __init__(
+        self,
+        name: str,
+        towers: Mapping[str, Tower],
+        order: Order,
+        right_of_way: RightOfWay | None = None,
+    ) -> None:
         self._name = name
+        self._right_of_way = right_of_way or RightOfWay()
         self._image, self._text = towers[IMAGE], towers[TEXT]
         # Not the order itself: its programs would keep the fp32 model in memory.
         self._cut, self._preprocessor = order.cut, order.preprocessor
@@ -81,7 +90,8 @@ class CompiledEngine:
 
     def embed_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
         """Embed token ids, int64, shape ``(n, context_length)``."""
-        return self._text(self._cut.cut(tokens).contiguous())
+        with self._right_of_way.going_first():
+            return self._text(self._cut.cut(tokens).contiguous())
 
     def give_back(self) -> bool:
         """Return False: it keeps nothing that it could do without."""

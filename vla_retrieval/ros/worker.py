@@ -16,12 +16,11 @@ others, it does inside `effect`, and that is closed to it from then on.
 from __future__ import annotations
 
 import logging
-import os
-import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from vla_retrieval.right_of_way import stand_back
 from vla_retrieval.ros.jobs import (
     Job,
     Jobs,
@@ -293,7 +292,7 @@ class InferenceWorker:
 
     def _work(self) -> None:
         if self._niceness:
-            _stand_back(self._niceness)
+            stand_back(self._niceness)
         while (turn := self._next()) is not None:
             _own.turn = turn
             self._embed(turn)
@@ -337,18 +336,6 @@ class InferenceWorker:
         except Exception as error:
             # One of them is malformed, or the model failed: each job finds that out by itself.
             _log.debug("instructions were not embedded together: %s", error)
-
-
-def _stand_back(niceness: int) -> None:
-    """Give this thread, and those that it starts from now on, a lower priority."""
-    # Elsewhere the number of a thread is not that of a process, as setpriority(2) has it for Linux.
-    if sys.platform == "linux":
-        with suppress(OSError):  # a sandbox may forbid it, and the thread works as well without
-            os.setpriority(
-                os.PRIO_PROCESS,
-                threading.get_native_id(),
-                os.getpriority(os.PRIO_PROCESS, 0) + niceness,
-            )
 
 
 def _stalled(reason: str, outcome: str) -> str:

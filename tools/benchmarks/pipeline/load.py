@@ -69,22 +69,27 @@ def _one_load(
     alone = _alone(camera, watcher)
     return {
         "seconds": seconds, **alone,
-        "text query, idle [ms]": _tail(_idle(client, "pick up", 0.0)),
+        "text query, idle [ms]": _tail(_idle(client, "jar", 0.0)),
         # Caches and clocks have as long to cool down between two as under load.
         "text query, idle, as often as under load [ms]": _tail(
-            _idle(client, "hand me", 1.0 / _CALLS_HZ)
+            _idle(client, "bag", 1.0 / _CALLS_HZ)
         ),
         **_loaded(client, camera, watcher, seconds),
     }  # fmt: skip
 
 
-def _idle(client: RetrievalClient, words: str, pause_sec: float) -> list[float]:
+def _question(number: int, where: str = "box") -> str:
+    """Return a new question, of as many tokens as every other: fewer would be read faster."""
+    return f"put block {100 + number} into the {where}"
+
+
+def _idle(client: RetrievalClient, where: str, pause_sec: float) -> list[float]:
     """Return milliseconds of questions that nothing else goes on beside, each a new one."""
     taken = []
     for number in range(_IDLE_CALLS):
         time.sleep(pause_sec)
         begun = time.perf_counter()
-        client.call("retrieve", instruction=f"{words} block {number}", k=5)
+        client.call("retrieve", instruction=_question(number, where), k=5)
         taken.append((time.perf_counter() - begun) * 1e3)
     return taken
 
@@ -161,13 +166,12 @@ def _drive(
             camera.publish()
             frames += 1
         if now >= calls / _CALLS_HZ:
-            text = f"put block {calls} into the box"
-            watcher.call(client, "retrieve", queries, instruction=text, k=5)
+            watcher.call(client, "retrieve", queries, instruction=_question(calls), k=5)
             calls += 1
         if now >= (inserted + 5) / _INSERTS_HZ:  # a second later: there is a frame by then
             watcher.call(
                 client, "remember", inserts, use_newest_frame=True,
-                instruction=f"stack block {inserted}",
+                instruction=_question(inserted, "shelf"),
             )  # fmt: skip
             inserted += 1
         due = min(frames / _CAMERA_HZ, calls / _CALLS_HZ, (inserted + 5) / _INSERTS_HZ)
