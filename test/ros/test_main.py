@@ -1,8 +1,11 @@
-"""The process goes on when one of its callbacks fails."""
+"""The process goes on when one of its callbacks fails, and ends when it is told to."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -94,3 +97,19 @@ def test_a_path_that_cannot_be_one_is_refused_as_other_values_are(
 
     monkeypatch.setattr(main, "RetrievalNode", refuse)
     assert main._run(MagicMock()) == 1
+
+
+def test_a_goodbye_that_never_ends_with_pythons_lock_held_is_cut_short() -> None:
+    program = (
+        "import ctypes, gc\n"
+        "from vla_retrieval.ros import main\n"
+        "main.main, main._LONGEST_GOODBYE_SEC = lambda: 0, 0.2\n"
+        "gc.collect = ctypes.PyDLL(None).pause\n"  # PyDLL, unlike CDLL, keeps the lock
+        "main.executable()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=Path(__file__).parents[2], capture_output=True,
+        text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Timeout" in done.stderr

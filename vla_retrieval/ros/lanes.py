@@ -1,10 +1,11 @@
 """Two inference threads side by side: one for pictures, one for everything else.
 
-To embed a picture takes several times as long as to embed a question and to search for it, and
-cannot be broken off. In one thread a planner's question waits for the frame in hand, at every frame
-of a camera that never stops; in two they share the processor or the GPU, and the question takes a
-little longer than alone. The picture's thread stands back where both want one core. Calls that need
-no model at all, such as ``~/get_stats``, are with the questions.
+To embed a picture takes several times as long as to embed a question and to search for it. In one
+thread a planner's question waits for the frame in hand, at every frame of a camera that never
+stops; in two they share the processor or the GPU, and the question takes a little longer than
+alone. The picture's thread stands back where both want one core, and OpenVINO's picture stops for a
+question between the parts of its tower (`right_of_way.py`). Calls that need no model at all, such
+as ``~/get_stats``, are with the questions.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import logging
 import os
@@ -21,6 +22,8 @@ from vla_retrieval.ros.allocation import keep_large_blocks
 from vla_retrieval.ros.logging_bridge import bridge_logging
 from vla_retrieval.ros.node import RetrievalNode
 from vla_retrieval.ros.usage import read_command_line
+
+_LONGEST_GOODBYE_SEC = 10.0  # once all is closed; it takes a second or two under load
 
 
 def main(args: list[str] | None = None) -> int:
@@ -55,6 +58,9 @@ def executable() -> NoReturn:
     second, and 14 s on two cores with twenty busy processes: `ros2 launch` loses patience after 5.
     """
     code = main()
+    # Fast DDS may wait for ever for a callback of its own when a participant goes, with a core and
+    # Python's lock taken (Fast-DDS issue 6513): only what needs no Python can end that.
+    faulthandler.dump_traceback_later(_LONGEST_GOODBYE_SEC, exit=True)
     # Fast DDS takes its shared memory back with the context, which lives as long as the node, and
     # that is in circles of references: otherwise 17 MB stay in /dev/shm after each run.
     gc.collect()
