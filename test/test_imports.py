@@ -32,6 +32,7 @@ ROWS: tuple[frozenset[str], ...] = (
             "calibration",
             "projection",
             "ros_arguments",
+            "right_of_way",
         }
     ),
     frozenset({"encoders", "heads", "memory", "evaluation"}),

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from vla_retrieval import right_of_way
 from vla_retrieval.right_of_way import RightOfWay, stand_back
 
 LONG_SEC = 60.0
@@ -87,3 +88,21 @@ def test_a_thread_that_stands_back_waits_before_its_quick_work_and_nobody_waits_
         go_on.set()
         done.result(LONG_SEC)
     assert order == ["quick", "background"]
+
+
+def test_going_first_within_going_first_still_goes_first(somebody_goes_first) -> None:
+    way, end, _ = somebody_goes_first
+    with way.going_first():
+        with way.going_first():
+            pass
+        assert way.give_way(LONG_SEC) == 0.0
+    end.set()
+
+
+def test_nobody_waits_for_one_who_goes_first_and_does_not_come_back(
+    somebody_goes_first, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    way, end, _ = somebody_goes_first
+    monkeypatch.setattr(right_of_way, "_QUICK_SEC", 0.0)
+    assert way.give_way(LONG_SEC) < LONG_SEC
+    end.set()

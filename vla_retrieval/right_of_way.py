@@ -12,14 +12,17 @@ from contextlib import contextmanager, suppress
 LONGEST_WAIT_SEC = 0.1
 """That one piece of slow work waits in all."""
 
+_QUICK_SEC = 2.0  # who takes longer is stuck, or not quick
+
 _own = threading.local()
 
 
 def stand_back(niceness: int) -> None:
-    """Let other threads go first from now on; for the calling thread, and those that it starts.
+    """Let other threads go first from now on, in the calling thread.
 
     Args:
-        niceness: How far it stands back where the cores are few, in steps of `nice`; Linux only.
+        niceness: How far it, and the threads that it starts, stand back where the cores are few, in
+            steps of `nice`; Linux only.
     """
     _own.stands_back = True
     # Elsewhere the number of a thread is not that of a process, as setpriority(2) has it for Linux.
@@ -39,8 +42,8 @@ class RightOfWay:
     """
 
     def __init__(self) -> None:
-        self._going_first = 0
-        self._changed = threading.Condition()  # protects the number
+        self._begun: dict[object, float] = {}  # of those who go first, by the monotonic clock
+        self._changed = threading.Condition()  # protects it
 
     @contextmanager
     def going_first(self) -> Iterator[None]:
@@ -49,29 +52,34 @@ class RightOfWay:
             self.give_way(LONGEST_WAIT_SEC)
             yield
             return
-        with self._changed:
-            self._going_first += 1
-        _own.goes_first = True
+        me, before = object(), getattr(_own, "goes_first", False)
         try:
+            with self._changed:
+                self._begun[me] = time.monotonic()
+            _own.goes_first = True
             yield
         finally:
-            _own.goes_first = False
+            _own.goes_first = before
             with self._changed:
-                self._going_first -= 1
+                self._begun.pop(me, None)
                 self._changed.notify_all()
 
     def give_way(self, longest_sec: float) -> float:
         """Wait until nobody goes first, or as long as given; for slow work, between its parts.
 
-        Who goes first does not wait.
+        Who goes first does not wait, and nobody waits for who does not come back.
 
         Returns:
             How long that was, in seconds.
         """
         # Without the lock: mostly nobody goes first.
-        if not self._going_first or longest_sec <= 0 or getattr(_own, "goes_first", False):
+        if not self._begun or longest_sec <= 0 or getattr(_own, "goes_first", False):
             return 0.0
         started = time.monotonic()
         with self._changed:
-            self._changed.wait_for(lambda: not self._going_first, longest_sec)
+            self._changed.wait_for(lambda: not self._is_awaited(), longest_sec)
         return time.monotonic() - started
+
+    def _is_awaited(self) -> bool:
+        latest = time.monotonic() - _QUICK_SEC
+        return any(begun > latest for begun in self._begun.values())

@@ -314,3 +314,20 @@ def test_counters_survive_a_restart(open_memory: OpenMemory) -> None:
     for _ in range(2):
         assert (memory.stats().evicted, memory.stats().merged) == (1, 2)
         memory = open_memory(options=options)
+
+
+def test_who_is_cut_off_after_a_commit_does_not_get_its_ids_given_out_again(
+    open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory = open_memory(options=bounded(entries=2))
+    add(memory, seen(1), seen(2))
+
+    def no_room(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(memory._standing, "forget", no_room)
+        with pytest.raises(MemoryError):
+            add(memory, seen(3))
+    assert add(memory, seen(4)) == ([4], [2])
+    assert memory.entry_ids() == [3, 4]

@@ -7,6 +7,7 @@ would take up to four times as long as alone.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,27 +94,22 @@ def load_openvino_engine(order: Order) -> CompiledEngine:
 
 
 def _tower(compiled: Sequence[Any], right_of_way: RightOfWay) -> Tower:
-    """Return one tower; who calls it amid another call shares the cores with that one."""
-    # Requests for each part, which hold input and output of one call, while nobody uses them.
-    idle: list[list[Any]] = []
+    """Return one tower with one request a part: it uses all cores, a second would wait for it."""
+    first, *others = (part.create_infer_request() for part in compiled)
+    # Protects the requests, which hold input and output of one call.
+    lock = threading.Lock()
 
     def run(rows: torch.Tensor) -> torch.Tensor:
-        try:
-            requests = idle.pop()
-        except IndexError:
-            requests = [part.create_infer_request() for part in compiled]
-        first, *others = requests
-        first.infer([rows.numpy()], share_inputs=True, share_outputs=True)
-        last, left_sec = first, LONGEST_WAIT_SEC
-        for request in others:
-            left_sec -= right_of_way.give_way(left_sec)
-            for place, tensor in enumerate(last.output_tensors):
-                request.set_input_tensor(place, tensor)
-            request.infer(share_outputs=True)
-            last = request
-        found = torch.from_numpy(last.get_output_tensor().data.copy())
-        idle.append(requests)
-        return found
+        with lock:
+            first.infer([rows.numpy()], share_inputs=True, share_outputs=True)
+            last, left_sec = first, LONGEST_WAIT_SEC
+            for request in others:
+                left_sec -= right_of_way.give_way(left_sec)
+                for place, tensor in enumerate(last.output_tensors):
+                    request.set_input_tensor(place, tensor)
+                request.infer(share_outputs=True)
+                last = request
+            return torch.from_numpy(last.get_output_tensor().data.copy())
 
     return run
 

@@ -7,7 +7,7 @@ import sqlite3
 from vla_retrieval.errors import MemoryFormatError
 
 REMOVED = "sequence"
-"""Entries that were removed, ever. In the last format it counted commits, hence its name."""
+"""Entries that were removed, ever. Once it counted commits, hence its name."""
 
 GIVEN_OUT = "given_out"
 """The last id that was given out, noted when its entry is removed."""

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -104,14 +104,7 @@ class Database:
                 with self.writing() as connection:
                     schema.create(connection, given)
             if not self._read_only and schema.is_old(self._writer):
-                _log.warning(
-                    "bringing %s to format %d: 15 s for 100 000 entries, and as much free disk as"
-                    " it has bytes; `memory compact` frees them again", self.path, schema.FORMAT,
-                )  # fmt: skip
-                self._writer.execute(_WRITE_AHEAD)
-                with self.writing() as connection:
-                    schema.upgrade(connection)
-                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # or the first add would
+                self._upgrade()
             schema.check(self._writer, self.path)
             if not self._read_only:
                 self._writer.execute(
@@ -121,6 +114,21 @@ class Database:
         if given is not None:
             schema.check_fingerprint(stored, given, self.path.parent)
         return stored
+
+    def _upgrade(self) -> None:
+        _log.warning(
+            "bringing %s to format %d, for which twice as much disk has to be free as it has bytes;"
+            " `memory compact` frees it again", self.path, schema.FORMAT,
+        )  # fmt: skip
+        self._writer.execute(_WRITE_AHEAD)
+        self._writer.execute("PRAGMA foreign_keys = OFF")  # not inside of a transaction
+        try:
+            with self.writing() as connection:
+                schema.upgrade(connection)
+        finally:
+            self._writer.execute("PRAGMA foreign_keys = ON")
+        with suppress(sqlite3.Error):  # all is in the log otherwise; the first add would copy it
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def writing(self) -> AbstractContextManager[sqlite3.Connection]:
         """Run a block as one transaction, committed at its end.
@@ -246,7 +254,7 @@ class Database:
                 self._descriptor = None
 
     def _connect(self) -> sqlite3.Connection:
-        # Autocommit (isolation_level None): transactions are opened here and nowhere else.
+        # Autocommit (isolation_level None): Python opens no transactions of its own.
         # A connection moves between threads but is used by one at a time.
         return sqlite3.connect(
             self._source, uri=True, timeout=_BUSY_TIMEOUT_SEC, isolation_level=None,

@@ -1,6 +1,6 @@
 """Entries in SQLite: the truth of the memory.
 
-Every function works inside a transaction that its caller opened.
+Every function works inside a transaction that its caller opened, or of one statement.
 """
 
 from __future__ import annotations

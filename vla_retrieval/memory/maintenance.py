@@ -274,21 +274,32 @@ class Maintenance:
             with self._live.writing() as index:
                 self._live.replace(building.without_dead_rows(index))
             return
+        removed = self._removed()
         built = building.build(
             self._database, index.dim, index.similarity, self._options, give_up=give_up, head=head
         )
-        self._catch_up(built)
+        self._catch_up(built, removed)
         with self._live.writing():
-            building.catch_up(built, self._database)
+            building.catch_up(built, self._database, removed=self._removed() != removed)
             self._live.replace(built)
 
-    def _catch_up(self, built: Index) -> None:
-        """Add what was committed meanwhile, until so little is left that the writer may wait."""
+    def _catch_up(self, built: Index, removed: int) -> None:
+        """Add what was committed meanwhile, until so little is left that the writer may wait.
+
+        Args:
+            built: Is not in use yet.
+            removed: Entries that had ever been removed when it was begun.
+        """
         while True:
             before = built.columns.rows
-            building.catch_up(built, self._database)
+            building.catch_up(built, self._database, removed=self._removed() != removed)
             if built.columns.rows - before <= _CAUGHT_UP:
                 return
+
+    def _removed(self) -> int:
+        """Return how many entries were ever removed."""
+        with self._database.reading() as connection:
+            return counters.read(connection, counters.REMOVED)
 
     def _write_snapshot(self) -> None:
         mark = secrets.randbits(62)

@@ -258,6 +258,8 @@ class Memory(Readable):
     ) -> None:
         """Let all else follow a commit, in the writer's turn."""
         ids = addition.entry_ids
+        if ids:  # before all that may be cut off: an id is never given out twice
+            self._last_id = ids[-1]
         sequence = self._live.sequence + len(ids) + len(evicted)
         if evicted:
             with self._live.changing(sequence, len(ids) + len(evicted)) as index:
@@ -266,8 +268,6 @@ class Memory(Readable):
             self._standing.forget(evicted)
         elif ids:
             self._live.added(sequence, addition)
-        if ids:
-            self._last_id = ids[-1]
         if any(entry.pinned for entry in entries):
             pinned = [i for i, entry in zip(ids, entries, strict=True) if entry.pinned]
             self._standing.pin(pinned, pinned=True)

@@ -23,7 +23,6 @@ FORMAT = 4
 # one would slow every commit down; so would tables of their own for tags and metadata, which are
 # JSON, or NULL where there are none.
 # The checksums are CRC-32; that of an entry covers its row up to the pose, its tags and metadata.
-# The defaults are there for the upgrade, which adds columns.
 _TABLES = """
 CREATE TABLE fingerprint (
     value TEXT NOT NULL
@@ -55,10 +54,10 @@ CREATE TABLE entries (
     merged INTEGER NOT NULL,
     tags TEXT,
     metadata TEXT,
-    scene_checksum INTEGER NOT NULL DEFAULT 0,
-    instruction_checksum INTEGER NOT NULL DEFAULT 0,
-    scene_embedding BLOB NOT NULL DEFAULT x'',
-    instruction_embedding BLOB NOT NULL DEFAULT x''
+    scene_checksum INTEGER NOT NULL,
+    instruction_checksum INTEGER NOT NULL,
+    scene_embedding BLOB NOT NULL,
+    instruction_embedding BLOB NOT NULL
 ) STRICT;
 CREATE TABLE thumbnails (
     entry_id INTEGER PRIMARY KEY REFERENCES entries ON DELETE CASCADE,
@@ -144,9 +143,10 @@ def is_old(connection: sqlite3.Connection) -> bool:
 def upgrade(connection: sqlite3.Connection) -> None:
     """Bring a database for which ``is_old`` holds to this format, inside the caller's transaction.
 
-    An older version of this package refuses it from then on.
+    Foreign keys are off. An older version of this package refuses it from then on.
     """
-    upgrading.upgrade(connection)
+    (entries,) = (text for text in _TABLES.split(";\n") if " entries (" in text)
+    upgrading.upgrade(connection, entries)
     connection.execute(f"PRAGMA user_version = {FORMAT}")
 
 

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import rclpy
@@ -60,7 +61,8 @@ def executable() -> NoReturn:
     code = main()
     # Fast DDS may wait for ever for a callback of its own when a participant goes, with a core and
     # Python's lock taken (Fast-DDS issue 6513): only what needs no Python can end that.
-    faulthandler.dump_traceback_later(_LONGEST_GOODBYE_SEC, exit=True)
+    with suppress(RuntimeError, ValueError, OSError):  # where stderr is closed
+        faulthandler.dump_traceback_later(_LONGEST_GOODBYE_SEC, exit=True)
     # Fast DDS takes its shared memory back with the context, which lives as long as the node, and
     # that is in circles of references: otherwise 17 MB stay in /dev/shm after each run.
     gc.collect()
