@@ -85,7 +85,7 @@ class TestInfo:
         assert found["stats"]["entries"] == COUNT
         assert found["stats"]["fingerprint"]["model"] == "double"
         assert found["stats"]["index"]["kind"] == "exact"
-        assert (found["pinned"], found["rows"]["thumbnails"], found["format"]) == (1, COUNT, 3)
+        assert (found["pinned"], found["rows"]["thumbnails"], found["format"]) == (1, COUNT, 4)
         assert {"memory.sqlite3", "index.snapshot"} <= set(found["file_bytes"])
 
     def test_is_readable(self, directory: Path) -> None:
