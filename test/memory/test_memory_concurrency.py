@@ -215,18 +215,22 @@ def test_an_add_does_not_wait_for_a_search(memory: Memory, monkeypatch: pytest.M
     assert memory.search([Probe(Modality.SCENE, SCENES[0])], 9).memory_size == 2
 
 
-def test_a_write_that_is_cut_off_before_its_commit_changes_nothing(
-    memory: Memory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    memory.add([NewEntry("first", 0)], SCENES[:1], SCENES[:1])
+def cut_off_after_inserting(patch: pytest.MonkeyPatch) -> None:
     insert = entries.insert
 
     def cut_off(*arguments: Any) -> None:
         insert(*arguments)
         raise KeyboardInterrupt
 
+    patch.setattr(entries, "insert", cut_off)
+
+
+def test_a_write_that_is_cut_off_before_its_commit_changes_nothing(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory.add([NewEntry("first", 0)], SCENES[:1], SCENES[:1])
     with monkeypatch.context() as patch:
-        patch.setattr(entries, "insert", cut_off)
+        cut_off_after_inserting(patch)
         with pytest.raises(KeyboardInterrupt):
             memory.add([NewEntry("second", 0, thumbnail=b"jpeg")], SCENES[1:2], SCENES[1:2])
     assert memory.add([NewEntry("third", 0)], SCENES[2:3], SCENES[2:3]) == [2]
@@ -237,14 +241,8 @@ def test_a_write_that_is_cut_off_after_its_only_statement_is_said_to_be_stored(
     open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory = open_memory()
-    insert = entries.insert
-
-    def cut_off(*arguments: Any) -> None:
-        insert(*arguments)
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch:
-        patch.setattr(entries, "insert", cut_off)
+        cut_off_after_inserting(patch)
         with pytest.raises(StorageError, match="stored, but its index could not follow"):
             memory.add([NewEntry("first", 0)], SCENES[:1], SCENES[:1])
     assert open_memory().get(1).instruction == "first"
