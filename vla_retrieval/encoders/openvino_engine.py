@@ -24,7 +24,7 @@ from vla_retrieval.right_of_way import LONGEST_WAIT_SEC, RightOfWay
 _PART_SEC = 0.005
 """About how long one picture takes in a part: an instruction takes longer than that."""
 
-_MOST_PARTS = 8  # each cut costs a picture half a hundredth of its time
+_MOST_PARTS = 8  # each cut costs a picture 0.7 % of its time
 _TIMED = 5  # pictures
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}

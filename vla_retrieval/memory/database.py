@@ -143,7 +143,7 @@ class Database:
     def writing_once(self) -> AbstractContextManager[sqlite3.Connection]:
         """Run a block that writes with a single statement, which is a transaction of its own.
 
-        As ``writing`` otherwise. Two statements less are a tenth of the time of a small commit.
+        As ``writing`` otherwise. Two statements less are a twentieth of the time of a small commit.
 
         Raises:
             StorageError: If SQLite or the disk refuses; then nothing was written.
