@@ -1,4 +1,4 @@
-"""The parameters, the YAML and the README tell the same story."""
+"""The parameters, the YAML and their page tell the same story."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def test_the_yaml_describes_each_parameter(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_the_readme_lists_each_parameter_with_its_default_and_description(name: str) -> None:
+def test_the_page_of_parameters_lists_each_with_its_default_and_description(name: str) -> None:
     """A row of the table reads: name, default, description."""
     default = DEFAULTS[name]
     shown = str(default).lower() if isinstance(default, bool) else str(default)
-    readme = (ROOT / "README.md").read_text()
-    row = re.search(rf"^\| `{name}` \| (.*?) \| (.*?) \|$", readme, re.MULTILINE)
-    assert row is not None, f"README.md has no row for {name}"
+    page = (ROOT / "docs" / "parameters.md").read_text()
+    row = re.search(rf"^\| `{name}` \| (.*?) \| (.*?) \|$", page, re.MULTILINE)
+    assert row is not None, f"docs/parameters.md has no row for {name}"
     assert row[1].strip("`") == shown
     assert row[2].startswith(SPECS[name].text)
 

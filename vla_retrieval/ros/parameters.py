@@ -1,7 +1,7 @@
 """The node's parameters: each declared once, with description, range and unit.
 
-``config/retrieval.yaml`` and the README's table repeat them for people; a test holds the three
-together.
+``config/retrieval.yaml`` and the table of ``docs/parameters.md`` repeat them for people; a test
+holds the three together.
 """
 
 from __future__ import annotations
