@@ -225,14 +225,12 @@ def _table(title: str, answer: Any) -> Table:
     table.add_column("rank", justify="right")
     table.add_column("score", justify="right")
     # Folded and not cut: Chinese has no spaces to break at.
-    table.add_column("instruction", overflow="fold", ratio=1)
-    table.add_column("episode", no_wrap=True)
+    table.add_column("what was said there", overflow="fold", ratio=1)
     table.add_column("entry", justify="right")
     for match in answer.result.matches:
         table.add_row(
-            str(match.rank), f"{match.score:.3f}", escape(match.instruction),
-            escape(match.episode_id), str(match.entry_id),
-        )  # fmt: skip
+            str(match.rank), f"{match.score:.3f}", escape(match.instruction), str(match.entry_id)
+        )
     times = answer.result.times
     table.caption = f"{answer.result.memory_size} entries, {1e3 * times.total_sec:.1f} ms"
     table.caption_justify = "left"
