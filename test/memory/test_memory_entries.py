@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +17,8 @@ from vla_retrieval.errors import (
     StorageError,
 )
 from vla_retrieval.memory import Memory
+from vla_retrieval.memory import entries as store
+from vla_retrieval.memory.database import DATABASE_NAME
 from vla_retrieval.memory.rows import to_entry, to_row
 from vla_retrieval.types import (
     Action,
@@ -133,6 +138,25 @@ def test_many_thousand_entries_are_read_and_removed_at_once(memory: Memory) -> N
     assert [entry.entry_id for entry in memory.get_many(ids, thumbnails=True)] == ids
     memory.remove(ids[1:])
     assert memory.stats().entries == 1
+
+
+def test_any_number_of_ids_is_read_with_few_statements(memory: Memory, directory: Path) -> None:
+    """SQLite keeps each that was prepared: RAM that would grow with every other number."""
+    statements = set()
+
+    class Recording(sqlite3.Connection):
+        def execute(self, sql: str, *given: Any) -> sqlite3.Cursor:
+            statements.add(sql)
+            return super().execute(sql, *given)
+
+    ids = add(memory, *plain(300))
+    memory.close()
+    path = directory / DATABASE_NAME
+    with closing(sqlite3.connect(path, factory=Recording)) as connection:
+        for count in range(1, 301):
+            found = store.read(connection, ids[-count:], thumbnails=False, path=path)
+            assert [entry.entry_id for entry in found] == ids[-count:]
+    assert len(statements) == 10  # for 1, 2, 4, ... 512 ids
 
 
 @pytest.mark.parametrize("unknown", [0, -1, 4, 2**63 - 1, 2**63, -(2**70)])
