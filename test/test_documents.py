@@ -35,3 +35,18 @@ def test_each_link_within_the_repository_leads_somewhere(document: Path) -> None
 def test_the_readme_leads_to_each_page(page: Path) -> None:
     """Nobody finds a page that nothing points to."""
     assert f"(docs/{page.name})" in (ROOT / "README.md").read_text()
+
+
+def _commands(document: Path) -> set[str]:
+    """Return the commands in a document, without comments and arguments."""
+    blocks = re.findall(r"^```(?:bash|python)\n(.*?)^```", document.read_text(), re.M | re.S)
+    lines = (line.split("#")[0].strip() for block in blocks for line in block.splitlines())
+    return {" ".join(line.split()[:4]) for line in lines if line}
+
+
+def test_the_chinese_readme_has_no_command_that_the_english_pages_do_not_have() -> None:
+    """What is renamed is renamed in both."""
+    english = {
+        command for page in DOCUMENTS if ".zh" not in page.name for command in _commands(page)
+    }
+    assert _commands(ROOT / "README.zh.md") <= english

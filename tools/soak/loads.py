@@ -6,6 +6,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Final
 
 import numpy as np
@@ -28,6 +29,7 @@ from vla_retrieval_msgs.msg import Filter, MatchArray
 
 CAMERA_HZ: Final = 30.0
 _AT_ONCE: Final = 16
+_MOST_ASKED: Final = 49  # matches
 _SCENES: Final = 64
 _WINDOW_SEC: Final = 5.0  # that the contact sheet is shown, and hidden
 _LOOP_SEC: Final = 20.0  # of the bag that the clock and the camera follow
@@ -130,10 +132,7 @@ class Loads:
             self._window.cancel()
         for thread in self._threads:
             thread.join(within_sec)
-        end = time.monotonic() + within_sec
-        for _ in range(_AT_ONCE):
-            if not self._free.acquire(timeout=max(0.0, end - time.monotonic())):
-                self._tally.fail(f"a call had no answer within {within_sec:g} s")
+        self._settle(within_sec)
 
     def fill(self, entries: int, within_sec: float) -> None:
         """Remember pairs without pause until so many were acknowledged.
@@ -150,6 +149,41 @@ class Loads:
                     f"entries were remembered within {within_sec:g} s; ask for fewer --entries"
                 )
             self._remember(0, random, from_frame=False)
+
+    def crowd(self, held: Callable[[], AbstractContextManager[None]], within_sec: float) -> None:
+        """Let as many of the largest calls come together as there ever are, and wait for them.
+
+        Fast DDS keeps room for as many messages as once waited together, each as large as the
+        largest that it held. A busy machine lets more come together late in a day, which looks
+        like a leak.
+
+        Args:
+            held: Holds the node back in its block.
+            within_sec: That the answers may take.
+        """
+        random = np.random.default_rng(98)
+        asked = {"k": _MOST_ASKED, "with_thumbnails": True}
+        self._settle(within_sec)  # else who waits for them in the block waits for nothing
+        with held():
+            for _ in range(_AT_ONCE):
+                self._call("retrieve", lambda _: None, image=self._any_picture(random), **asked)
+        self._settle(within_sec)
+        with held():
+            for _ in range(_AT_ONCE):
+                self._remember(0, random, from_frame=False)
+        self._settle(within_sec)
+
+    def _settle(self, within_sec: float) -> None:
+        """Wait for the answers that are on their way."""
+        end = time.monotonic() + within_sec
+        come = [
+            self._free.acquire(timeout=max(0.0, end - time.monotonic())) for _ in range(_AT_ONCE)
+        ]
+        for is_free in come:
+            if is_free:
+                self._free.release()
+            else:
+                self._tally.fail(f"a call had no answer within {within_sec:g} s")
 
     def _repeat(
         self, do: Callable[[int, np.random.Generator], None], period_sec: float, seed: int
@@ -181,7 +215,8 @@ class Loads:
             self._tally.time("frame to matches", time.perf_counter() - sent)
 
     def _ask(self, number: int, random: np.random.Generator) -> None:
-        fields: dict[str, Any] = {"k": int(random.integers(1, 50)), "target": number % 3}
+        k = int(random.integers(1, _MOST_ASKED + 1))
+        fields: dict[str, Any] = {"k": k, "target": number % 3}
         kind = number % 4
         if kind == 0:
             fields["instruction"] = f"task {random.integers(1000)}"

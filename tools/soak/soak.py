@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ ROOT: Final = Path(__file__).parents[2]
 _START_SEC: Final = 300.0
 _ANSWER_SEC: Final = 60.0
 _STOP_SEC: Final = 60.0
+_CROWDS: Final = 3  # before the load: how much of a crowd waits together is chance
 _MB: Final = 1 << 20
 # Seconds, shape (n,), and two quantities at them, shape (n, 2).
 _Samples: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -39,7 +41,7 @@ class Settings:
     Attributes:
         work: Empty or new folder for the memory and the node's log.
         seconds: Load that is measured.
-        warm_up_sec: Load before that, in which caches and pools fill.
+        warm_up_sec: Load before that, in which caches fill; pools fill before it, with crowds.
         entries: Bound of the memory; it is full before the warm-up, so that it does not grow.
         model: The node's.
         parameters: More of the node's parameters.
@@ -137,6 +139,8 @@ def _load(
     """Load the node; return what it held and what it had in use while it was measured."""
     loads = Loads(client, tally, book)
     loads.fill(settings.entries, _START_SEC)
+    for _ in range(_CROWDS):
+        loads.crowd(lambda: _held(process), _ANSWER_SEC)
     diagnosed = Diagnosed(client.node)
     with ProcessMemory(process.pid) as memory:
         loads.start()
@@ -151,6 +155,16 @@ def _load(
     tally.counts.update(counts)
     diagnosed.close()
     return held, used
+
+
+@contextmanager
+def _held(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Hold a process back in the block."""
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
 
 
 def _last(process: subprocess.Popen[bytes], seconds: float, tally: Tally) -> None:
