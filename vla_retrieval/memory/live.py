@@ -17,8 +17,8 @@ from vla_retrieval.memory.opening import Opened
 from vla_retrieval.memory.sharing import SharedLock
 
 _CLOSED = "this memory was closed"
-_MOST_WAITING = 1024
-"""Entries that wait to be put into the index: 4 MB, and some 20 ms for who needs it."""
+_MOST_WAITING = 2048
+"""Entries that wait to be put into the index: 8 MB, and some 15 ms for who needs it."""
 
 
 class LiveIndex:
