@@ -11,6 +11,7 @@ import pytest
 from rclpy.task import Future
 from std_msgs.msg import String
 
+from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.ros.client import ClientClosedError, RetrievalClient
 from vla_retrieval_msgs.srv import GetStats
 
@@ -56,6 +57,29 @@ def test_it_is_the_clients_thread_that_runs_what_is_to_happen_between_callbacks(
     names: list[str] = []
     robot.client.between_callbacks(lambda: names.append(threading.current_thread().name))
     assert names == ["client"]
+
+
+def test_a_call_with_a_wrong_name_or_value_is_an_error_and_nothing_is_sent(
+    client: RetrievalClient,
+) -> None:
+    """Without a node, too: nobody waits for a service that does not exist."""
+    for service, fields, said in (
+        ("recall", {}, "service: expected one of retrieve, .*got 'recall'"),
+        ("retrieve", {"K": 1}, "field: expected one of image, .*got 'K'"),
+        ("remember", {"tags": "kitchen"}, "tags: expected sequence<string>"),
+    ):
+        with pytest.raises(InvalidInputError, match=said):
+            client.call(service, **fields)
+        with pytest.raises(InvalidInputError, match=said):
+            client.call_async(service, **fields)
+
+
+def test_who_calls_without_a_node_is_told_the_service_the_time_and_the_domain(
+    client: RetrievalClient, domain: int
+) -> None:
+    said = f"no service /retrieval/retrieve within 0.3 s.* ROS domain {domain}"
+    with pytest.raises(TimeoutError, match=said):
+        client.call("retrieve", within_sec=0.3, instruction="cup")
 
 
 def test_an_error_between_callbacks_reaches_the_caller_and_not_the_thread(robot: Robot) -> None:
@@ -111,13 +135,13 @@ def test_a_request_that_got_no_answer_in_time_is_not_kept(
     Silent(robot)
     client.call_async("get_stats", WAIT_SEC).cancel()  # the service is discovered by then
     futures: list[Any] = []
-    ask = client.call_async
+    send = client._send
 
-    def note(*arguments: Any, **fields: Any) -> Any:
-        futures.append(ask(*arguments, **fields))
+    def note(*arguments: Any) -> Any:
+        futures.append(send(*arguments))
         return futures[-1]
 
-    client.call_async = note  # type: ignore[method-assign]
-    with pytest.raises(TimeoutError):
+    client._send = note  # type: ignore[method-assign]
+    with pytest.raises(TimeoutError, match=r"no answer from /retrieval/get_stats within 0\.5 s"):
         client.call("get_stats", 0.5)
     assert [future.cancelled() for future in futures] == [True]

@@ -140,6 +140,16 @@ def test_a_bad_setting_ends_the_start_with_the_reason(
     assert "Traceback" not in node.log
 
 
+def test_a_parameter_with_a_letter_too_few_is_named_with_the_one_that_was_meant(
+    start: Start, robot: Robot
+) -> None:
+    """ROS 2 takes it without a word, and the memory would have no bound."""
+    node = begin(start, robot, max_entires=1000, use_sim_time=False)
+    assert "no parameter max_entires" in node.log
+    assert "Did you mean max_entries?" in node.log
+    assert node.log.count("there is no parameter") == 1
+
+
 def test_a_foreign_directory_is_left_alone(start: Start, tmp_path: Path) -> None:
     """The node does not write into a folder that is not a memory."""
     folder = tmp_path / "holiday"

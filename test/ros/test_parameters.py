@@ -12,7 +12,7 @@ import yaml
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from vla_retrieval.memory import Eviction, MemoryOptions
-from vla_retrieval.ros.parameters import SPECS, Settings
+from vla_retrieval.ros.parameters import SPECS, Settings, not_declared
 from vla_retrieval.ros.session import memory_options
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +47,16 @@ def test_the_page_of_parameters_lists_each_with_its_default_and_description(name
     assert row is not None, f"docs/parameters.md has no row for {name}"
     assert row[1].strip("`") == shown
     assert row[2].startswith(SPECS[name].text)
+
+
+def test_what_a_node_does_not_have_is_named_with_what_is_like_it() -> None:
+    """What it has, and what rclpy declares with a topic, is not."""
+    given = ["k", "max_entires", "qos_overrides./image.subscription.depth", "banana"]
+    assert not_declared(given, ["k", "max_entries"]) == [
+        "there is no parameter banana: what was given for it is not used.",
+        "there is no parameter max_entires: what was given for it is not used."
+        " Did you mean max_entries?",
+    ]
 
 
 @pytest.mark.parametrize("name", SPECS)

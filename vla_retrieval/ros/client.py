@@ -17,6 +17,7 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
 from vla_retrieval.errors import RetrievalError
+from vla_retrieval.ros.requests import make_request, unknown_name
 from vla_retrieval.ros.services import SERVICE_QOS
 from vla_retrieval_msgs.srv import Forget, GetEntry, GetStats, Pin, Remember, Retrieve
 
@@ -141,7 +142,7 @@ class RetrievalClient:
             # A node that was killed stays in the graph for a while and never answers, so a call
             # is tried again instead of being waited for.
             with contextlib.suppress(TimeoutError):
-                if self._call_once("get_stats", _TRY_SEC).success:
+                if self._get_stats(_TRY_SEC).success:
                     self._has_met = True
                     return True
         return False
@@ -156,11 +157,16 @@ class RetrievalClient:
             **fields: Of the request.
 
         Raises:
+            InvalidInputError: If there is no such service or field, or a value does not fit.
             ClientClosedError: If the client was closed.
             TimeoutError: If no answer came in time.
         """
-        self._meet(within_sec)
-        return self._call_once(service, within_sec, **fields)
+        request = _request(service, fields)
+        try:
+            self._meet(within_sec)
+        except TimeoutError:
+            raise self._silence(service, within_sec) from None
+        return self._wait_for(self._send(service, request, within_sec), service, within_sec)
 
     def _meet(self, within_sec: float) -> None:
         """Get one answer, whichever, before the first call.
@@ -173,23 +179,23 @@ class RetrievalClient:
         while not self._has_met:
             left_sec = end - time.monotonic()
             try:
-                self._call_once("get_stats", min(_TRY_SEC, left_sec))
+                self._get_stats(min(_TRY_SEC, left_sec))
                 self._has_met = True
             except TimeoutError:
                 if left_sec <= _TRY_SEC:
                     raise
 
-    def _call_once(self, service: str, within_sec: float, **fields: Any) -> Any:
-        future = self.call_async(service, within_sec, **fields)
+    def _get_stats(self, within_sec: float) -> Any:
+        request = GetStats.Request()
+        return self._wait_for(self._send("get_stats", request, within_sec), "get_stats", within_sec)
+
+    def _wait_for(self, future: Future[Any], service: str, within_sec: float) -> Any:
         done = threading.Event()
         future.add_done_callback(lambda _: done.set())
         self._wait(done, within_sec)
         if not future.done():
             future.cancel()  # else the client keeps it until an answer comes
-            raise TimeoutError(
-                f"no answer from {self._clients[service].srv_name} within {within_sec:g} s: "
-                "is the node busy?"
-            )
+            raise self._silence(service, within_sec)
         return future.result()
 
     def call_async(self, service: str, within_sec: float = 60.0, **fields: Any) -> Future[Any]:
@@ -201,20 +207,39 @@ class RetrievalClient:
             **fields: Of the request.
 
         Raises:
+            InvalidInputError: If there is no such service or field, or a value does not fit.
             ClientClosedError: If the client was closed.
             TimeoutError: If there is no such service in time.
         """
+        return self._send(service, _request(service, fields), within_sec)
+
+    def _send(self, service: str, request: Any, within_sec: float) -> Future[Any]:
         client = self._clients[service]
         try:
             # A request that is sent before the service is discovered is lost, not queued.
             if not client.wait_for_service(within_sec):
-                raise TimeoutError(
-                    f"no service {client.srv_name} within {within_sec:g} s: is the node running, "
-                    "in this namespace and ROS domain?"
-                )
-            return client.call_async(_KINDS[service].Request(**fields))
+                raise self._silence(service, within_sec)
+            return client.call_async(request)
         except InvalidHandle:
             raise ClientClosedError from None
+
+    def _silence(self, service: str, within_sec: float) -> TimeoutError:
+        """Return the error about a service that is not there, or does not answer."""
+        name = self._clients[service].srv_name
+        try:
+            name = self.node.resolve_service_name(name)
+            is_there = self._clients[service].service_is_ready()
+        except InvalidHandle:  # closed meanwhile
+            is_there = False
+        if is_there:
+            return TimeoutError(
+                f"no answer from {name} within {within_sec:g} s: is the node busy, or was it "
+                "killed a moment ago?"
+            )
+        return TimeoutError(
+            f"no service {name} within {within_sec:g} s: is the node running, in this namespace "
+            f"and in ROS domain {self._context.get_domain_id()}?"
+        )
 
     def _wait(self, done: threading.Event, within_sec: float) -> None:
         """Return when something is done, or not in time.
@@ -242,3 +267,10 @@ class RetrievalClient:
                 if not self._context.ok():
                     return
                 _log.exception("a callback failed, and the client goes on")
+
+
+def _request(service: str, fields: dict[str, Any]) -> Any:
+    """Return a checked request of a service."""
+    if service not in _KINDS:
+        raise unknown_name("service", service, list(_KINDS))
+    return make_request(_KINDS[service].Request, fields)

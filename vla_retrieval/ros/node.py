@@ -75,6 +75,9 @@ class RetrievalNode(LifecycleNode):
         """
         super().__init__("retrieval", **options)
         parameters.declare(self)
+        # rclpy has no public name for what a node was started with.
+        for line in parameters.not_declared(self._parameter_overrides, self._parameters):
+            self.get_logger().warning(line)
         self._paths = parameters.paths_of(self)
         self.settings: Settings = parameters.read(self, self._paths)
         self.health = Health()

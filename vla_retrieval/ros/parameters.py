@@ -7,6 +7,8 @@ holds the three together.
 from __future__ import annotations
 
 import dataclasses
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from vla_retrieval.types import Similarity, Target
 
 AUTOSTART = "autostart"
 PATHS = ("memory_dir", "head", "checkpoint", "engine_cache_dir", "model")
+_OF_TOPICS = "qos_overrides."  # rclpy's own, declared with each topic
 BYTES_PER_KB = 1 << 10
 BYTES_PER_MB = 1 << 20
 _MOST_MB = 1 << 24  # 16 TB: in bytes it is far inside the 64 bits that messages and SQLite have
@@ -284,6 +287,26 @@ def declare(node: Node) -> None:
     node.add_on_set_parameters_callback(_check_choices)
     for field in dataclasses.fields(Settings):
         node.declare_parameter(field.name, field.default, _descriptor(field.name, field.default))
+
+
+def not_declared(given: Iterable[str], declared: Iterable[str]) -> list[str]:
+    """Return a line about each parameter that was given to a node and that it does not have.
+
+    ROS 2 says nothing of them, and a bound with a letter too few is no bound.
+
+    Args:
+        given: Names.
+        declared: Names of the node's own.
+    """
+    known = set(declared)
+    lines = []
+    for name in sorted(set(given) - known):
+        if name.startswith(_OF_TOPICS):
+            continue
+        near = difflib.get_close_matches(name, known, 1)
+        meant = f" Did you mean {near[0]}?" if near else ""
+        lines.append(f"there is no parameter {name}: what was given for it is not used.{meant}")
+    return lines
 
 
 def paths_of(node: Node) -> Paths:
