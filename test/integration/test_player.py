@@ -17,6 +17,7 @@ from std_msgs.msg import String
 
 from test.evaluation.writers import Recorded, write_mcap
 from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.ros import player as module
 from vla_retrieval.ros.images import to_rgb
 from vla_retrieval.ros.player import BagPlayer, Progress
 
@@ -98,6 +99,30 @@ def test_topics_that_nobody_hears_yet_are_named_while_it_waits(
     finally:
         stop.set()
         waiting.join()
+
+
+def test_who_waits_long_is_told_which_topic_of_that_type_is_listened_to(
+    robot: Robot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node under its default names, and a bag with a camera's."""
+    bag = write_bag(tmp_path / "bag", StoragePlugin.MCAP)
+    node = robot.client.node
+    player = BagPlayer(node, bag, {"/cam": "/cam", "/say": "/say"})
+    for kind, topic in ((Image, "/image"), (String, "/say")):
+        node.create_subscription(kind, topic, lambda _: None, 1)
+    monkeypatch.setattr(module, "_ADVISED_AFTER_SEC", 1.0)  # discovery takes a while
+    told: list[str] = []
+    stop = threading.Event()
+
+    def note(advice: str) -> None:
+        told.append(advice)
+        stop.set()
+
+    player.wait_for_subscribers(stop, advise=note)
+    assert told == [
+        "Nobody listens to /cam, and somebody to /image of its type: --topic /cam:/image plays it "
+        "there. --no-wait plays at once."
+    ]
 
 
 @pytest.mark.parametrize("hurt", ["cut off", "damaged"])

@@ -43,11 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     comparing = given[:1] == ["compare"]
-    args = (_compare_parser() if comparing else _parser()).parse_args(given[int(comparing) :])
+    parser = _compare_parser() if comparing else _parser()
+    args = parser.parse_args(given[int(comparing) :])
     try:
         code = _compare(args) if comparing else _evaluate(args)
     except RetrievalError as error:
-        print_error("evaluate", error, as_json=args.json)
+        print_error("evaluate", error, as_json=args.json, usage=parser.format_usage())
         code = 1
     except KeyboardInterrupt:
         print("evaluate: interrupted; the same call goes on from here.", file=sys.stderr)

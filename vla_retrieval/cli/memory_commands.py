@@ -81,6 +81,10 @@ def compact(args: Namespace) -> int:
         print_json({"before_bytes": before, "after_bytes": after})
     else:
         print(f"{size(before)} before, {size(after)} after")
+        if after > before:
+            print(
+                "The index's snapshot was written, which spares the next start reading all entries."
+            )
     return 0
 
 

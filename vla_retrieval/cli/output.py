@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -22,9 +23,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.memory.contents import Progress as Report
 
 _LINE_EVERY_SEC = 10.0  # of what lasts so long
+_OTHER_NAMES = {"ks": "k", "out": "output"}  # of fields, as options
 
 
 @contextmanager
@@ -71,11 +74,30 @@ def print_json(value: Any) -> None:
     print(json.dumps(_plain(value), ensure_ascii=False, indent=2))
 
 
-def print_error(command: str, error: Exception, *, as_json: bool) -> None:
-    """Say what went wrong on stderr, and for machines on stdout."""
-    print(f"{command}: {error}", file=sys.stderr)
+def print_error(command: str, error: Exception, *, as_json: bool, usage: str = "") -> None:
+    """Say what went wrong on stderr, and for machines on stdout.
+
+    Args:
+        command: That was given.
+        error: What went wrong.
+        as_json: Whether machines read it.
+        usage: Of the command; a field that has an option there is called by that.
+    """
+    message = as_option(error, usage)
+    print(f"{command}: {message}", file=sys.stderr)
     if as_json:
-        print_json({"error": {"type": type(error).__name__, "message": str(error)}})
+        print_json({"error": {"type": type(error).__name__, "message": message}})
+
+
+def as_option(error: Exception, usage: str) -> str:
+    """Return an error's message; the field that it begins with is an option, where it has one."""
+    message = str(error)
+    if isinstance(error, InvalidInputError):
+        for name in (error.field, _OTHER_NAMES.get(error.field, "")):
+            option = f"--{name.replace('_', '-')}"
+            if name and re.search(rf"{re.escape(option)}\b(?!-)", usage):
+                return f"{option}{message.removeprefix(error.field)}"
+    return message
 
 
 def size(count: int) -> str:

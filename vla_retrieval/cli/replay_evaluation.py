@@ -42,11 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     ours, _ = split_ros_arguments(given)  # launch adds them
-    args = _parser().parse_args(ours)
+    parser = _parser()
+    args = parser.parse_args(ours)
     try:
         code = _show_transport(args) if args.show_image_transport else _replay(args)
     except (RetrievalError, TimeoutError) as error:
-        print_error("replay_evaluation", error, as_json=args.json)
+        usage = parser.format_usage()
+        print_error("replay_evaluation", error, as_json=args.json, usage=usage)
         code = 1
     except KeyboardInterrupt:
         code = 130

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from vla_retrieval.cli.evaluate import add_model, add_reading, encoder_settings, reading_of
 from vla_retrieval.cli.memory_calibrate import read_groups
-from vla_retrieval.cli.output import print_error, print_json, progress_bars
+from vla_retrieval.cli.output import as_option, print_error, print_json, progress_bars
 from vla_retrieval.encoders import load_encoder
 from vla_retrieval.errors import InvalidInputError, RetrievalError
 from vla_retrieval.evaluation.relevance import read_labels
@@ -38,12 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         settings = _settings(args)
     except InvalidInputError as error:
-        parser.error(str(error))
+        parser.error(as_option(error, parser.format_usage()))
     try:
         _train(args, settings)
         code = 0
     except RetrievalError as error:
-        print_error("train", error, as_json=args.json)
+        print_error("train", error, as_json=args.json, usage=parser.format_usage())
         code = 1
     except KeyboardInterrupt:
         # What is there was written by this call: an existing output is refused at the start.

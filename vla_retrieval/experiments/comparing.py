@@ -52,6 +52,11 @@ def compare_folders(
     """
     if len(folders) < 2:
         raise InvalidInputError("folders", "two or more", str(len(folders)))
+    for folder in folders:
+        if not folder.is_dir():
+            raise InvalidInputError(
+                "folders", "folders that `evaluate --out` wrote", f"{folder}, which is none"
+            )
     parsed = [parse_gate(text) for text in gates]
     wanted = list(dict.fromkeys([*metrics, *(gate.metric for gate in parsed)]))
     names = make_query_ids(str(folder.resolve().name) for folder in folders)

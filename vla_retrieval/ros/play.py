@@ -51,7 +51,7 @@ def play_bag(
                 bar.update(task, description=f"waiting for a subscriber of {', '.join(topics)}")
 
             if wait:
-                player.wait_for_subscribers(stop, report_wait)
+                player.wait_for_subscribers(stop, report_wait, bar.console.print)
 
             def report(played: Played) -> None:
                 bar.update(task, completed=played.played, description=played.topic)

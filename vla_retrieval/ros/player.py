@@ -7,6 +7,7 @@ evaluation reads them: of a damaged one, all that can be read is played.
 from __future__ import annotations
 
 import importlib
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -24,6 +25,7 @@ from vla_retrieval.evaluation.bags import Bag
 
 _NS_PER_SEC = 1_000_000_000
 _LOOK_AGAIN_SEC = 0.02
+_ADVISED_AFTER_SEC = 5.0
 _ACKNOWLEDGE_WITHIN = Duration(seconds=5.0)
 
 
@@ -57,6 +59,7 @@ class BagPlayer:
             InvalidInputError: If there is no readable bag, it lacks one of the topics, or nothing
                 was recorded on them.
         """
+        self._node = node
         self._bag = Bag(bag)
         held = {topic.name: topic for topic in self._bag.topics}
         self._topics = dict(topics) or {name: name for name in held}
@@ -82,14 +85,17 @@ class BagPlayer:
         self,
         stop: threading.Event,
         report: Callable[[list[str]], None] = lambda topics: None,
+        advise: Callable[[str], None] = lambda text: None,
     ) -> None:
         """Return once every topic has a subscriber, or at ``stop``.
 
         Args:
             stop: Ends the waiting.
             report: Told the topics in the graph that have none yet, when that changes.
+            advise: Told what to do, once, when that takes long.
         """
         told: list[str] = []
+        advised_sec = time.monotonic() + _ADVISED_AFTER_SEC
         while not stop.is_set():
             unheard = [p.topic_name for p in self._publishers.values() if not _is_heard(p)]
             if not unheard:
@@ -97,7 +103,27 @@ class BagPlayer:
             if unheard != told:
                 report(unheard)
             told = unheard
+            if time.monotonic() > advised_sec:
+                advised_sec = math.inf
+                advise(self._advice(unheard))
             stop.wait(_LOOK_AGAIN_SEC)
+
+    def _advice(self, unheard: list[str]) -> str:
+        """Return what to do where nobody listens to some topics in the graph."""
+        kinds = dict(self._node.get_topic_names_and_types())
+        sentences = []
+        for in_bag, publisher in self._publishers.items():
+            topic = publisher.topic_name
+            heard = [
+                name for name, types in sorted(kinds.items())
+                if types == kinds.get(topic) and self._node.count_subscribers(name)
+            ]  # fmt: skip
+            if topic in unheard and heard:
+                sentences.append(
+                    f"Nobody listens to {topic}, and somebody to {', '.join(heard)} of its type: "
+                    f"--topic {in_bag}:{heard[0]} plays it there."
+                )
+        return " ".join([*sentences, "--no-wait plays at once."])
 
     def play(
         self,
