@@ -60,6 +60,18 @@ class DirectoryLock:
             self._file = -1
 
 
+def check_free(directory: Path) -> None:
+    """Check that no process has a memory open to write; nothing is written.
+
+    For who has long work to do before it opens the memory, and would be told only then.
+
+    Raises:
+        MemoryLockedError: If one has; the message names it.
+        StorageError: If the lock file cannot be read.
+    """
+    DirectoryLock(directory, shared=True).release()
+
+
 def _lock(file: int, directory: Path, *, shared: bool) -> None:
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from vla_retrieval.ros.live import LivePath
 from vla_retrieval.ros.markers import no_markers
 from vla_retrieval.ros.pace import Pace
 from vla_retrieval.ros.parameters import Settings
+from vla_retrieval.ros.reminder import Reminder
 from vla_retrieval.ros.replies import NotActiveError
 from vla_retrieval.ros.services import Services
 from vla_retrieval.ros.session import Counters, Session
@@ -40,6 +42,7 @@ from vla_retrieval_msgs.msg import MatchArray
 _log = logging.getLogger(__name__)
 
 _WARN_AGAIN_SEC = 10.0
+_WARN_AT_LEAST_SEC = 600.0
 _REMIND_SEC = 60.0
 _CHECK_MEMORY_SEC = 1.0
 _NS_PER_SEC = 1_000_000_000
@@ -87,6 +90,7 @@ class RetrievalNode(LifecycleNode):
         self.pace = Pace()
         self.session: Session | None = None
         self.is_active = False
+        self._reminder = Reminder(_WARN_AGAIN_SEC, _WARN_AT_LEAST_SEC)
         self._next_head: Head | None = None  # from its check to its use, in one call
         self._errands = Errands()
         self._live: LivePath | None = None
@@ -266,8 +270,9 @@ class RetrievalNode(LifecycleNode):
         frames = self.counters.get("frames_received")
         newest = self.newest_frame.get()
         warnings = self.camera.warnings(frames, newest) if self.camera is not None else []
-        if warnings:  # in one line: the limit is the line's, and would pass the first one only
-            self.get_logger().warning(" ".join(warnings), throttle_duration_sec=_WARN_AGAIN_SEC)
+        warning = " ".join(warnings)
+        if self._reminder.is_due(warning, time.monotonic()):
+            self.get_logger().warning(warning)
         diagnostics = make_diagnostics(self, warnings)
         for status in diagnostics.status[1:]:
             if status.level != DiagnosticStatus.OK:

@@ -15,6 +15,7 @@ from vla_retrieval.errors import MemoryFullError, StorageError
 from vla_retrieval.heads import load_head
 from vla_retrieval.memory import Eviction, Memory, MemoryOptions
 from vla_retrieval.memory.database import DATABASE_NAME
+from vla_retrieval.memory.lock import check_free
 from vla_retrieval.projection import Head, name_of
 from vla_retrieval.retriever import Retriever
 from vla_retrieval.ros.disk import DiskWatch, MemoryLostError, WriteGate
@@ -97,6 +98,7 @@ class Session:
         """
         self.settings = settings
         self.health = health
+        check_free(settings.memory_path)  # loading a model takes a while
         self.encoder: Encoder = load_encoder(encoder_settings(settings))
         self.encoder.warm_up()
         self.similarity = Similarity(settings.similarity)
