@@ -340,9 +340,18 @@ class TestCalibrate:
         with Memory.open(visited, None, read_only=True) as memory:
             assert memory.calibration() is None
 
-    def test_takes_instructions_that_mean_the_same(self, visited: Path, tmp_path: Path) -> None:
-        file = tmp_path / "same.csv"
-        file.write_text("the red cup,the green cup,\n红,blue\n", encoding="utf-8")
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            ("same.csv", "the red cup,the green cup,\n红,blue\n"),
+            ("same.yaml", "cup: [the red cup, the green cup]\n红: colour\nblue: colour\n"),
+        ],
+    )
+    def test_takes_instructions_that_mean_the_same(
+        self, visited: Path, tmp_path: Path, name: str, content: str
+    ) -> None:
+        file = tmp_path / name
+        file.write_text(content, encoding="utf-8")
         found = answer("calibrate", visited, "--alpha", 0.2, "--same", file)
         assert found["instructions"] == 2
 
@@ -356,6 +365,12 @@ class TestCalibrate:
         said = run("calibrate", visited, "--same", file, code=1).stderr
         assert "same" in said
         assert "disk" not in said  # that is the memory's next step
+
+    def test_of_yaml_without_labels_is_1(self, visited: Path, tmp_path: Path) -> None:
+        file = tmp_path / "same.yaml"
+        file.write_text("- a list\n")
+        said = run("calibrate", visited, "--same", file, code=1).stderr
+        assert "label: [instruction, ...]" in said
 
     def test_of_too_little_data_is_1_and_stores_nothing(self, directory: Path) -> None:
         done = run("calibrate", directory, "--json", code=1)

@@ -129,7 +129,8 @@ def _add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=_seed, default=0, help="that chooses them")
     parser.add_argument(
         "--same", type=Path, metavar="FILE",
-        help="CSV without a header: instructions in one row mean the same, as translations do",
+        help="CSV without a header: instructions in one row mean the same, as translations do; "
+        "or YAML: those of one label",
     )  # fmt: skip
     parser.add_argument(
         "--similarity",

@@ -14,6 +14,7 @@ from rich.table import Table
 from vla_retrieval.cli.memory_commands import open_to_write
 from vla_retrieval.cli.output import print_json, progress_bars
 from vla_retrieval.errors import StorageError
+from vla_retrieval.evaluation.relevance import read_labels
 from vla_retrieval.evaluation.results import Estimate
 from vla_retrieval.heads import load_head
 from vla_retrieval.projection import short_digest
@@ -44,11 +45,17 @@ def calibrate(args: Namespace) -> int:
 
 
 def read_groups(path: Path) -> list[list[str]]:
-    """Return the rows of a CSV file, without empty cells.
+    """Return the rows of a CSV file without empty cells, or of YAML the instructions by label.
 
     Raises:
+        InvalidInputError: If YAML holds anything but labels.
         StorageError: If it cannot be read, or is no text.
     """
+    if path.suffix in (".yaml", ".yml"):
+        by_label: dict[str, list[str]] = {}
+        for instruction, label in read_labels(path).items():
+            by_label.setdefault(label, []).append(instruction)
+        return list(by_label.values())
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [[cell for cell in row if cell.strip()] for row in csv.reader(file)]

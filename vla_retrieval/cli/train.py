@@ -196,7 +196,9 @@ def _parser() -> argparse.ArgumentParser:
         "labels", "What makes two pairs one task; without any of these, the same instruction does."
     ).add_mutually_exclusive_group()
     labels.add_argument("--labels", type=Path, help="YAML or JSON of label and instructions")
-    labels.add_argument("--same", type=Path, help="CSV, each row paraphrases and translations")
+    labels.add_argument(
+        "--same", type=Path, help="CSV, each row paraphrases and translations; or YAML"
+    )
     labels.add_argument("--label-key", default="", help="a metadata key of entries (of --memory)")
     _add_training(parser.add_argument_group("training"))
     add_model(parser.add_argument_group("model (of --bag) and device"))
