@@ -25,6 +25,8 @@ ClientClosedError (``ros/client.py``).
 
 from __future__ import annotations
 
+_MOST_SHOWN = 500  # characters of what came: a log is read by people
+
 
 class RetrievalError(Exception):
     """Root of the tree."""
@@ -40,8 +42,9 @@ class InvalidInputError(RetrievalError):
     def __init__(self, field: str, expected: str, got: str, next_step: str = "") -> None:
         """Build the message ``field: expected ..., got .... next step``."""
         self.field = field
+        shown = got if len(got) <= _MOST_SHOWN else f"{got[:_MOST_SHOWN]}… ({len(got)} characters)"
         tail = f" {next_step}" if next_step else ""
-        super().__init__(f"{field}: expected {expected}, got {got}.{tail}")
+        super().__init__(f"{field}: expected {expected}, got {shown}.{tail}")
 
 
 class EntryNotFoundError(RetrievalError):

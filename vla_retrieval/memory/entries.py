@@ -296,7 +296,7 @@ def _in_groups(entry_ids: Sequence[int]) -> Iterator[tuple[list[int], str]]:
     """Yield different ids that SQLite can hold, with their placeholders, few enough at a time.
 
     The last one comes again until they are a power of two: each connection keeps its last 128
-    statements prepared, at 15 kB for 50 ids, and one for each number of ids would fill that.
+    statements prepared, with 200 bytes for an id, and one for each number of ids would fill that.
     """
     different = list({int(i) for i in entry_ids if _INT64.min <= i <= _INT64.max})
     for start in range(0, len(different), _IDS_AT_ONCE):
