@@ -214,20 +214,20 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_training(group: argparse._ArgumentGroup) -> None:
     defaults = TrainingSettings("joint")
-    group.add_argument("--bits", type=int, default=defaults.bits, help="of a code (256)")
-    group.add_argument("--seed", type=int, default=defaults.seed, help="of split and batches")
-    group.add_argument("--epochs", type=int, default=defaults.epochs, help="at most")
-    group.add_argument(
-        "--patience", type=int, default=defaults.patience, help="epochs without a better one"
-    )
-    group.add_argument("--batch", type=int, default=defaults.batch, help="pairs at a time")
-    group.add_argument("--learning-rate", type=float, help="that of the method without it")
-    group.add_argument(
-        "--weight-decay", type=float, default=defaults.weight_decay, help="towards the start"
-    )
-    group.add_argument(
-        "--temperature", type=float, default=defaults.temperature, help="of the loss of joint"
-    )
+    for name, kind, text in (
+        ("bits", int, "of a code"),
+        ("seed", int, "of split and batches"),
+        ("epochs", int, "at most"),
+        ("patience", int, "epochs without a better one"),
+        ("batch", int, "pairs at a time"),
+        ("weight-decay", float, "towards the start"),
+        ("temperature", float, "of the loss of joint"),
+    ):
+        default = getattr(defaults, name.replace("-", "_"))
+        group.add_argument(
+            f"--{name}", type=kind, default=default, help=f"{text} (default: {default:g})"
+        )
+    group.add_argument("--learning-rate", type=float, help="(default: that of the method)")
 
 
 if __name__ == "__main__":
