@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import KeyValue
-from geometry_msgs.msg import PointStamped
+from geometry_msgs.msg import PointStamped, PoseStamped
 from hypothesis import given
 from hypothesis import strategies as st
 from std_msgs.msg import Header
@@ -45,6 +47,38 @@ FINITE = st.floats(-1e6, 1e6, width=32)
 @given(stamp_ns=STAMPS)
 def test_stamps_keep_every_nanosecond(stamp_ns: int) -> None:
     assert conversions.to_ns(conversions.to_stamp(stamp_ns)) == stamp_ns
+
+
+@pytest.mark.parametrize(
+    ("field", "request_"),
+    [
+        ("filter.stamp_from", messages.Filter(stamp_from=Time(nanosec=10**9))),
+        ("filter.stamp_to", messages.Filter(stamp_to=Time(nanosec=10**9))),
+        ("image.header.stamp", Remember.Request(instruction="x")),
+        (
+            "camera_pose.header.stamp",
+            Remember.Request(
+                instruction="x", has_camera_pose=True,
+                camera_pose=PoseStamped(header=Header(stamp=Time(nanosec=10**9))),
+            ),
+        ),
+    ],
+)  # fmt: skip
+def test_a_stamp_whose_nanoseconds_are_a_second_or_more_is_refused(
+    field: str, request_: Any
+) -> None:
+    """Seconds and nanoseconds were put in each other's place, or milliseconds were meant."""
+    wrong = 10**9 if field.startswith("image") else 0
+    header = Header(stamp=Time(sec=5, nanosec=wrong))
+    said = rf"{field}\.nanosec: expected less than 1000000000"
+    with pytest.raises(InvalidInputError, match=said):
+        _convert(request_, header)
+
+
+def _convert(request_: Any, header: Header) -> object:
+    if isinstance(request_, messages.Filter):
+        return conversions.to_filter(request_)
+    return conversions.to_new_entry(request_, header)
 
 
 @pytest.mark.parametrize("stamp_ns", [2**31 * 10**9, 2**63 - 1])

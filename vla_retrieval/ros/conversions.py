@@ -59,6 +59,17 @@ def to_ns(stamp: Time) -> int:
     return int(stamp.sec) * _NS_PER_SEC + int(stamp.nanosec)
 
 
+def _given_ns(stamp: Time, field: str) -> int:
+    """Return a request's stamp in nanoseconds.
+
+    Raises:
+        InvalidInputError: If its nanoseconds are a second or more: what was meant is not known.
+    """
+    if stamp.nanosec >= _NS_PER_SEC:
+        raise InvalidInputError(f"{field}.nanosec", f"less than {_NS_PER_SEC}", str(stamp.nanosec))
+    return to_ns(stamp)
+
+
 def to_stamp(stamp_ns: int) -> Time:
     """Return nanoseconds since the epoch as a stamp; its seconds end in 2038, and so does it."""
     sec, nanosec = divmod(min(stamp_ns, _LAST_STAMP_NS), _NS_PER_SEC)
@@ -112,12 +123,12 @@ def to_filter(message: messages.Filter) -> Filter:
     """Return the filter in a message; zero stamps are open ends.
 
     Raises:
-        InvalidInputError: If an outcome is none, a key comes twice, the time range is empty or
-            the ball is none.
+        InvalidInputError: If an outcome is none, a key comes twice, a stamp is none, the time range
+            is empty or the ball is none.
     """
     return Filter(
-        stamp_from_ns=to_ns(message.stamp_from) or None,
-        stamp_to_ns=to_ns(message.stamp_to) or None,
+        stamp_from_ns=_given_ns(message.stamp_from, "filter.stamp_from") or None,
+        stamp_to_ns=_given_ns(message.stamp_to, "filter.stamp_to") or None,
         episode_ids=tuple(message.episode_ids),
         outcomes=tuple(to_outcome(number, "filter.outcomes") for number in message.outcomes),
         frame_ids=tuple(message.frame_ids),
@@ -140,7 +151,7 @@ def to_new_entry(request: Remember.Request, header: Header) -> NewEntry:
     """
     return NewEntry(
         instruction=request.instruction,
-        stamp_ns=to_ns(header.stamp),
+        stamp_ns=_given_ns(header.stamp, "image.header.stamp"),
         frame_id=header.frame_id,
         episode_id=request.episode_id,
         outcome=to_outcome(request.outcome),
@@ -322,7 +333,7 @@ def _to_pose(message: PoseStamped) -> CameraPose:
     position, orientation = message.pose.position, message.pose.orientation
     return CameraPose(
         frame_id=message.header.frame_id,
-        stamp_ns=to_ns(message.header.stamp),
+        stamp_ns=_given_ns(message.header.stamp, "camera_pose.header.stamp"),
         position=(position.x, position.y, position.z),
         orientation=(orientation.x, orientation.y, orientation.z, orientation.w),
     )
