@@ -25,6 +25,9 @@ ClientClosedError (``ros/client.py``).
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 _MOST_SHOWN = 500  # characters of what came: a log is read by people
 
 
@@ -45,6 +48,12 @@ class InvalidInputError(RetrievalError):
         shown = got if len(got) <= _MOST_SHOWN else f"{got[:_MOST_SHOWN]}… ({len(got)} characters)"
         tail = f" {next_step}" if next_step else ""
         super().__init__(f"{field}: expected {expected}, got {shown}.{tail}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the next step about a name that is none of the known ones; nothing if none is near."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"Did you mean {near[0]}?" if near else ""
 
 
 class EntryNotFoundError(RetrievalError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -25,6 +26,7 @@ from vla_retrieval.errors import (
     StorageError,
 )
 from vla_retrieval.memory import Memory
+from vla_retrieval.memory.lock import check_free
 from vla_retrieval.types import Fingerprint, Modality, NewEntry, Probe, Similarity
 
 from .conftest import DIM, OpenMemory, child_environment
@@ -94,6 +96,28 @@ class TestTheLock:
         (directory / "lock").write_bytes(b"")
         with pytest.raises(MemoryLockedError, match="another process that is just starting"):
             Memory.open(directory, fingerprint(DIM))
+
+    def test_whether_it_is_held_can_be_asked_beforehand(
+        self, open_memory: OpenMemory, directory: Path
+    ) -> None:
+        check_free(directory)  # there is nothing yet
+        memory = open_memory()
+        with pytest.raises(MemoryLockedError, match=f"in use by process {os.getpid()} "):
+            check_free(directory)
+        memory.close()
+        before = snapshot(directory)
+        check_free(directory)
+        assert snapshot(directory) == before
+
+    def test_a_place_that_may_not_be_looked_at_is_a_storage_error_beforehand_too(
+        self, directory: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refuse(self: Path) -> bool:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(Path, "exists", refuse)
+        with pytest.raises(StorageError, match="Permission denied"):
+            check_free(directory)
 
 
 class TestTheFingerprint:

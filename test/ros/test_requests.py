@@ -12,7 +12,10 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from diagnostic_msgs.msg import KeyValue
+from geometry_msgs.msg import PoseStamped
+from rclpy.serialization import serialize_message
 from sensor_msgs.msg import Image
+from std_msgs.msg import Header
 
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.ros.requests import make_request
@@ -97,4 +100,20 @@ def test_the_pixels_of_a_picture_are_not_looked_at_one_by_one() -> None:
     image = Image(height=2, width=2, encoding="rgb8", step=6)
     image._data = Pixels("B", bytes(12))  # as it is kept; the property would copy it
     request = make_request(Remember.Request, {"image": image})
-    assert request.image is image
+    assert request.image == image
+    assert request.image._data is image._data
+
+
+def test_numbers_inside_of_messages_are_made_fit_too() -> None:
+    """What is sent has them, not only what was checked: an int there ends the process."""
+    pose = PoseStamped(header=Header(frame_id="map"))
+    pose.pose.position.x, pose.pose.position.y = 1, np.float32(2.5)
+    pair = KeyValue(key="a", value="b")
+    given = {"camera_pose": pose, "metadata": [pair], "image": Image(height=np.int64(2))}
+    request = make_request(Remember.Request, given)
+    serialize_message(request)
+    position = request.camera_pose.pose.position
+    assert [type(number) for number in (position.x, position.y)] == [float, float]
+    assert (position.x, position.y, request.camera_pose.header.frame_id) == (1.0, 2.5, "map")
+    assert type(request.image.height) is int
+    assert request.metadata == [pair]

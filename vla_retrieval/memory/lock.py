@@ -37,10 +37,10 @@ class DirectoryLock:
         """
         path = directory / LOCK_NAME
         self._file, self._shared = -1, shared
-        if shared and not path.exists():
-            return  # nobody ever wrote here, so nobody writes now
         how = os.O_RDONLY if shared else os.O_RDWR | os.O_CREAT
         with storage_errors("lock", directory):
+            if shared and not path.exists():
+                return  # nobody ever wrote here, so nobody writes now
             self._file = os.open(path, how | os.O_CLOEXEC, 0o644)
             try:
                 _lock(self._file, directory, shared=shared)

@@ -7,7 +7,6 @@ holds the three together.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from vla_retrieval.encoders.settings import ENGINES, PRECISIONS
-from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.errors import InvalidInputError, did_you_mean
 from vla_retrieval.memory import Eviction
 from vla_retrieval.memory.options import INDEX_CHOICES
 from vla_retrieval.ros.paths import Paths, expanded
@@ -303,9 +302,8 @@ def not_declared(given: Iterable[str], declared: Iterable[str]) -> list[str]:
     for name in sorted(set(given) - known):
         if name.startswith(_OF_TOPICS):
             continue
-        near = difflib.get_close_matches(name, known, 1)
-        meant = f" Did you mean {near[0]}?" if near else ""
-        lines.append(f"there is no parameter {name}: what was given for it is not used.{meant}")
+        line = f"there is no parameter {name}: what was given for it is not used."
+        lines.append(f"{line} {did_you_mean(name, known)}".rstrip())
     return lines
 
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from vla_retrieval.errors import InvalidInputError
-
-_MOST_SHOWN = 80
+from vla_retrieval.errors import InvalidInputError, did_you_mean
 
 
 def make_request(kind: type[Any], fields: Mapping[str, Any]) -> Any:
     """Return a request of a service.
 
-    Whole numbers are taken where a field is a float, and numpy's numbers and arrays as Python's.
+    Whole numbers are taken where a field is a float, and numpy's numbers and arrays as Python's;
+    also inside of messages, which are copied. Pixels are shared.
 
     Args:
         kind: Class of the request.
@@ -30,7 +29,7 @@ def make_request(kind: type[Any], fields: Mapping[str, Any]) -> Any:
     types = kind.get_fields_and_field_types()
     for name, value in fields.items():
         if name not in types:
-            raise _unknown(name, list(types))
+            raise unknown_name("field", name, list(types))
         _set(request, name, name, types[name], value)
     return request
 
@@ -43,14 +42,9 @@ def unknown_name(what: str, name: str, known: Sequence[str]) -> InvalidInputErro
         name: As it was given.
         known: All that there are.
     """
-    near = difflib.get_close_matches(name, known, 1)
     return InvalidInputError(
-        what, f"one of {', '.join(known)}", repr(name), f"Did you mean {near[0]}?" if near else ""
+        what, f"one of {', '.join(known)}", repr(name), did_you_mean(name, known)
     )
-
-
-def _unknown(name: str, known: Sequence[str]) -> InvalidInputError:
-    return unknown_name("field", name, known)
 
 
 def _set(message: Any, name: str, path: str, kind: str, value: Any) -> None:
@@ -63,24 +57,24 @@ def _set(message: Any, name: str, path: str, kind: str, value: Any) -> None:
         kind: Type of the field, as ROS writes it.
         value: To be set.
     """
-    value = _plain(value, kind)
-    _check_inside(value, path)
+    value = _checked(_plain(value, kind), path)
     try:
         setattr(message, name, value)
     except (AssertionError, TypeError) as error:
-        raise InvalidInputError(path, kind, _shown(value), f"{error}.") from None
+        got = f"{type(value).__name__} {reprlib.repr(value)}"
+        raise InvalidInputError(path, kind, got, f"{error}.") from None
 
 
-def _check_inside(value: Any, path: str) -> None:
-    """Check each field of a message, or of each message of a list, by setting it in another one."""
+def _checked(value: Any, path: str) -> Any:
+    """Return a message, or a list of them, whose fields were checked; all else as it is."""
     if isinstance(value, list):
-        for place, part in enumerate(value):
-            if hasattr(part, "get_fields_and_field_types"):
-                _check_inside(part, f"{path}[{place}]")
-    elif hasattr(value, "get_fields_and_field_types"):
-        checked = type(value)(check_fields=True)
-        for name, kind in value.get_fields_and_field_types().items():
-            _set(checked, name, f"{path}.{name}", kind, getattr(value, name))
+        return [_checked(part, f"{path}[{place}]") for place, part in enumerate(value)]
+    if not hasattr(value, "get_fields_and_field_types"):
+        return value
+    checked = type(value)(check_fields=True)
+    for name, kind in value.get_fields_and_field_types().items():
+        _set(checked, name, f"{path}.{name}", kind, getattr(value, name))
+    return checked
 
 
 def _plain(value: Any, kind: str) -> Any:
@@ -94,9 +88,3 @@ def _plain(value: Any, kind: str) -> Any:
     if kind in ("float", "double") and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     return value
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    shown = text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
-    return f"{type(value).__name__} {shown}"
