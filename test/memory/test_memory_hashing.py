@@ -173,7 +173,7 @@ def test_each_direction_has_a_depth_that_was_tuned(
     memory = open_memory(fingerprint=fingerprint(WIDE), head=HEADS["head"], options=OPTIONS)
     Searched(memory, HEADS["head"], Similarity.COSINE)
     directions = memory.stats().index.directions
-    assert len(directions) == 6
+    assert len(directions) == 10
     assert all(d.recall >= OPTIONS.recall_target for d in directions)
     assert {d.depth for d in directions} <= set(tuning.DEPTHS)
 

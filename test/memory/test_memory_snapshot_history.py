@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vla_retrieval.memory import Memory, MemoryOptions
+from vla_retrieval.memory import Memory, MemoryOptions, snapshot
 from vla_retrieval.types import NewEntry, Similarity
 
 from .kept import SNAPSHOT, Kept
@@ -136,3 +136,21 @@ def test_a_lost_log_leaves_what_was_folded_and_the_newer_snapshot_is_left_out(
     plain.open(directory=crashed)
     assert "another history" in plain.source
     plain.check()
+
+
+def test_a_snapshot_that_does_not_say_what_asks_beside_a_direction_is_taken_as_it_was_meant(
+    kept: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, only pairs of which each part asks for its own half were tuned."""
+    tuned = set(kept.memory.stats().index.directions)
+    own = {d for d in tuned if not d.beside or d.beside != d.source}
+    others = (d for d in kept.memory._live.glance().depths if d.beside is d.source)
+    for direction in list(others):
+        del kept.memory._live.glance().depths[direction]
+    monkeypatch.setattr(snapshot, "_named", lambda beside: beside is not None)
+    kept.write_snapshot()
+    monkeypatch.undo()
+    kept.open()
+    assert kept.from_snapshot()
+    assert set(kept.memory.stats().index.directions) == own
+    kept.check()

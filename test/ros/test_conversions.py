@@ -325,7 +325,7 @@ def test_a_point_counts_only_where_it_is_said_to() -> None:
 
 
 def test_stats_carry_what_the_index_says() -> None:
-    direction = DirectionStats("scene", "instruction", False, 128, 0.5)
+    direction = DirectionStats("scene", "instruction", "scene", 128, 0.5)
     index = IndexStats("pq", 9, 2, 5 << 30, (direction,), "a snapshot", 3, "disk full")
     stats = MemoryStats(
         7, 6 << 40, None, 2**40, 5, 4, Similarity.DOT, Fingerprint("m", "w", "p", 8),
@@ -347,7 +347,7 @@ def test_stats_carry_what_the_index_says() -> None:
     assert response.index_error == "disk full"
     assert response.index_directions == [
         messages.IndexDirection(
-            source="scene", target="instruction", pair=False, depth=128, recall=0.5
+            source="scene", target="instruction", beside="scene", depth=128, recall=0.5
         )
     ]
 

@@ -247,7 +247,7 @@ def _print_info(found: MemoryInfo) -> None:
     for name, value in lines.items():
         print(f"{name + ':':17}{value}")
     for d in index.directions:
-        pair = " in a pair" if d.pair else ""
+        pair = f" beside {d.beside} to the other half" if d.beside else ""
         print(
             f"{'direction:':17}{d.source} to {d.target}{pair}: {d.depth} compared,"
             f" recall {d.recall:.4f}"

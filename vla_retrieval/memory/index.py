@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -88,12 +88,13 @@ class Direction(NamedTuple):
     Attributes:
         source: What the query's vector was made from.
         target: The half that it is compared with.
-        pair: Whether the other half is compared as well.
+        beside: What asks for the other half in the same query, or None where nothing does. An
+            image alone may ask for both halves of a pair.
     """
 
     source: Modality
     target: Modality
-    pair: bool
+    beside: Modality | None = None
 
 
 class Addition(NamedTuple):
@@ -348,11 +349,10 @@ class Index:
             count: How many those are.
             depth: Rows to propose; None is what each direction was tuned to.
         """
-        pair = len({scan.modality for scan in scans}) > 1
         among = None if mask is None else _Among(mask, count / self.columns.rows)
         found = []
         for scan in scans:
-            wanted = max(depth or self._depth(scan, pair=pair), 4 * k)
+            wanted = max(depth or self._depth(scan, scans), 4 * k)
             found.append(self._proposed(scan, min(wanted, count), among))
         if len(found) == 1:
             (ascending,) = found
@@ -414,11 +414,15 @@ class Index:
             largest = max(probe.weight for probe in probes)
             return self._comparison.scores(scans, rows) * np.float32(largest)
 
-    def _depth(self, scan: Scan, *, pair: bool) -> int:
-        known = [source for source in scan.sources if source is not None]
-        sources = known if len(known) == len(scan.sources) else list(Modality)
+    def _depth(self, scan: Scan, scans: Sequence[Scan]) -> int:
+        """Return how many rows one of a query's scans has to propose."""
+        others = [other for other in scans if other.modality is not scan.modality]
+        asking = [source for other in others for source in _sources(other)]
+        besides: Sequence[Modality | None] = asking or [None]
         return max(
-            self.depths.get(Direction(source, scan.modality, pair), _UNSEEN) for source in sources
+            self.depths.get(Direction(source, scan.modality, beside), _UNSEEN)
+            for source in _sources(scan)
+            for beside in besides
         )
 
     def _score(
@@ -463,3 +467,9 @@ class Index:
         if vectors.whole:
             return rows, vectors.take(rows)
         return originals(modality, rows)
+
+
+def _sources(scan: Scan) -> Collection[Modality]:
+    """Return what a scan may have been made from."""
+    known = {source for source in scan.sources if source is not None}
+    return known if len(known) == len(scan.sources) else tuple(Modality)

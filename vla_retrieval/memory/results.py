@@ -54,14 +54,14 @@ class DirectionStats:
     Attributes:
         source: Modality of the query, ``scene`` or ``instruction``.
         target: Half that it is compared with.
-        pair: Whether both halves are compared.
+        beside: Modality that asks for the other half in the same query, or nothing.
         depth: Rows that are proposed, and compared whole.
         recall: Share of the ten best found when that was tuned, on stored embeddings.
     """
 
     source: str
     target: str
-    pair: bool
+    beside: str
     depth: int
     recall: float
 

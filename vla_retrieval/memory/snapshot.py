@@ -94,7 +94,7 @@ class Frozen:
             "key": columns.key.hex(),
             "longest": {m.value: half.longest for m, half in index.halves.items()},
             "depths": [
-                [d.source.value, d.target.value, d.pair, depth, index.recalls.get(d)]
+                [d.source.value, d.target.value, _named(d.beside), depth, index.recalls.get(d)]
                 for d, depth in index.depths.items()
             ],
         }
@@ -323,8 +323,8 @@ class _Reader:
             Columns.restored(ColumnState(**state, key=bytes.fromhex(header["key"]))),
             built_rows=header["built_rows"], planes=self._planes(),
         )  # fmt: skip
-        for source, target, pair, depth, recall in header["depths"]:
-            direction = Direction(Modality(source), Modality(target), pair)
+        for source, target, beside, depth, recall in header["depths"]:
+            direction = _direction(Modality(source), Modality(target), beside)
             index.depths[direction] = depth
             index.recalls[direction] = recall
         for half in index.halves.values():
@@ -399,3 +399,15 @@ class _Reader:
 def _bytes_of(array: Array) -> memoryview:
     """Return the memory of a contiguous array; an empty one has none that can be seen."""
     return memoryview(array.view(np.uint8).reshape(-1) if array.size else b"")  # type: ignore[arg-type]
+
+
+def _named(beside: Modality | None) -> str | None:
+    return None if beside is None else beside.value
+
+
+def _direction(source: Modality, target: Modality, beside: str | bool | None) -> Direction:
+    """Return a direction; earlier snapshots only say whether the other modality asks beside it."""
+    if isinstance(beside, bool):
+        (other,) = set(Modality) - {target}
+        return Direction(source, target, other if beside else None)
+    return Direction(source, target, None if beside is None else Modality(beside))

@@ -6,6 +6,7 @@ from vla_retrieval.memory.index import Index
 from vla_retrieval.memory.live import LiveIndex
 from vla_retrieval.memory.results import DirectionStats, HeadStats, IndexStats
 from vla_retrieval.projection import Head
+from vla_retrieval.types import Modality
 
 
 def describe_index(
@@ -20,7 +21,7 @@ def describe_index(
         wanted: The head that it has or is to have.
     """
     directions = tuple(
-        DirectionStats(d.source.value, d.target.value, d.pair, depth, index.recalls[d])
+        DirectionStats(d.source.value, d.target.value, _named(d.beside), depth, index.recalls[d])
         for d, depth in index.depths.items()
     )
     return IndexStats(
@@ -28,6 +29,10 @@ def describe_index(
         live.source, live.behind, last_error, describe_head(index.head),
         describe_head(wanted),
     )  # fmt: skip
+
+
+def _named(modality: Modality | None) -> str:
+    return "" if modality is None else modality.value
 
 
 def describe_head(head: Head | None) -> HeadStats | None:

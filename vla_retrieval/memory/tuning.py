@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_retrieval.memory.columns import Rows
+from vla_retrieval.memory.columns import Mask, Rows
 from vla_retrieval.memory.halves import Ready
 from vla_retrieval.memory.hashing import HashCodes
 from vla_retrieval.memory.index import Direction, Index
@@ -41,9 +41,25 @@ ten best instructions for an image, which a promise with 1.64 did not cover."""
 
 _ENOUGH = 1e-6  # scores of copies differ by the rounding of float32
 
-DIRECTIONS = (
-    *(Direction(source, target, False) for source in Modality for target in Modality),
-    *(Direction(modality, modality, True) for modality in Modality),
+_COMPARED_AT_ONCE = 4096
+"""Rows: 25 MB of scores."""
+
+Group = tuple[Direction, ...]
+"""What one query asks for: one half, or both."""
+
+
+def _pair(of_scenes: Modality, of_instructions: Modality) -> Group:
+    """Return the directions of a query for both halves, by what asks for each."""
+    return (
+        Direction(of_scenes, Modality.SCENE, of_instructions),
+        Direction(of_instructions, Modality.INSTRUCTION, of_scenes),
+    )
+
+
+GROUPS: tuple[Group, ...] = (
+    *((Direction(source, target),) for source in Modality for target in Modality),
+    _pair(Modality.SCENE, Modality.INSTRUCTION),
+    *(_pair(modality, modality) for modality in Modality),  # the one stands in for the other
 )
 
 
@@ -96,8 +112,8 @@ def tune(index: Index, recall_target: float, drawn: Rows) -> None:
     rng = np.random.default_rng(0)
     rows = _queries(index, drawn, rng)
     vectors = {m: index.halves[m].vectors.take(rows) for m in Modality}
-    for group in _groups():
-        trials = _trials(index, group, rows, vectors)
+    for group, least in zip(GROUPS, _kth_best(index, vectors, rows), strict=True):
+        trials = _trials(index, group, rows, vectors, least)
         depth, recall = _least(index, trials, recall_target)
         for direction in group:
             index.depths[direction] = depth
@@ -107,7 +123,7 @@ def tune(index: Index, recall_target: float, drawn: Rows) -> None:
                     "%s to %s%s finds %.4f of the ten best at its deepest, less than the target"
                     " %.4f: use index exact, or a lower target",
                     direction.source.value, direction.target.value,
-                    " in a pair" if direction.pair else "", recall, recall_target,
+                    " in a pair" if direction.beside else "", recall, recall_target,
                 )  # fmt: skip
 
 
@@ -118,21 +134,14 @@ def _queries(index: Index, drawn: Rows, rng: np.random.Generator) -> Rows:
     return np.sort(rng.choice(rows, min(_QUERIES, len(rows)), replace=False))
 
 
-def _groups() -> list[tuple[Direction, ...]]:
-    """Return the directions that are tuned together: both halves of a pair."""
-    alone = [(direction,) for direction in DIRECTIONS if not direction.pair]
-    return [*alone, tuple(direction for direction in DIRECTIONS if direction.pair)]
-
-
 def _trials(
     index: Index,
-    group: Sequence[Direction],
+    group: Group,
     rows: Rows,
     vectors: dict[Modality, Embeddings],
+    least: NDArray[np.float32],
 ) -> list[_Trial]:
     weight = 1.0 / len(group)
-    queries = {d.target: vectors[d.source] for d in group}
-    least = _kth_best(index, queries, weight, rows)
     hashes = {m: _hashes(index, m, rows) for m in Modality}
     return [
         _Trial(
@@ -147,24 +156,43 @@ def _trials(
 
 
 def _kth_best(
-    index: Index, queries: dict[Modality, Embeddings], weight: float, rows: Rows
-) -> NDArray[np.float32]:
-    """Return each query's k-th best score over all entries but those near it, block by block."""
-    best = np.full((len(rows), _K), -np.inf, dtype=np.float32)
-    halves = [index.halves[modality].vectors for modality in queries]
-    step = 16_384
-    for start in range(0, index.columns.rows, step):
-        here = np.arange(start, min(start + step, index.columns.rows), dtype=np.int64)
-        scores = np.zeros((len(rows), len(here)), dtype=np.float32)
-        for asked, vectors in zip(queries.values(), halves, strict=True):
-            scores += weight * _matrix(index.similarity, asked, vectors.take(here))
-        scores[:, ~index.columns.alive[here]] = -np.inf
-        for own, row in enumerate(rows):
-            near = _around(int(row))
-            scores[own, max(0, near.start - start) : max(0, near.stop - start)] = -np.inf
-        merged = np.concatenate([best, scores], axis=1)
-        best = -np.partition(-merged, _K - 1, axis=1)[:, :_K]
-    return best.min(axis=1)
+    index: Index, vectors: dict[Modality, Embeddings], rows: Rows
+) -> list[NDArray[np.float32]]:
+    """Return each query's k-th best score over all entries but those near it, for each group.
+
+    Block by block, so that all groups share the comparisons.
+
+    Args:
+        index: As for ``tune``.
+        vectors: Both halves of the entries to ask with, shape ``(n, width)``.
+        rows: Theirs, shape ``(n,)``.
+    """
+    best = [np.full((len(rows), _K), -np.inf, dtype=np.float32) for _ in GROUPS]
+    for start in range(0, index.columns.rows, _COMPARED_AT_ONCE):
+        end = min(start + _COMPARED_AT_ONCE, index.columns.rows)
+        here = np.arange(start, end, dtype=np.int64)
+        left_out = _left_out(rows, start, end) | ~index.columns.alive[here]
+        scores = {}
+        for target in Modality:
+            block = index.halves[target].vectors.take(here)
+            for source in Modality:
+                scores[source, target] = _matrix(index.similarity, vectors[source], block)
+                scores[source, target][left_out] = -np.inf
+        for place, group in enumerate(GROUPS):
+            weight = np.float32(1.0 / len(group))
+            together = sum(weight * scores[d.source, d.target] for d in group)
+            merged = np.concatenate([best[place], together], axis=1)
+            best[place] = np.partition(merged, -_K, axis=1)[:, -_K:]
+    return [of_group.min(axis=1) for of_group in best]
+
+
+def _left_out(rows: Rows, start: int, end: int) -> Mask:
+    """Return which entries of a block each query must do without, shape ``(n, end - start)``."""
+    without = np.zeros((len(rows), end - start), dtype=bool)
+    for own, row in enumerate(rows):
+        near = _around(int(row))
+        without[own, max(0, near.start - start) : max(0, near.stop - start)] = True
+    return without
 
 
 def _around(row: int) -> slice:
