@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
-from rclpy.task import Future
 
 from vla_retrieval.ros.node import RetrievalNode
+from vla_retrieval.ros.spinning import new_spinner
 
 from .harness import WAIT_SEC
 
@@ -31,19 +30,17 @@ class LocalNode:
         if active:
             assert self.node.trigger_configure() == TransitionCallbackReturn.SUCCESS
             assert self.node.trigger_activate() == TransitionCallbackReturn.SUCCESS
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
-        self._ended: Future[None] = Future()
-        self._thread = threading.Thread(
-            target=self._executor.spin_until_future_complete, args=(self._ended,)
-        )
+        self._spinner = new_spinner(context=self._context)
+        self._spinner.executor.add_node(self.node)
+        self.node.wake = self._spinner.wake
+        self._thread = threading.Thread(target=self._spinner.spin)
         self._thread.start()
 
     def close(self) -> None:
         """Stop it."""
-        self._ended.set_result(None)  # as in RetrievalClient.close
+        self._spinner.stop()  # as in RetrievalClient.close
         self._thread.join(WAIT_SEC)
-        self._executor.shutdown()
+        self._spinner.executor.shutdown()
         self.node.close()
         self.node.destroy_node()
         rclpy.try_shutdown(context=self._context)

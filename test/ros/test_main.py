@@ -36,7 +36,7 @@ class Node:
         self.defects.append(error)
 
 
-class Executor:
+class Spinner:
     """Ends each time it is spun as it was told to."""
 
     def __init__(self, ends: Iterator[Exception | None]) -> None:
@@ -51,7 +51,7 @@ class Executor:
 def spun(node: Any, *ends: Exception | None) -> None:
     """Spin until it returns; it has to use all ends."""
     left = iter(ends)
-    spin(Executor(left), node)  # type: ignore[arg-type]
+    spin(Spinner(left), node)  # type: ignore[arg-type]
     assert next(left, "none left") == "none left"
 
 
@@ -62,7 +62,7 @@ def test_a_callback_that_fails_is_noted_and_the_others_go_on() -> None:
     assert node.defects == defects
 
 
-def test_an_executor_that_was_shut_down_ends_it() -> None:
+def test_a_spinner_that_was_stopped_ends_it() -> None:
     node = Node()
     spun(node, ZeroDivisionError("one"), None)
     assert len(node.defects) == 1
@@ -83,7 +83,7 @@ def test_a_start_that_a_signal_cut_off_is_no_failure(
     node.context.ok.return_value = context == "there"
     node.trigger_configure.return_value = TransitionCallbackReturn.ERROR
     monkeypatch.setattr(main, "RetrievalNode", lambda: node)
-    monkeypatch.setattr(main, "SingleThreadedExecutor", MagicMock())
+    monkeypatch.setattr(main, "new_spinner", MagicMock())
     monkeypatch.setattr(main, "bridge_logging", lambda logger: None)
     assert main._run(MagicMock()) == code
     node.close.assert_called_once_with()

@@ -11,7 +11,7 @@ from typing import Any
 
 import rclpy
 from rclpy.exceptions import InvalidHandle
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
@@ -19,6 +19,7 @@ from rclpy.task import Future
 from vla_retrieval.errors import RetrievalError
 from vla_retrieval.ros.requests import make_request, unknown_name
 from vla_retrieval.ros.services import SERVICE_QOS
+from vla_retrieval.ros.spinning import new_spinner
 from vla_retrieval_msgs.srv import Forget, GetEntry, GetStats, Pin, Remember, Retrieve
 
 _log = logging.getLogger(__name__)
@@ -66,9 +67,8 @@ class RetrievalClient:
         self._waiting: set[threading.Event] = set()
         # Protects the two above: who begins to wait while another thread closes is woken, too.
         self._lock = threading.Lock()
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
-        self._ended: Future[None] = Future()
+        self._spinner = new_spinner(context=self._context)
+        self._spinner.executor.add_node(self.node)
         self._thread = threading.Thread(target=self._spin, name="client", daemon=True)
         self._thread.start()
 
@@ -87,9 +87,9 @@ class RetrievalClient:
             waiting = list(self._waiting)
         # Not by the executor's shutdown, which destroys what wakes the thread that spins: where
         # that is about to wait, it waits for ever.
-        self._ended.set_result(None)
+        self._spinner.stop()
         self._thread.join()
-        self._executor.shutdown()
+        self._spinner.executor.shutdown()
         self.node.destroy_node()
         rclpy.try_shutdown(context=self._context)
         for event in waiting:
@@ -123,7 +123,7 @@ class RetrievalClient:
             outcome.append(error)
             done.set()
 
-        self._executor.create_task(run)
+        self._spinner.executor.create_task(run)
         self._wait(done, within_sec)
         if not outcome:
             raise TimeoutError(f"the client's thread was busy for {within_sec:g} s")
@@ -258,9 +258,9 @@ class RetrievalClient:
                 raise ClientClosedError
 
     def _spin(self) -> None:
-        while not self._ended.done():
+        while not self._spinner.stopped:
             try:
-                self._executor.spin_until_future_complete(self._ended)
+                self._spinner.spin()
             except ExternalShutdownException:
                 return
             except Exception:  # of a subscription's, for example; answers need this thread

@@ -26,6 +26,7 @@ from vla_retrieval.errors import InvalidInputError, did_you_mean
 from vla_retrieval.memory import Eviction
 from vla_retrieval.memory.options import INDEX_CHOICES
 from vla_retrieval.ros.paths import Paths, expanded
+from vla_retrieval.ros.spinning import EXECUTORS
 from vla_retrieval.types import Similarity, Target
 
 AUTOSTART = "autostart"
@@ -84,6 +85,7 @@ class Settings:
     max_waiting_mb: int = 512
     worker_stall_sec: float = 60.0
     remote_paths_dir: str = ""
+    executor: str = "auto"
     diagnostics_period_sec: float = 1.0
 
     @property
@@ -263,6 +265,12 @@ SPECS: dict[str, Spec] = {
     "remote_paths_dir": Spec(
         "Directory that holds every file and folder named by a parameter that is set after the "
         "start; empty: memory_dir as it was at the start.",
+        fixed=True,
+    ),
+    "executor": Spec(
+        "How messages reach the node: by rclpy's EventsExecutor (events), sooner and experimental, "
+        "or its SingleThreadedExecutor; auto: by events where this ROS 2 can.",
+        choices=EXECUTORS,
         fixed=True,
     ),
     "diagnostics_period_sec": Spec(

@@ -123,8 +123,7 @@ class Services:
         self, session: Session, kind: Any, answer: Callable[..., None], request: Any,
         deadline: Deadline,
     ) -> tuple[Reply, Job]:  # fmt: skip
-        executor = self._node.executor
-        reply = Reply(executor.wake if executor is not None else lambda: None)
+        reply = Reply(self._node.wake)
         received = time.monotonic()
         job_kind = _job_kind(request)
 
