@@ -121,7 +121,8 @@ class RetrievalClient:
             except Exception as caught:  # for who waits for it
                 error = caught
             outcome.append(error)
-            done.set()
+            # What was destroyed is let go of before the next task runs.
+            self._spinner.executor.create_task(done.set)
 
         self._spinner.executor.create_task(run)
         self._wait(done, within_sec)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidHandle
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.timer import Timer
 from std_msgs.msg import Header
@@ -171,7 +172,10 @@ class Services:
             return None
 
         def once() -> None:
-            timer.cancel()
+            try:
+                timer.cancel()
+            except InvalidHandle:  # it came due as the answer did, which destroyed it
+                return
             expire()
 
         # On a steady clock: a deadline is the caller's time, also when simulated time stands still.
