@@ -17,7 +17,14 @@ from safetensors.torch import save_file  # noqa: E402
 
 from vla_retrieval_msgs.msg import MatchArray, Status  # noqa: E402
 
-from .harness import START_SEC, NodeProcess, Robot, image_message, picture  # noqa: E402
+from .harness import (  # noqa: E402
+    START_SEC,
+    NodeProcess,
+    Robot,
+    image_message,
+    picture,
+    wait_until,
+)
 from .parameters import Manager  # noqa: E402
 
 _MB = 1 << 20
@@ -75,6 +82,13 @@ def test_frames_and_calls_are_answered_and_the_diagnostics_name_the_gpu(
     assert found.result.matches[0].instruction == "task 3"
     assert found.result.matches[0].score > 0.999
     assert robot.call("retrieve", instruction="task 3", target=1, k=1).result.matches
+    calls = [
+        robot.client.call_async("retrieve", image=image_message(picture(seed, 480, 640), 9), k=1)
+        for seed in 4 * [0, 1, 2, 3, 4]
+    ]
+    wait_until(lambda: all(call.done() for call in calls), "answers to pictures that wait together")
+    found_first = [call.result().result.matches[0].instruction for call in calls]
+    assert found_first == 4 * [f"task {seed}" for seed in range(5)]
     published = robot.collect(MatchArray, "retrieval/matches")
     robot.wait_until_heard()
     robot.show(picture(2, 480, 640), 11)

@@ -241,7 +241,7 @@ def batches_of(instructions: list[str], *, fail: bool = False) -> tuple[list[lis
     worker = InferenceWorker(max_waiting=64, embed_ahead=embed)
     gate, ran, done = Gate(worker), [], threading.Event()
     for text in instructions:
-        worker.submit(lambda text=text: ran.append(text), ignore, instruction=text)
+        worker.submit(lambda text=text: ran.append(text), ignore, inputs=(text,) if text else ())
     worker.submit(done.set, ignore)
     gate.open()
     assert done.wait(WAIT_SEC)
@@ -259,24 +259,28 @@ def test_instructions_that_wait_together_are_embedded_together() -> None:
     assert len(batches) == 2
 
 
+def job(text: str, priority: Priority = Priority.REQUEST) -> Job:
+    return Job(lambda: None, ignore, (text,), priority.name, 0, priority)
+
+
 def waiting_jobs(**instructions_of: list[str]) -> Jobs:
     """Return jobs that wait, by the name of their priority."""
     jobs = Jobs(most=32, most_bytes=1)
     for name, instructions in instructions_of.items():
         for text in instructions:
-            jobs.put(Job(lambda: None, ignore, text, name, 0, Priority[name]))
+            jobs.put(job(text, Priority[name]))
     return jobs
 
 
 def test_a_batch_has_room_for_questions_before_pairs_that_came_first() -> None:
     jobs = waiting_jobs(INGEST=[f"pair {n}" for n in range(9)], REQUEST=["question"])
-    assert jobs.to_embed("first")[:2] == ["first", "question"]
+    assert jobs.to_embed(job("first"))[:2] == ["first", "question"]
 
 
 def test_an_instruction_of_an_earlier_batch_is_embedded_ahead_again() -> None:
     """What keeps embeddings is bounded: it may have forgotten that one."""
     jobs = waiting_jobs(REQUEST=["bowl"])
-    assert [jobs.to_embed(text) for text in ("cup", "cup", "plate", "cup")] == [
+    assert [jobs.to_embed(job(text)) for text in ("cup", "cup", "plate", "cup")] == [
         ["cup", "bowl"], [], ["plate", "bowl"], ["cup", "bowl"],
     ]  # fmt: skip
 

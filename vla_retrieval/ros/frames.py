@@ -126,6 +126,19 @@ class FrameReader:
             return scene
         return seen.scene
 
+    def has_embedded(self, frame: Frame) -> bool:
+        """Return whether the frame's embedding is known."""
+        seen = self._seen
+        return seen is not None and seen.frame.number == frame.number and seen.scene is not None
+
+    def keep(self, frame: Frame, scene: Embeddings) -> None:
+        """Take the frame's embedding, shape ``(dim,)``, which somebody else has made.
+
+        Raises:
+            InvalidInputError: If the frame is malformed or of an unknown encoding.
+        """
+        self._seen = _Seen(frame, self._see(frame).image, scene)
+
     def _see(self, frame: Frame) -> _Seen:
         seen = self._seen
         if seen is None or seen.frame.number != frame.number:

@@ -7,12 +7,12 @@ import enum
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 from vla_retrieval.errors import RetrievalError
 
-_MOST_AHEAD = 8
+MOST_AHEAD = 8
 """Instructions in one batch: the first request waits for all of them."""
 
 _BYTES_PER_MB = 1 << 20
@@ -48,7 +48,7 @@ class Job:
 
     run: Callable[[], None]
     give_up: Callable[[Exception], None]
-    instruction: str
+    inputs: tuple[Hashable, ...]
     kind: str
     size_bytes: int
     priority: Priority
@@ -114,17 +114,19 @@ class Jobs:
     Args:
         most: Jobs of one priority.
         most_bytes: Of frames, and of all others together.
+        most_ahead: Instructions and pictures that are embedded together.
     """
 
-    def __init__(self, most: int, most_bytes: int) -> None:
+    def __init__(self, most: int, most_bytes: int, most_ahead: int = MOST_AHEAD) -> None:
         self._most = most
         self._most_bytes = most_bytes
+        self._most_ahead = most_ahead
         self._queues: dict[Priority, deque[Job]] = {priority: deque() for priority in Priority}
         self._requests_in_a_row = 0
         # What frames and pairs have had since both wait, and whether they did at the last turn.
         self._both_wait = False
         self._had_sec = dict.fromkeys((Priority.FRAME, Priority.INGEST), 0.0)
-        self._embedded: set[str] = set()
+        self._embedded: set[Hashable] = set()
 
     def __len__(self) -> int:
         """Return how many wait."""
@@ -211,14 +213,15 @@ class Jobs:
         """Return what came by services, in the order of its priority."""
         return [*self._queues[Priority.REQUEST], *self._queues[Priority.INGEST]]
 
-    def to_embed(self, instruction: str) -> list[str]:
-        """Return the instructions to embed together, before the job of this one runs.
+    def to_embed(self, job: Job) -> list[Hashable]:
+        """Return what to embed together before a job runs, its own first.
 
-        None where that was done already, and this one alone where no other waits.
+        Nothing where that was done already, and where nothing else waits to be embedded.
         """
-        if instruction in self._embedded:
+        if self._embedded.issuperset(job.inputs):
             return []
-        others = (job.instruction for job in self._requests())
-        together = list(dict.fromkeys([instruction, *filter(None, others)]))[:_MOST_AHEAD]
+        waiting = (other for priority in Priority for other in self._queues[priority])
+        inputs = [*job.inputs, *(each for other in waiting for each in other.inputs)]
+        together = list(dict.fromkeys(inputs))[: max(self._most_ahead, len(job.inputs))]
         self._embedded = set(together)
-        return together
+        return together if len(together) > len(job.inputs) else []

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from vla_retrieval.ros.jobs import Job
+from vla_retrieval.ros.jobs import MOST_AHEAD, Job
 from vla_retrieval.ros.watchdog import Watchdog
 from vla_retrieval.ros.worker import InferenceWorker
 
@@ -22,6 +23,9 @@ _PICTURES_NICENESS = 5
 of two cores, a question is embedded in 5.5 ms (p50; p99 13 to 17) with 5 steps and in 9 ms (p99 27)
 with 2, and pictures are as quick; with both cores taken, pictures take 100 ms and 64 (p50). With 10
 steps they take 260 ms then (p90). ViT-B-32 in bf16."""
+
+_MOST_WITH_PICTURES = 2 * MOST_AHEAD
+"""Inputs of eight pairs to remember."""
 
 
 class Lanes:
@@ -37,7 +41,9 @@ class Lanes:
         max_waiting: int,
         max_waiting_bytes: int,
         stall_sec: float,
-        embed_ahead: Callable[[Sequence[str]], object],
+        embed_ahead: Callable[[Sequence[Any]], object],
+        *,
+        pictures_ahead: bool = False,
     ) -> None:
         """Start the threads, and those that watch them.
 
@@ -45,12 +51,16 @@ class Lanes:
             max_waiting: As for `InferenceWorker`, in each of the two.
             max_waiting_bytes: The same.
             stall_sec: Longest time at one job.
-            embed_ahead: As for `InferenceWorker`, with the instructions of those without pictures.
+            embed_ahead: As for `InferenceWorker`, for those without pictures.
+            pictures_ahead: Whether for those with pictures, too. That is for a GPU. A CPU takes as
+                long for four pictures together as one by one (ViT-B-32 in bf16, OpenVINO: 28 ms
+                each instead of 30), so that the first would wait for all; and a question would
+                wait for their instructions to leave the tower.
         """
-        # Without embedding ahead: a question would wait for the whole batch to leave the tower.
         self.pictures = InferenceWorker(
-            max_waiting, None, max_waiting_bytes, name="pictures", niceness=_PICTURES_NICENESS
-        )
+            max_waiting, embed_ahead if pictures_ahead else None, max_waiting_bytes,
+            most_ahead=_MOST_WITH_PICTURES, name="pictures", niceness=_PICTURES_NICENESS,
+        )  # fmt: skip
         self.words = InferenceWorker(max_waiting, embed_ahead, max_waiting_bytes, name="words")
         self._workers = (self.pictures, self.words)
         now_sec = time.monotonic()

@@ -23,6 +23,7 @@ from vla_retrieval.ros import conversions
 from vla_retrieval.ros.frames import Frame, ImageMessage, Instruction
 from vla_retrieval.ros.images import to_image_message
 from vla_retrieval.ros.markers import make_markers
+from vla_retrieval.ros.pictures import NewestPicture
 from vla_retrieval.ros.worker import (
     Priority,
     WorkerBusyError,
@@ -130,7 +131,10 @@ class LivePath:
                 self._node.counters.add("queries_failed")
 
         try:
-            self._session.lanes.pictures.submit(self._look, given_up, Priority.FRAME, kind=_KIND)
+            picture = NewestPicture(self._node.newest_frame, self._session.reader)
+            self._session.lanes.pictures.submit(
+                self._look, given_up, Priority.FRAME, (picture,), kind=_KIND
+            )
         except (WorkerBusyError, WorkerClosedError, WorkerStalledError) as error:
             given_up(error)  # requests go first; the next frame tries again
 

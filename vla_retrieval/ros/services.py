@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
@@ -19,10 +19,11 @@ from vla_retrieval.errors import DeadlineExceededError, InvalidInputError
 from vla_retrieval.ros import conversions
 from vla_retrieval.ros.frames import Frame, ImageMessage
 from vla_retrieval.ros.freshness import check_stale
-from vla_retrieval.ros.images import is_empty, to_rgb
+from vla_retrieval.ros.images import is_empty
 from vla_retrieval.ros.jobs import Job
 from vla_retrieval.ros.limits import check_request_size, pictures_bytes
 from vla_retrieval.ros.parameters import BYTES_PER_KB
+from vla_retrieval.ros.pictures import NewestPicture, OwnPicture
 from vla_retrieval.ros.replies import NoFrameError, NotActiveError, Reply, fail
 from vla_retrieval.ros.session import COUNTS
 from vla_retrieval.ros.worker import (
@@ -58,6 +59,20 @@ class ImageRequest(Protocol):
     image: Any
     compressed_image: Any
     use_newest_frame: bool
+
+
+class Call(NamedTuple):
+    """What is known of a request beside its fields.
+
+    Attributes:
+        received_sec: When it came, on the steady clock.
+        deadline: Its own.
+        picture: That it brings, or None.
+    """
+
+    received_sec: float
+    deadline: Deadline
+    picture: OwnPicture | None
 
 
 class Services:
@@ -125,7 +140,8 @@ class Services:
         deadline: Deadline,
     ) -> tuple[Reply, Job]:  # fmt: skip
         reply = Reply(self._node.wake)
-        received = time.monotonic()
+        picture = _own_picture(request, session.settings.max_image_pixels)
+        call = Call(time.monotonic(), deadline, picture)
         job_kind = _job_kind(request)
 
         def run() -> None:
@@ -135,7 +151,7 @@ class Services:
             start = time.monotonic()
             try:
                 deadline.check("its turn")
-                answer(session, request, response, received, deadline)
+                answer(session, request, response, call)
                 response.success = True
                 session.forecast.note(job_kind, time.monotonic() - start, time.monotonic())
             except Exception as error:  # every failure of a request becomes its answer
@@ -147,7 +163,7 @@ class Services:
 
         job = session.lanes.of(has_picture=_has_picture(request)).submit(
             run, give_up, Priority.INGEST if kind is Remember else Priority.REQUEST,
-            getattr(request, "instruction", ""),
+            self._inputs(session, request, picture),
             kind=job_kind, size_bytes=pictures_bytes(request),
         )  # fmt: skip
         return reply, job
@@ -187,20 +203,19 @@ class Services:
     # Each of the following runs in an inference thread.
 
     def _retrieve(
-        self, session: Session, request: Retrieve.Request, response: Retrieve.Response,
-        received: float, deadline: Deadline,
-    ) -> None:  # fmt: skip
+        self, session: Session, request: Retrieve.Request, response: Retrieve.Response, call: Call
+    ) -> None:
         check_stale(request)
-        times = StageTimes(queue_sec=time.monotonic() - received)
+        times = StageTimes(queue_sec=time.monotonic() - call.received_sec)
         query_filter = conversions.to_filter(request.filter)
         target = conversions.to_target(request.target)
         start = time.monotonic()
-        image, frame, header = self._picture(session, request, received)
+        image, frame, header = self._picture(session, request, call)
         decoded = time.monotonic()
         times.decode_sec = decoded - start
-        scene = None
+        scene = call.picture.scene if call.picture is not None else None
         if frame is not None:
-            deadline.check("encoding the image")
+            call.deadline.check("encoding the image")
             scene = session.reader.scene(frame)
             times.encode_image_sec = time.monotonic() - decoded
         query = Query(
@@ -214,9 +229,10 @@ class Services:
             diversity=request.diversity,
         )
         retrieval = session.retriever.retrieve(
-            query, scene=scene, thumbnails=request.with_thumbnails, deadline=deadline, times=times
-        )
-        retrieval.times.total_sec = time.monotonic() - received
+            query, scene=scene, thumbnails=request.with_thumbnails, deadline=call.deadline,
+            times=times,
+        )  # fmt: skip
+        retrieval.times.total_sec = time.monotonic() - call.received_sec
         response.result = conversions.to_match_array(
             query, retrieval, header or self._now_header(), session.similarity,
             session.encoder.fingerprint.model, self._node.image_age_sec(header, frame),
@@ -227,10 +243,9 @@ class Services:
             self._node.counters.add("queries_answered")
 
     def _remember(
-        self, session: Session, request: Remember.Request, response: Remember.Response,
-        received: float, deadline: Deadline,
-    ) -> None:  # fmt: skip
-        image, frame, header = self._picture(session, request, received)
+        self, session: Session, request: Remember.Request, response: Remember.Response, call: Call
+    ) -> None:
+        image, frame, header = self._picture(session, request, call)
         if image is None or header is None:
             raise InvalidInputError(
                 "image", "exactly one of image, compressed_image and use_newest_frame", "none"
@@ -238,7 +253,9 @@ class Services:
         if not conversions.to_ns(header.stamp):
             header = Header(stamp=self._node.get_clock().now().to_msg(), frame_id=header.frame_id)
         entry = conversions.to_new_entry(request, header)
-        scene = session.reader.scene(frame) if frame is not None else None
+        scene = call.picture.scene if call.picture is not None else None
+        if frame is not None:
+            scene = session.reader.scene(frame)
         remembered = session.remember(image, entry, scene)
         response.entry_id = remembered.entry_id
         response.merged = remembered.merged
@@ -246,9 +263,8 @@ class Services:
         self._node.counters.count_remembered(remembered)
 
     def _forget(
-        self, session: Session, request: Forget.Request, response: Forget.Response,
-        received: float, deadline: Deadline,
-    ) -> None:  # fmt: skip
+        self, session: Session, request: Forget.Request, response: Forget.Response, call: Call
+    ) -> None:
         ids = _ids(request)
         with session.writing("the entries were forgotten"):
             session.memory.remove(ids)
@@ -256,17 +272,15 @@ class Services:
         self._node.counters.add("entries_forgotten", len(ids))
 
     def _pin(
-        self, session: Session, request: Pin.Request, response: Pin.Response,
-        received: float, deadline: Deadline,
-    ) -> None:  # fmt: skip
+        self, session: Session, request: Pin.Request, response: Pin.Response, call: Call
+    ) -> None:
         ids = _ids(request)
         with session.writing("the entries were pinned"):
             session.memory.pin(ids, pinned=request.pinned)
 
     def _get_entry(
-        self, session: Session, request: GetEntry.Request, response: GetEntry.Response,
-        received: float, deadline: Deadline,
-    ) -> None:  # fmt: skip
+        self, session: Session, request: GetEntry.Request, response: GetEntry.Response, call: Call
+    ) -> None:
         entry = session.memory.get(request.entry_id, thumbnail=request.with_thumbnail)
         response.entry = conversions.to_entry_message(entry)
         if request.with_embeddings:
@@ -275,9 +289,8 @@ class Services:
             response.instruction_embedding = instruction
 
     def _get_stats(
-        self, session: Session, request: GetStats.Request, response: GetStats.Response,
-        received: float, deadline: Deadline,
-    ) -> None:  # fmt: skip
+        self, session: Session, request: GetStats.Request, response: GetStats.Response, call: Call
+    ) -> None:
         conversions.fill_stats(response, session.memory.stats())
         response.model = session.encoder.fingerprint.model
         response.fingerprint = str(session.encoder.fingerprint)
@@ -291,15 +304,22 @@ class Services:
         for name in COUNTS:
             setattr(response, name, self._node.counters.get(name))
 
+    def _inputs(
+        self, session: Session, request: Any, picture: OwnPicture | None
+    ) -> tuple[Hashable, ...]:
+        """Return what a request will have embedded."""
+        inputs: list[Hashable] = [text] if (text := getattr(request, "instruction", "")) else []
+        if picture is not None:
+            inputs.append(picture)
+        if getattr(request, "use_newest_frame", False):
+            inputs.append(NewestPicture(self._node.newest_frame, session.reader))
+        return tuple(inputs)
+
     def _picture(
-        self, session: Session, request: ImageRequest, received: float
+        self, session: Session, request: ImageRequest, call: Call
     ) -> tuple[RgbImage | None, Frame | None, Header | None]:
         """Return the request's image, the frame if it is the newest one, and its header."""
-        given: list[tuple[str, ImageMessage]] = [
-            (name, message)
-            for name in ("image", "compressed_image")
-            if not is_empty(message := getattr(request, name))
-        ]
+        given = _given(request)
         names = [name for name, _ in given] + ["use_newest_frame"] * request.use_newest_frame
         if len(names) > 1:
             raise InvalidInputError(
@@ -307,13 +327,11 @@ class Services:
                 " and ".join(names),
             )  # fmt: skip
         if request.use_newest_frame:
-            frame = session.reader.newest(self._newest(), received)
+            frame = session.reader.newest(self._newest(), call.received_sec)
             return session.reader.image(frame), frame, frame.header
-        if not given:
+        if call.picture is None:
             return None, None, None
-        name, message = given[0]
-        image = to_rgb(message, name, session.settings.max_image_pixels)
-        return image, None, message.header
+        return call.picture.image(), None, given[0][1].header
 
     def _newest(self) -> Frame:
         frame = self._node.newest_frame.get()
@@ -326,6 +344,21 @@ class Services:
 
     def _now_header(self) -> Header:
         return Header(stamp=self._node.get_clock().now().to_msg())
+
+
+def _given(request: Any) -> list[tuple[str, ImageMessage]]:
+    """Return the pictures that a request brings, by the names of their fields."""
+    return [
+        (name, getattr(request, name))
+        for name in ("image", "compressed_image")
+        if hasattr(request, name) and not is_empty(getattr(request, name))
+    ]
+
+
+def _own_picture(request: Any, max_pixels: int) -> OwnPicture | None:
+    """Return the picture that a request of any of the services brings, where it brings one."""
+    given = _given(request)
+    return OwnPicture(given[0][1], given[0][0], max_pixels) if len(given) == 1 else None
 
 
 def _ids(request: Forget.Request | Pin.Request) -> list[int]:

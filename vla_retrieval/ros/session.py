@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal, get_args
@@ -25,6 +25,7 @@ from vla_retrieval.ros.health import Health
 from vla_retrieval.ros.lanes import Lanes
 from vla_retrieval.ros.pace import Forecast
 from vla_retrieval.ros.parameters import BYTES_PER_MB, Settings
+from vla_retrieval.ros.pictures import Input, embed_together
 from vla_retrieval.ros.worker import WorkerBusyError, effect
 from vla_retrieval.types import Embeddings, NewEntry, Remembered, RgbImage, Similarity
 
@@ -127,10 +128,10 @@ class Session:
             self.reader = FrameReader(self.encoder, settings.max_image_pixels)
             self.last_answers = LastAnswers()
             self.forecast = Forecast()
-            # The encoder keeps what it embedded, so the requests find it there.
             self.lanes = Lanes(
                 settings.max_waiting_requests, settings.max_waiting_mb * BYTES_PER_MB,
-                settings.worker_stall_sec, self.encoder.encode_instructions,
+                settings.worker_stall_sec, self._embed_ahead,
+                pictures_ahead=self.encoder.device != "cpu",
             )  # fmt: skip
             undo.pop_all()
         _log.info(
@@ -147,6 +148,9 @@ class Session:
             HeadError: If it cannot be read, or was made for another model.
         """
         return None if path is None else load_head(path, self.encoder.fingerprint)
+
+    def _embed_ahead(self, inputs: Sequence[Input]) -> None:
+        embed_together(inputs, self.encoder, self.settings.max_image_pixels)
 
     @contextmanager
     def writing(self, what: str) -> Iterator[None]:

@@ -5,7 +5,7 @@ where one of these waits, so that a flood of requests does not blind the live pa
 share the time that is left, whatever each of them takes: a camera never stops, and pairs of the
 frame that was just embedded take next to none. Equal ones run in the order they came. Queues are
 bounded: a robot that asks faster than it can be answered is told so, instead of getting older and
-older answers. Instructions of requests that wait together are embedded together, which costs
+older answers. What jobs that wait together have embedded can be embedded together, which costs
 nothing while there is only one.
 
 A thread that does not come back from its job can be replaced (`InferenceWorker.replace`), which
@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from vla_retrieval.right_of_way import stand_back
 from vla_retrieval.ros.jobs import (
+    MOST_AHEAD,
     Job,
     Jobs,
     Priority,
@@ -89,9 +91,10 @@ class InferenceWorker:
     def __init__(
         self,
         max_waiting: int,
-        embed_ahead: Callable[[Sequence[str]], object] | None = None,
+        embed_ahead: Callable[[Sequence[Any]], object] | None = None,
         max_waiting_bytes: int = 1 << 62,
         *,
+        most_ahead: int = MOST_AHEAD,
         name: str = "",
         niceness: int = 0,
     ) -> None:
@@ -99,11 +102,12 @@ class InferenceWorker:
 
         Args:
             max_waiting: Jobs of one priority that may wait at once, from 1 on.
-            embed_ahead: Called in the thread with the instructions of several waiting requests
-                before the first of them runs; what it returns is not used, so it has to keep
-                the embeddings where the jobs find them.
+            embed_ahead: Called in the thread with the inputs of several waiting jobs before the
+                first of them runs; what it returns is not used, so it has to keep the embeddings
+                where the jobs find them.
             max_waiting_bytes: Most that frames, and that all other jobs together, may hold while
                 they wait; one may always wait.
+            most_ahead: Inputs that it is called with at once.
             name: What its jobs are about, for messages.
             niceness: How far its threads, and those that they start, stand back behind the rest
                 of the process where the cores are few, in steps of `nice`; on Linux only.
@@ -111,7 +115,7 @@ class InferenceWorker:
         self.name = name
         self._niceness = niceness
         self._embed_ahead = embed_ahead
-        self._jobs = Jobs(max_waiting, max_waiting_bytes)
+        self._jobs = Jobs(max_waiting, max_waiting_bytes, most_ahead)
         self._closed = False
         self._turns = 0
         self._turn: Turn | None = None  # of the job in hand
@@ -163,7 +167,7 @@ class InferenceWorker:
         run: Callable[[], None],
         give_up: Callable[[Exception], None],
         priority: Priority = Priority.REQUEST,
-        instruction: str = "",
+        inputs: tuple[Hashable, ...] = (),
         *,
         kind: str = "",
         size_bytes: int = 0,
@@ -175,7 +179,7 @@ class InferenceWorker:
             give_up: Called instead, with the reason, when the job will never run, or does not
                 come to an end.
             priority: Who goes first.
-            instruction: What the job will have embedded, or nothing.
+            inputs: What the job will have embedded.
             kind: Of the job, for who estimates how long it takes.
             size_bytes: About how much it holds while it waits.
 
@@ -189,7 +193,7 @@ class InferenceWorker:
                 raise WorkerClosedError("the inference worker is closed")
             if self._thread is None:
                 raise self._given_up()
-            job = Job(run, give_up, instruction, kind, size_bytes, priority)
+            job = Job(run, give_up, inputs, kind, size_bytes, priority)
             self._jobs.put(job)
             self._changed.notify()
             return job
@@ -323,19 +327,18 @@ class InferenceWorker:
             return self._turn
 
     def _embed(self, turn: Turn) -> None:
-        """Embed the job's instruction together with those that wait, if any do."""
-        instruction = turn.job.instruction
-        if self._embed_ahead is None or not instruction:
+        """Embed the job's inputs together with those that wait, if any do."""
+        if self._embed_ahead is None or not turn.job.inputs:
             return
         with self._changed:
-            together = self._jobs.to_embed(instruction)
-        if len(together) < 2:
+            together = self._jobs.to_embed(turn.job)
+        if not together:
             return
         try:
             self._embed_ahead(together)
         except Exception as error:
             # One of them is malformed, or the model failed: each job finds that out by itself.
-            _log.debug("instructions were not embedded together: %s", error)
+            _log.debug("inputs were not embedded together: %s", error)
 
 
 def _stalled(reason: str, outcome: str) -> str:
