@@ -48,13 +48,26 @@ def test_a_page_opens_in_peace(
     browser.open(pages[name], width, dark=dark)
 
     browser.screenshot(tmp_path / "page.png")
-    outside = [url for url in browser.requests if not url.startswith("data:image/jpeg;")]
+    outside = [
+        url
+        for url in browser.requests
+        if not url.startswith(("data:image/jpeg;", "data:font/woff;"))
+    ]
     assert outside == [pages[name].resolve().as_uri()]
     assert browser.complaints == []
     # Tables scroll by themselves; the page itself never moves sideways.
     assert browser.run("document.documentElement.scrollWidth") == width
     paper = browser.run("getComputedStyle(document.body).backgroundColor")
     assert paper == ("rgb(28, 27, 25)" if dark else "rgb(251, 250, 247)")
+
+
+@pytest.mark.parametrize("name", ["evaluation", "comparison"])
+def test_chinese_is_drawn_with_the_pages_own_typeface(
+    browser: Browser, pages: dict[str, Path], name: str
+) -> None:
+    browser.open(pages[name])
+    used = "[...document.fonts].filter(face => face.status == 'loaded').map(face => face.family)"
+    assert browser.run(used) == ["Shipped"]
 
 
 def test_a_click_on_a_heading_sorts_and_another_one_turns_the_order(

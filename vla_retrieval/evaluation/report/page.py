@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vla_retrieval.evaluation.report import naming, plots, view
+from vla_retrieval.evaluation.report.lettering import lettering
 from vla_retrieval.evaluation.report.libraries import library
 from vla_retrieval.evaluation.report.texts import is_chinese, readable, spell_stamp
 from vla_retrieval.evaluation.results import Estimate, Evaluation, StageSummary
@@ -85,7 +86,8 @@ def render(template: str, title: str, values: Mapping[str, Any]) -> str:
         title=readable(title), style=markup(style), script=markup(script),
         script_hash=markup(script_hash), **values,
     )  # fmt: skip
-    return page
+    # Texts are escaped, so that the first one is the page's own.
+    return page.replace("<style>", f"<style>{lettering(page)}", 1)
 
 
 @lru_cache(maxsize=1)
