@@ -48,6 +48,7 @@ PARAMETERS = {
     "min_score": (float, "least score of a published match"),
     "remember_mode": (str, "never or interval"),
     "remember_interval_sec": (float, "least time between two pairs that the node remembers"),
+    "executor": (str, "auto, events or single_threaded: how messages reach the node"),
     "autostart": (bool, "configure and activate without being told"),
 }
 SHOWN = ("markers", "contact_sheet")  # of the node's topics, in config/retrieval.rviz

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import importlib.metadata
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -23,8 +23,9 @@ from std_srvs.srv import Trigger
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.ros import spinning
 from vla_retrieval.ros.spinning import Spinner, new_spinner
+from vla_retrieval_msgs.msg import MatchArray
 
-from .harness import WAIT_SEC
+from .harness import START_SEC, WAIT_SEC, NodeProcess, Robot, image_message, picture
 
 KINDS = ["single_threaded", "events"]
 
@@ -86,8 +87,8 @@ class Spun:
 def spun(
     request: pytest.FixtureRequest, domain: int, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Spun]:
-    if request.param == "events":
-        pytest.importorskip("rclpy.experimental", reason="needs rclpy's EventsExecutor")
+    if request.param == "events" and not spinning._awaits(spinning._version()):
+        pytest.skip("this rclpy has no EventsExecutor that takes services which are coroutines")
     # Nothing below may hang on a round that ends by itself.
     monkeypatch.setattr(spinning, "_AT_ONCE_SEC", 100 * WAIT_SEC)
     lent = Spun(request.param)
@@ -209,17 +210,56 @@ def test_it_ends_when_the_context_does(spun: Spun) -> None:
     assert end is None or isinstance(end, ExternalShutdownException)
 
 
-def test_where_rclpy_has_no_events_auto_does_without_and_asking_for_them_is_refused(
-    domain: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "rclpy.experimental", None)
+@pytest.fixture
+def context(domain: int) -> Iterator[Any]:
     context = rclpy.Context()
     rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
-    try:
-        executor = new_spinner("auto", context).executor
-        assert isinstance(executor, SingleThreadedExecutor)
-        executor.shutdown()
+    yield context
+    rclpy.shutdown(context=context)
+
+
+VERSIONS = {
+    "3.3.16": False, "7.1.6": False, "7.1.10": False, "7.1.11": True, "8.0.0": False,
+    "9.1.1": False, "9.1.2": True, "9.2.0": True, "10.0.0": False, "10.0.1": True, "11.0.0": True, "": False,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("version", "awaits"), VERSIONS.items())
+def test_events_are_taken_by_themselves_where_tried_and_refused_where_services_would_fail(
+    context: Any, version: str, awaits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def installed(name: str) -> str:
+        if not version:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version
+
+    made: list[object] = []
+    monkeypatch.setattr(importlib.metadata, "version", installed)
+    monkeypatch.setattr(spinning, "_events_executor", lambda context: made.append(context))
+    spinner = new_spinner("auto", context)
+    assert len(made) == version.startswith("9.") * awaits
+    if not made:
+        assert isinstance(spinner.executor, SingleThreadedExecutor)
+        spinner.executor.shutdown()
+    made.clear()
+    if awaits:
+        new_spinner("events", context)
+        assert made == [context]
+    else:
         with pytest.raises(InvalidInputError, match="executor: expected auto or single_threaded"):
             new_spinner("events", context)
-    finally:
-        rclpy.shutdown(context=context)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_node_answers_questions_and_frames_by_either(
+    start: Callable[..., NodeProcess], robot: Robot, kind: str
+) -> None:
+    node = start(executor=kind)
+    assert robot.client.wait_until_active(node.is_alive, START_SEC), node.log
+    image = image_message(picture(1), 1)
+    assert robot.call("remember", image=image, instruction="cup").success
+    assert robot.call("retrieve", instruction="cup", timeout_sec=WAIT_SEC).result.matches
+    looks = robot.collect(MatchArray, "retrieval/matches")
+    robot.wait_until_heard()
+    robot.show(picture(1), 2)
+    assert looks.wait_for(lambda answer: len(answer.matches) == 1).matches[0].instruction == "cup"

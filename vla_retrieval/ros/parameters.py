@@ -269,7 +269,7 @@ SPECS: dict[str, Spec] = {
     ),
     "executor": Spec(
         "How messages reach the node: by rclpy's EventsExecutor (events), sooner and experimental, "
-        "or its SingleThreadedExecutor; auto: by events where this ROS 2 can.",
+        "or its SingleThreadedExecutor; auto: by events on Kilted, from rclpy 9.1.2 on.",
         choices=EXECUTORS,
         fixed=True,
     ),

@@ -1,13 +1,14 @@
 """How messages reach callbacks: which of rclpy's executors runs, and how it is woken.
 
 rclpy's own loop makes a list of everything that a node listens to, anew for each message, in
-Python: some 0.6 ms before a camera's frame is in its callback. Its ``EventsExecutor`` is told by
-the middleware what has come. It is from Kilted on, and called experimental.
+Python: some 0.5 ms before a camera's frame is in its callback. Its ``EventsExecutor`` is told by
+the middleware what has come. rclpy calls it experimental.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
+import importlib.metadata
+import re
 from typing import Any
 
 from rclpy.context import Context
@@ -18,6 +19,13 @@ from vla_retrieval.errors import InvalidInputError
 
 EXECUTORS = ("auto", "events", "single_threaded")
 
+_TRIED = (9, 1, 2), (10,)
+"""Versions of rclpy, from the one on and below the other, that events were tried with: Kilted's."""
+
+_AWAITS_FROM = {7: (7, 1, 11), 9: (9, 1, 2), 10: (10, 0, 1)}
+"""The first of each major version whose ``EventsExecutor`` takes services that are coroutines, by
+rclpy's changelogs (pull request 1478); those before fail at the first request."""
+
 # Its `spin` and `spin_once` without a limit deliver nothing in some builds, with a core taken.
 _AT_ONCE_SEC = 1.0
 
@@ -26,20 +34,24 @@ def new_spinner(kind: str = "auto", context: Context | None = None) -> Spinner:
     """Return what runs callbacks in the thread that calls ``spin``.
 
     Args:
-        kind: One of ``EXECUTORS``; ``auto`` takes events where rclpy has them.
+        kind: One of ``EXECUTORS``; ``auto`` takes events where that was tried.
         context: Of the nodes; None is the default one.
 
     Raises:
-        InvalidInputError: If rclpy does not have that kind.
+        InvalidInputError: If this rclpy is not fit for that kind.
     """
-    executor = None if kind == "single_threaded" else _events_executor(context)
-    if executor is not None:
-        return _EventsSpinner(executor)
-    if kind == "events":
+    version = _version()
+    if kind == "auto":
+        kind = "events" if _TRIED[0] <= version < _TRIED[1] else "single_threaded"
+    if kind == "single_threaded":
+        return Spinner(SingleThreadedExecutor(context=context))
+    if not _awaits(version):
         raise InvalidInputError(
-            "executor", "auto or single_threaded: this ROS 2 has no EventsExecutor", kind
-        )
-    return Spinner(SingleThreadedExecutor(context=context))
+            "executor", "auto or single_threaded, because the EventsExecutor of this rclpy"
+            f" ({'.'.join(map(str, version)) or 'of unknown version'}) is not there or fails at"
+            " services that are coroutines", kind,
+        )  # fmt: skip
+    return _EventsSpinner(_events_executor(context))
 
 
 class Spinner:
@@ -106,9 +118,22 @@ class _EventsSpinner(Spinner):
 
 
 def _events_executor(context: Context | None) -> Any:
-    """Return rclpy's executor that hears of events, or None where there is none."""
-    with suppress(ImportError):
-        from rclpy.experimental import EventsExecutor
+    from rclpy.experimental import EventsExecutor  # Humble has none
 
-        return EventsExecutor(context=context)
-    return None
+    return EventsExecutor(context=context)
+
+
+def _awaits(version: tuple[int, ...]) -> bool:
+    """Return whether that version's ``EventsExecutor`` takes services that are coroutines."""
+    if not version or version[0] > max(_AWAITS_FROM):
+        return bool(version)
+    return version[0] in _AWAITS_FROM and version >= _AWAITS_FROM[version[0]]
+
+
+def _version() -> tuple[int, ...]:
+    """Return rclpy's version, or nothing where it does not tell."""
+    try:
+        text = importlib.metadata.version("rclpy")
+    except importlib.metadata.PackageNotFoundError:
+        return ()
+    return tuple(map(int, re.findall(r"\d+", text)[:3]))
