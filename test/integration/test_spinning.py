@@ -220,7 +220,8 @@ def context(domain: int) -> Iterator[Any]:
 
 VERSIONS = {
     "3.3.16": False, "7.1.6": False, "7.1.10": False, "7.1.11": True, "8.0.0": False,
-    "9.1.1": False, "9.1.2": True, "9.2.0": True, "10.0.0": False, "10.0.1": True, "11.0.0": True, "": False,
+    "9.1.1": False, "9.1.2": True, "9.2.0": True, "10.0.0": False, "10.0.1": True,
+    "11.0.0": True, "": False,
 }  # fmt: skip
 
 
