@@ -75,6 +75,20 @@ def test_a_stamp_whose_nanoseconds_are_a_second_or_more_is_refused(
         _convert(request_, header)
 
 
+@pytest.mark.parametrize(
+    ("field", "request_"),
+    [
+        ("filter.stamp_from", messages.Filter(stamp_from=Time(sec=-1))),
+        ("filter.stamp_to", messages.Filter(stamp_to=Time(sec=-1))),
+        ("image.header.stamp", Remember.Request(instruction="x")),
+    ],
+)
+def test_a_stamp_before_1970_is_refused(field: str, request_: Any) -> None:
+    header = Header(stamp=Time(sec=-1 if field.startswith("image") else 5))
+    with pytest.raises(InvalidInputError, match=rf"{field}\.sec: expected 0 or more, got -1"):
+        _convert(request_, header)
+
+
 def _convert(request_: Any, header: Header) -> object:
     if isinstance(request_, messages.Filter):
         return conversions.to_filter(request_)

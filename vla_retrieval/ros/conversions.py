@@ -63,8 +63,11 @@ def _given_ns(stamp: Time, field: str) -> int:
     """Return a request's stamp in nanoseconds.
 
     Raises:
-        InvalidInputError: If its nanoseconds are a second or more: what was meant is not known.
+        InvalidInputError: If its nanoseconds are a second or more, so that what was meant is not
+            known, or its seconds are negative, which no entry's are.
     """
+    if stamp.sec < 0:
+        raise InvalidInputError(f"{field}.sec", "0 or more", str(stamp.sec))
     if stamp.nanosec >= _NS_PER_SEC:
         raise InvalidInputError(f"{field}.nanosec", f"less than {_NS_PER_SEC}", str(stamp.nanosec))
     return to_ns(stamp)
