@@ -32,7 +32,6 @@ class LocalNode:
             assert self.node.trigger_activate() == TransitionCallbackReturn.SUCCESS
         self._spinner = new_spinner(context=self._context)
         self._spinner.executor.add_node(self.node)
-        self.node.wake = self._spinner.wake
         self._thread = threading.Thread(target=self._spinner.spin)
         self._thread.start()
 

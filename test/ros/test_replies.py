@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from vla_retrieval.errors import (
@@ -18,18 +21,41 @@ from vla_retrieval.ros.worker import WorkerBusyError, WorkerClosedError, WorkerS
 from vla_retrieval_msgs.msg import Status
 from vla_retrieval_msgs.srv import Forget
 
+from .inference import WAIT_SEC
 
-def test_only_the_first_answer_counts_and_the_executor_is_woken_for_it() -> None:
-    woken: list[bool] = []
-    reply = Reply(lambda: woken.append(True))
+
+def test_only_the_first_answer_counts_and_all_who_wait_for_it_are_told_once() -> None:
+    reply = Reply()
+    told: list[int] = []
+    reply.then(lambda response: told.append(response.memory_size))
     assert not reply.settled
     assert reply.settle(Forget.Response(memory_size=1))
     assert not reply.settle(Forget.Response(memory_size=2))
     assert reply.settled
-    assert woken == [True]
-    with pytest.raises(StopIteration) as finished:
-        next(iter(reply.__await__()))
-    assert finished.value.value.memory_size == 1
+    reply.then(lambda response: told.append(response.memory_size * 10))
+    assert told == [1, 10]
+
+
+def test_of_many_threads_that_answer_one_wins_and_who_waits_is_told_once() -> None:
+    for _ in range(50):
+        reply = Reply()
+        told: list[int] = []
+        start = threading.Barrier(5)
+
+        def settle(number: int, reply: Reply = reply, start: threading.Barrier = start) -> bool:
+            start.wait(WAIT_SEC)
+            return reply.settle(Forget.Response(memory_size=number))
+
+        def listen(
+            reply: Reply = reply, told: list[int] = told, start: threading.Barrier = start
+        ) -> None:
+            start.wait(WAIT_SEC)
+            reply.then(lambda response: told.append(response.memory_size))
+
+        with ThreadPoolExecutor(5) as pool:
+            won = [pool.submit(settle, number) for number in range(4)]
+            pool.submit(listen).result()
+        assert told == [number for number, future in enumerate(won) if future.result()]
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,6 @@ def _run(interrupts: _Interrupts) -> int:
         return 1
     bridge_logging(node.get_logger())
     spinner.executor.add_node(node)
-    node.wake = spinner.wake
     try:
         if node.get_parameter(parameters.AUTOSTART).value and not _start(node):
             # A context that is gone was shut down by a signal meanwhile: then nothing has failed.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +66,6 @@ class RetrievalNode(LifecycleNode):
         is_active: Whether the node is in its active state.
         health: The last errors.
         fault: Why the node is not configured, where that is for a failure; else nothing.
-        wake: Lets the executor go on with a service's answer that is ready; called in other
-            threads. Whoever spins the node by something that is woken otherwise sets it.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -93,7 +90,6 @@ class RetrievalNode(LifecycleNode):
         self.pace = Pace()
         self.session: Session | None = None
         self.is_active = False
-        self.wake: Callable[[], None] = self._wake_executor
         self._reminder = Reminder(_WARN_AGAIN_SEC, _WARN_AT_LEAST_SEC)
         self._next_head: Head | None = None  # from its check to its use, in one call
         self._errands = Errands()
@@ -116,11 +112,6 @@ class RetrievalNode(LifecycleNode):
             callback_group=self._group, clock=self._steady_clock,
         )  # fmt: skip
         Services(self)
-
-    def _wake_executor(self) -> None:
-        executor = self.executor
-        if executor is not None:
-            executor.wake()
 
     @property
     def image_topic(self) -> str:

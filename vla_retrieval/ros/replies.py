@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any, Protocol
 
-from rclpy.task import Future
+from rclpy.service import Service
 
 from vla_retrieval.errors import (
     DeadlineExceededError,
@@ -68,36 +68,56 @@ def fail(response: Response, error: Exception) -> None:
 class Reply:
     """A response that is on its way; the first to settle it wins.
 
-    The service callback awaits it, an inference thread or the deadline's timer settles it.
+    The service's callback returns it, an inference thread or the deadline's alarm settles it.
     """
 
-    def __init__(self, wake: Callable[[], None]) -> None:
-        """Make an unsettled reply.
-
-        Args:
-            wake: Wakes the executor: a coroutine is resumed only when it looks again.
-        """
-        self._wake = wake
-        self._future: Future[Any] = Future()
-        # Protects the decision who was first.
+    def __init__(self) -> None:
+        """Make an unsettled reply."""
+        # Protects all below.
         self._lock = threading.Lock()
-        self._settled = False
+        self._response: Response | None = None
+        self._then: list[Callable[[Response], object]] = []
 
     @property
     def settled(self) -> bool:
         """Whether somebody has answered already."""
-        return self._settled
+        return self._response is not None
 
     def settle(self, response: Response) -> bool:
         """Answer, unless somebody has; return whether this was the answer."""
         with self._lock:
-            if self._settled:
+            if self._response is not None:
                 return False
-            self._settled = True
-        self._future.set_result(response)
-        self._wake()
+            self._response = response
+            then, self._then = self._then, []
+        for run in then:
+            run(response)
         return True
 
-    def __await__(self) -> Generator[Any, Any, Any]:
-        """Wait for the response without blocking the executor."""
-        return self._future.__await__()
+    def then(self, run: Callable[[Response], object]) -> None:
+        """Have a function called with the answer, by who settles it, or now where that is done."""
+        with self._lock:
+            if self._response is None:
+                self._then.append(run)
+                return
+        run(self._response)
+
+
+def send_when_settled(service: Service[Any, Any, Any], run_soon: Callable[..., object]) -> None:
+    """Let the callbacks of a service return a ``Reply`` instead of the response.
+
+    rclpy sends what a callback returns by the service's ``send_response``, whichever executor runs;
+    here that waits until the reply is settled. A coroutine would do the same, but executors ask
+    those that wait again with each thing that comes, or with a core taken, or hardly ever.
+
+    Args:
+        service: Of rclpy.
+        run_soon: Has the executor call a function with arguments; called in any thread.
+    """
+    send_now = service.send_response
+
+    def send(reply: Reply, header: Any) -> None:
+        # Not by who settles it: rcl does not let two threads use one service.
+        reply.then(lambda response: run_soon(send_now, response, header))
+
+    service.send_response = send  # type: ignore[method-assign, assignment]

@@ -7,16 +7,13 @@ import time
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from rclpy.callback_groups import ReentrantCallbackGroup
-from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import InvalidHandle
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.timer import Timer
 from std_msgs.msg import Header
 
 from vla_retrieval.deadline import Deadline
 from vla_retrieval.errors import DeadlineExceededError, InvalidInputError
 from vla_retrieval.ros import conversions
+from vla_retrieval.ros.alarms import Alarms
 from vla_retrieval.ros.frames import Frame, ImageMessage
 from vla_retrieval.ros.freshness import check_stale
 from vla_retrieval.ros.images import is_empty
@@ -24,7 +21,13 @@ from vla_retrieval.ros.jobs import Job
 from vla_retrieval.ros.limits import check_request_size, pictures_bytes
 from vla_retrieval.ros.parameters import BYTES_PER_KB
 from vla_retrieval.ros.pictures import NewestPicture, OwnPicture
-from vla_retrieval.ros.replies import NoFrameError, NotActiveError, Reply, fail
+from vla_retrieval.ros.replies import (
+    NoFrameError,
+    NotActiveError,
+    Reply,
+    fail,
+    send_when_settled,
+)
 from vla_retrieval.ros.session import COUNTS
 from vla_retrieval.ros.worker import (
     Priority,
@@ -78,16 +81,14 @@ class Call(NamedTuple):
 class Services:
     """Offers the services on a node.
 
-    Each request is answered in an inference thread, and its callback awaits the answer: the
-    executor goes on meanwhile. The callback group is reentrant so that a second request is
-    taken while the first waits.
+    Each request is answered in an inference thread. Its callback returns at once, with a reply that
+    is sent when it is settled: the executor goes on meanwhile.
     """
 
     def __init__(self, node: RetrievalNode) -> None:
         """Create the services; they say NOT_ACTIVE until the node is active."""
         self._node = node
-        self._group = ReentrantCallbackGroup()
-        self._steady_clock = Clock(clock_type=ClockType.STEADY_TIME)
+        self._alarms = Alarms()
         for kind, name, answer in (
             (Retrieve, "retrieve", self._retrieve),
             (Remember, "remember", self._remember),
@@ -96,29 +97,43 @@ class Services:
             (GetEntry, "get_entry", self._get_entry),
             (GetStats, "get_stats", self._get_stats),
         ):
-            node.create_service(
-                kind, f"~/{name}", self._callback(kind, answer),
-                qos_profile=SERVICE_QOS, callback_group=self._group,
-            )  # fmt: skip
+            service = node.create_service(
+                kind, f"~/{name}", self._callback(kind, answer), qos_profile=SERVICE_QOS
+            )
+            send_when_settled(service, self._run_soon)
+
+    def _run_soon(self, run: Callable[..., None], *arguments: Any) -> None:
+        executor = self._node.executor
+        if executor is not None:
+            executor.create_task(run, *arguments)
 
     def _callback(self, kind: Any, answer: Callable[..., None]) -> Callable[..., Any]:
-        async def serve(request: Any, response: Any) -> Any:
-            response = await self._serve(kind, answer, request)
-            if not response.success and kind is Retrieve:
-                self._node.counters.add("queries_failed")
-            return response
+        def serve(request: Any, response: Any) -> Reply:
+            reply = Reply()
+            if kind is Retrieve:
+                reply.then(self._count)
+            self._serve(kind, answer, request, reply)
+            return reply
 
         return serve
 
-    async def _serve(self, kind: Any, answer: Callable[..., None], request: Any) -> Any:
+    def _count(self, response: Any) -> None:
+        if not response.success:
+            self._node.counters.add("queries_failed")
+
+    def _serve(self, kind: Any, answer: Callable[..., None], request: Any, reply: Reply) -> None:
+        """Have a request answered, or settle its reply with the reason why not."""
         try:
             deadline = _deadline(getattr(request, "timeout_sec", 0.0))
             session = self._node.active_session()
             check_request_size(request, session.settings.max_request_kb * BYTES_PER_KB)
             _check_deadline(session, request, deadline)
-            reply, job = self._submit(session, kind, answer, request, deadline)
+            job = self._submit(session, kind, answer, request, deadline, reply)
         except _REFUSALS as error:
-            return self._failed(kind, request, error)
+            reply.settle(self._failed(kind, request, error))
+            return
+        if math.isinf(deadline.at_sec):
+            return
 
         def expire() -> None:
             error = DeadlineExceededError(
@@ -129,17 +144,14 @@ class Services:
             session.lanes.withdraw(job)
             reply.settle(self._failed(kind, request, error))
 
-        timer = self._at(deadline, expire)
-        response = await reply
-        if timer is not None:
-            self._node.destroy_timer(timer)
-        return response
+        # On a steady clock: a deadline is the caller's time, also when simulated time stands still.
+        alarm = self._alarms.at(deadline.at_sec, expire)
+        reply.then(lambda _: alarm.cancel())
 
     def _submit(
         self, session: Session, kind: Any, answer: Callable[..., None], request: Any,
-        deadline: Deadline,
-    ) -> tuple[Reply, Job]:  # fmt: skip
-        reply = Reply(self._node.wake)
+        deadline: Deadline, reply: Reply,
+    ) -> Job:  # fmt: skip
         picture = _own_picture(request, session.settings.max_image_pixels)
         call = Call(time.monotonic(), deadline, picture)
         job_kind = _job_kind(request)
@@ -161,12 +173,11 @@ class Services:
         def give_up(error: Exception) -> None:
             reply.settle(self._failed(kind, request, error))
 
-        job = session.lanes.of(has_picture=_has_picture(request)).submit(
+        return session.lanes.of(has_picture=_has_picture(request)).submit(
             run, give_up, Priority.INGEST if kind is Remember else Priority.REQUEST,
             self._inputs(session, request, picture),
             kind=job_kind, size_bytes=pictures_bytes(request),
         )  # fmt: skip
-        return reply, job
 
     def _failed(self, kind: Any, request: Any, error: Exception) -> Any:
         """Return the response to a request that failed: the reason, or an earlier answer."""
@@ -181,24 +192,6 @@ class Services:
         if response.status.code in _NODES_FAULT:
             self._node.health.note_error(response.message)
         return response
-
-    def _at(self, deadline: Deadline, expire: Callable[[], None]) -> Timer | None:
-        """Call at the deadline, once, whatever the inference threads are doing then."""
-        if math.isinf(deadline.at_sec):
-            return None
-
-        def once() -> None:
-            try:
-                timer.cancel()
-            except InvalidHandle:  # it came due as the answer did, which destroyed it
-                return
-            expire()
-
-        # On a steady clock: a deadline is the caller's time, also when simulated time stands still.
-        timer = self._node.create_timer(
-            deadline.timeout_sec, once, callback_group=self._group, clock=self._steady_clock
-        )
-        return timer
 
     # Each of the following runs in an inference thread.
 
