@@ -92,7 +92,12 @@ def test_requests_frames_and_pairs_that_wait_are_one_batch_on_a_gpu_and_each_alo
         (match,) = call.result().result.matches
         assert match.instruction == f"task {seed}"
         assert match.score == pytest.approx(1.0, abs=1e-6)
+        times = call.result().result.times
+        parts = [getattr(times, name) for name in times.get_fields_and_field_types()]
+        assert times.encode_image_sec > 0
+        assert times.total_sec >= sum(parts) - times.total_sec - 1e-4
     assert looked.matches[0].instruction == "task 4"
+    assert looked.times.total_sec >= looked.times.encode_image_sec > 0
     assert broken.result().status.code == Status.INVALID_REQUEST
     stored = planner.call("get_entry", entry_id=told.result().entry_id, with_embeddings=True)
     alone = DoubleEncoder().encode_images([picture(6)])[0]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import importlib.metadata
+import io
 import queue
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -23,6 +25,7 @@ from std_srvs.srv import Trigger
 
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.ros import spinning
+from vla_retrieval.ros.client import RetrievalClient
 from vla_retrieval.ros.replies import Reply, send_when_settled
 from vla_retrieval.ros.spinning import Spinner, new_spinner
 from vla_retrieval_msgs.msg import MatchArray
@@ -237,6 +240,20 @@ def test_a_task_given_from_another_thread_runs(spun: Spun) -> None:
     assert ran.wait(WAIT_SEC)
 
 
+def test_a_task_that_fails_comes_out_and_the_next_one_runs(spun: Spun) -> None:
+    """With a single node, rclpy's EventsExecutor would end the process."""
+
+    def fail() -> None:
+        raise ZeroDivisionError("on purpose")
+
+    spun.spinner.executor.create_task(fail)
+    assert spun.failed.wait(WAIT_SEC)
+    assert isinstance(spun.ends[0], ZeroDivisionError)
+    ran = threading.Event()
+    spun.spinner.executor.create_task(ran.set)
+    assert ran.wait(WAIT_SEC)
+
+
 def test_it_returns_when_it_is_stopped(spun: Spun) -> None:
     spun.spinner.stop()
     spun.join()
@@ -268,13 +285,37 @@ def test_auto_takes_events_where_they_were_tried_and_nowhere_else(
         return version
 
     monkeypatch.setattr(importlib.metadata, "version", installed)
-    monkeypatch.setattr(spinning, "_events_executor", lambda _: "events")
+    events = MagicMock()
+    monkeypatch.setattr(spinning, "_events_executor", lambda _: events)
     executor = new_spinner("auto", context).executor
     if version in ("9.1.2", "9.2.0"):
-        assert executor == "events"
+        assert executor is events
     else:
         assert isinstance(executor, SingleThreadedExecutor)
         executor.shutdown()
+
+
+@pytest.mark.parametrize("stderr", [None, io.StringIO()])
+def test_without_a_standard_error_output_auto_does_without_events(
+    context: Any, stderr: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", stderr)
+    executor = new_spinner("auto", context).executor
+    assert isinstance(executor, SingleThreadedExecutor)
+    executor.shutdown()
+
+
+@pytest.mark.parametrize("kind", ["event", "", "multi_threaded"])
+def test_another_kind_is_refused_with_all_that_there_are(context: Any, kind: str) -> None:
+    with pytest.raises(InvalidInputError, match="expected one of auto, events, single_threaded"):
+        new_spinner(kind, context)
+
+
+def test_a_client_that_cannot_have_its_executor_leaves_no_context_behind(domain: int) -> None:
+    with pytest.raises(InvalidInputError, match="executor"):
+        RetrievalClient(executor="event")
+    with RetrievalClient(executor="events") as client:
+        assert client.node.context.ok()
 
 
 def test_events_are_refused_where_rclpy_has_none(

@@ -13,7 +13,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from vla_retrieval.encoders import DoubleEncoder
 from vla_retrieval.errors import InvalidInputError
-from vla_retrieval.ros.frames import FrameReader, NewestFrame
+from vla_retrieval.ros.frames import Frame, FrameReader, NewestFrame
 from vla_retrieval.ros.images import to_image_message
 from vla_retrieval.ros.pictures import NewestPicture, OwnPicture, embed_together
 from vla_retrieval.types import Embeddings, RgbImage
@@ -139,6 +139,37 @@ def test_a_frame_that_is_embedded_already_or_not_there_is_left_out(
     reader.scene(newest.put(message(8), 1))
     embed_together([own(1), look], encoder, MOST)
     assert encoder.images == [1]
+
+
+def test_what_a_thread_that_was_stuck_made_of_a_frame_is_not_taken_for_another_frames(
+    encoder: Noting, newest: NewestFrame, reader: FrameReader
+) -> None:
+    """Another thread has gone on with the next frame, by the same look that waited."""
+    look = NewestPicture(newest, reader)
+    newest.put(message(7), 1)
+    stuck = look.to_embed()
+    assert stuck is not None
+    second = newest.put(message(8), 2)
+    assert look.to_embed() is not None
+    look.keep(stuck, encoder.encode_images([stuck])[0], 0.0)
+    assert not reader.has_embedded(second)
+    np.testing.assert_array_equal(
+        reader.scene(second), DoubleEncoder().encode_images([reader.image(second)])[0]
+    )
+
+
+def test_each_picture_knows_its_share_of_the_time(
+    newest: NewestFrame, reader: FrameReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([10.0, 16.0])
+    monkeypatch.setattr("vla_retrieval.ros.pictures.time.monotonic", lambda: next(clock))
+    pictures = own(1), own(2)
+    frame = Frame(message(3), 1, 1, received_sec=0.0)
+    monkeypatch.setattr(newest, "get", lambda: frame)
+    embed_together([*pictures, NewestPicture(newest, reader)], DoubleEncoder(), MOST)
+    assert [picture.took_sec for picture in pictures] == [2.0, 2.0]
+    assert reader.took_ahead_sec(frame) == 2.0
+    assert own(4).took_sec == 0.0
 
 
 def test_a_newer_frame_than_the_embedded_one_is_embedded_by_who_looks_at_it(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
-from collections.abc import Sequence
+import weakref
+from collections.abc import Hashable, Sequence
 
 import pytest
 from hypothesis import given
@@ -259,8 +261,8 @@ def test_instructions_that_wait_together_are_embedded_together() -> None:
     assert len(batches) == 2
 
 
-def job(text: str, priority: Priority = Priority.REQUEST) -> Job:
-    return Job(lambda: None, ignore, (text,), priority.name, 0, priority)
+def job(text: str, priority: Priority = Priority.REQUEST, more: tuple[Hashable, ...] = ()) -> Job:
+    return Job(lambda: None, ignore, (text, *more), priority.name, 0, priority)
 
 
 def waiting_jobs(**instructions_of: list[str]) -> Jobs:
@@ -277,12 +279,46 @@ def test_a_batch_has_room_for_questions_before_pairs_that_came_first() -> None:
     assert jobs.to_embed(job("first"))[:2] == ["first", "question"]
 
 
-def test_an_instruction_of_an_earlier_batch_is_embedded_ahead_again() -> None:
-    """What keeps embeddings is bounded: it may have forgotten that one."""
-    jobs = waiting_jobs(REQUEST=["bowl"])
-    assert [jobs.to_embed(job(text)) for text in ("cup", "cup", "plate", "cup")] == [
-        ["cup", "bowl"], [], ["plate", "bowl"], ["cup", "bowl"],
-    ]  # fmt: skip
+def test_what_was_embedded_ahead_is_not_embedded_again_by_its_own_job_nor_for_others() -> None:
+    jobs = waiting_jobs(REQUEST=["bowl", "plate"])
+    assert jobs.to_embed(job("cup")) == ["cup", "bowl", "plate"]
+    jobs.put(job("jar"))
+    assert jobs.to_embed(jobs.take()) == []  # the bowl
+    assert jobs.to_embed(job("cup")) == ["cup", "jar"]
+    assert [jobs.to_embed(jobs.take()) for _ in range(2)] == [[], []]
+
+
+def test_a_job_is_in_one_batch_with_all_that_it_needs_or_in_none() -> None:
+    jobs = Jobs(most=32, most_bytes=1, most_ahead=4)
+    for number in range(3):
+        jobs.put(job(f"text {number}", more=(f"picture {number}",)))
+    first = jobs.take()
+    assert jobs.to_embed(first) == ["text 0", "picture 0", "text 1", "picture 1"]
+    assert [jobs.to_embed(jobs.take()) for _ in range(2)] == [[], []]
+
+
+@pytest.mark.parametrize("goes", ["taken", "taken back", "cleared"])
+def test_nothing_is_held_of_a_job_that_is_gone(goes: str) -> None:
+    """A picture that was decoded has some hundred megabytes."""
+
+    class Picture:
+        pass
+
+    picture = Picture()
+    watch = weakref.ref(picture)
+    jobs = Jobs(most=32, most_bytes=1)
+    waits = job("cup", more=(picture,))
+    jobs.put(waits)
+    assert jobs.to_embed(job("bowl")) == ["bowl", "cup", picture]
+    if goes == "taken":
+        assert jobs.to_embed(jobs.take()) == []
+    elif goes == "taken back":
+        jobs.discard(waits)
+    else:
+        jobs.clear()
+    del picture, waits
+    gc.collect()
+    assert watch() is None
 
 
 def test_a_single_request_waits_for_no_batch() -> None:

@@ -16,7 +16,7 @@ from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rclpy.task import Future
 
-from vla_retrieval.errors import RetrievalError
+from vla_retrieval.errors import InvalidInputError, RetrievalError
 from vla_retrieval.ros.requests import make_request, unknown_name
 from vla_retrieval.ros.services import SERVICE_QOS
 from vla_retrieval.ros.spinning import new_spinner
@@ -53,10 +53,33 @@ class RetrievalClient:
         node: For further subscriptions and publishers.
     """
 
-    def __init__(self, namespace: str = "", name: str = "retrieval_client") -> None:
-        """Connect to ``<namespace>/retrieval``."""
+    def __init__(
+        self,
+        namespace: str = "",
+        name: str = "retrieval_client",
+        *,
+        executor: str = "single_threaded",
+    ) -> None:
+        """Connect to ``<namespace>/retrieval``.
+
+        Args:
+            namespace: Of the node.
+            name: Of the client's own node.
+            executor: Which of rclpy's executors spins it, as for the node: ``single_threaded``,
+                ``events`` or ``auto``. By events answers come a little sooner; rclpy's
+                ``EventsExecutor`` takes no guard conditions and no subscriptions whose callbacks
+                want the message's info.
+
+        Raises:
+            InvalidInputError: If there can be no executor of that kind.
+        """
         self._context = rclpy.Context()
         rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
+        try:
+            self._spinner = new_spinner(executor, self._context)
+        except InvalidInputError:
+            rclpy.try_shutdown(context=self._context)
+            raise
         self.node: Node = rclpy.create_node(name, context=self._context, namespace=namespace)
         self._clients = {
             service: self.node.create_client(kind, f"retrieval/{service}", qos_profile=SERVICE_QOS)
@@ -67,7 +90,6 @@ class RetrievalClient:
         self._waiting: set[threading.Event] = set()
         # Protects the two above: who begins to wait while another thread closes is woken, too.
         self._lock = threading.Lock()
-        self._spinner = new_spinner(context=self._context)
         self._spinner.executor.add_node(self.node)
         self._thread = threading.Thread(target=self._spin, name="client", daemon=True)
         self._thread.start()

@@ -75,6 +75,7 @@ class _Seen:
     frame: Frame
     image: RgbImage
     scene: Embeddings | None = None
+    took_sec: float = 0.0  # to embed it ahead
 
 
 class FrameReader:
@@ -131,13 +132,24 @@ class FrameReader:
         seen = self._seen
         return seen is not None and seen.frame.number == frame.number and seen.scene is not None
 
-    def keep(self, frame: Frame, scene: Embeddings) -> None:
-        """Take the frame's embedding, shape ``(dim,)``, which somebody else has made.
+    def took_ahead_sec(self, frame: Frame) -> float:
+        """Return how long somebody else took to embed the frame, in seconds, or 0."""
+        seen = self._seen
+        return seen.took_sec if seen is not None and seen.frame.number == frame.number else 0.0
 
-        Raises:
-            InvalidInputError: If the frame is malformed or of an unknown encoding.
+    def keep(self, image: RgbImage, scene: Embeddings, took_sec: float) -> None:
+        """Take the embedding, shape ``(dim,)``, that somebody else has made of a frame.
+
+        It is dropped where another frame was read meanwhile.
+
+        Args:
+            image: What ``image`` returned.
+            scene: Its embedding.
+            took_sec: That this took.
         """
-        self._seen = _Seen(frame, self._see(frame).image, scene)
+        seen = self._seen
+        if seen is not None and seen.image is image:
+            self._seen = _Seen(seen.frame, image, scene, took_sec)
 
     def _see(self, frame: Frame) -> _Seen:
         seen = self._seen

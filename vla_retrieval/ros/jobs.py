@@ -126,7 +126,7 @@ class Jobs:
         # What frames and pairs have had since both wait, and whether they did at the last turn.
         self._both_wait = False
         self._had_sec = dict.fromkeys((Priority.FRAME, Priority.INGEST), 0.0)
-        self._embedded: set[Hashable] = set()
+        self._ahead: set[Job] = set()  # of those that wait: their inputs were embedded
 
     def __len__(self) -> int:
         """Return how many wait."""
@@ -174,6 +174,7 @@ class Jobs:
 
     def discard(self, job: Job) -> None:
         """Take one back, if it waits."""
+        self._ahead.discard(job)
         for queue in self._queues.values():
             with contextlib.suppress(ValueError):
                 queue.remove(job)
@@ -183,6 +184,7 @@ class Jobs:
         waiting = [job for queue in self._queues.values() for job in queue]
         for queue in self._queues.values():
             queue.clear()
+        self._ahead.clear()
         return waiting
 
     def take(self) -> Job:
@@ -216,12 +218,20 @@ class Jobs:
     def to_embed(self, job: Job) -> list[Hashable]:
         """Return what to embed together before a job runs, its own first.
 
-        Nothing where that was done already, and where nothing else waits to be embedded.
+        Nothing where that was done already, and where nothing else waits to be embedded. Called
+        for each job that was taken.
         """
-        if self._embedded.issuperset(job.inputs):
+        if job in self._ahead:
+            self._ahead.remove(job)
             return []
+        together = dict.fromkeys(job.inputs)
         waiting = (other for priority in Priority for other in self._queues[priority])
-        inputs = [*job.inputs, *(each for other in waiting for each in other.inputs)]
-        together = list(dict.fromkeys(inputs))[: max(self._most_ahead, len(job.inputs))]
-        self._embedded = set(together)
-        return together if len(together) > len(job.inputs) else []
+        for other in waiting:
+            if other in self._ahead or not other.inputs:
+                continue
+            more = {**together, **dict.fromkeys(other.inputs)}
+            if len(more) > self._most_ahead:
+                break
+            together = more
+            self._ahead.add(other)
+        return list(together) if len(together) > len(job.inputs) else []

@@ -157,7 +157,8 @@ class LivePath:
                 self._asked_about = (frame.number, turn)
                 self._ask(frame, instruction)
             self._remember(frame, instruction)
-            self._session.forecast.note(_KIND, time.monotonic() - start, time.monotonic())
+            took_sec = time.monotonic() - start + self._session.reader.took_ahead_sec(frame)
+            self._session.forecast.note(_KIND, took_sec, time.monotonic())
         except WorkerStalledError:
             return  # this thread was replaced, and another one looks at newer frames
         except InvalidInputError as error:
@@ -186,7 +187,8 @@ class LivePath:
         times = StageTimes(decode_sec=time.perf_counter() - start)
         encode_start = time.perf_counter()
         scene = session.reader.scene(frame)
-        times.encode_image_sec = time.perf_counter() - encode_start
+        ahead_sec = session.reader.took_ahead_sec(frame)
+        times.encode_image_sec = time.perf_counter() - encode_start + ahead_sec
         query = _make_query(settings, image, instruction)
         sheet_wanted = self._node.sheet_publisher.get_subscription_count() > 0
         retrieval = session.retriever.retrieve(
@@ -196,7 +198,7 @@ class LivePath:
             times=times,
             counts_as_use=False,  # a camera at rest would make what it looks at the most used
         )
-        retrieval.times.total_sec = time.perf_counter() - start
+        retrieval.times.total_sec = time.perf_counter() - start + ahead_sec
         answer = conversions.to_match_array(
             query, retrieval, frame.header, session.similarity, session.encoder.fingerprint.model,
             self._node.image_age_sec(frame.header, frame),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Protocol, TypeAlias
 
 from vla_retrieval.encoders import Encoder
 from vla_retrieval.errors import InvalidInputError
-from vla_retrieval.ros.frames import Frame, FrameReader, ImageMessage, NewestFrame
+from vla_retrieval.ros.frames import FrameReader, ImageMessage, NewestFrame
 from vla_retrieval.ros.images import to_rgb
 from vla_retrieval.types import Embeddings, RgbImage, check_instruction
 
@@ -22,8 +23,14 @@ class Picture(Protocol):
             InvalidInputError: If it is malformed, too large or of an unknown encoding.
         """
 
-    def keep(self, scene: Embeddings) -> None:
-        """Keep its embedding, shape ``(dim,)``, for the job."""
+    def keep(self, image: RgbImage, scene: Embeddings, took_sec: float) -> None:
+        """Keep the embedding of what ``to_embed`` returned, for the job.
+
+        Args:
+            image: The picture.
+            scene: Shape ``(dim,)``.
+            took_sec: Its share of the time that the batch took.
+        """
 
 
 Input: TypeAlias = str | Picture
@@ -35,6 +42,7 @@ class OwnPicture:
 
     Attributes:
         scene: Its embedding, shape ``(dim,)``, once somebody has made it.
+        took_sec: That this took.
     """
 
     def __init__(self, message: ImageMessage, field: str, max_pixels: int) -> None:
@@ -50,6 +58,7 @@ class OwnPicture:
         self._max_pixels = max_pixels
         self._image: RgbImage | None = None
         self.scene: Embeddings | None = None
+        self.took_sec = 0.0
 
     def image(self) -> RgbImage:
         """Return it decoded.
@@ -65,9 +74,9 @@ class OwnPicture:
         """Return it, unless it is embedded."""
         return self.image() if self.scene is None else None
 
-    def keep(self, scene: Embeddings) -> None:
+    def keep(self, image: RgbImage, scene: Embeddings, took_sec: float) -> None:
         """Keep its embedding."""
-        self.scene = scene
+        self.scene, self.took_sec = scene, took_sec
 
 
 class NewestPicture:
@@ -77,19 +86,17 @@ class NewestPicture:
         """Look for it later."""
         self._newest = newest
         self._reader = reader
-        self._frame: Frame | None = None
 
     def to_embed(self) -> RgbImage | None:
         """Return it, unless there is none or it is embedded."""
-        self._frame = self._newest.get()
-        if self._frame is None or self._reader.has_embedded(self._frame):
+        frame = self._newest.get()
+        if frame is None or self._reader.has_embedded(frame):
             return None
-        return self._reader.image(self._frame)
+        return self._reader.image(frame)
 
-    def keep(self, scene: Embeddings) -> None:
+    def keep(self, image: RgbImage, scene: Embeddings, took_sec: float) -> None:
         """Let the reader keep its embedding."""
-        if self._frame is not None:
-            self._reader.keep(self._frame, scene)
+        self._reader.keep(image, scene, took_sec)
 
 
 def embed_together(inputs: Iterable[Input], encoder: Encoder, max_pixels: int) -> None:
@@ -112,10 +119,12 @@ def embed_together(inputs: Iterable[Input], encoder: Encoder, max_pixels: int) -
         encoder.encode_instructions(texts)
     waiting = _waiting((each for each in inputs if not isinstance(each, str)), max_pixels)
     if len(waiting) > 1:
+        begun = time.monotonic()
         scenes = encoder.encode_images([image for image, _ in waiting])
-        for scene, (_, pictures) in zip(scenes, waiting, strict=True):
+        took_sec = (time.monotonic() - begun) / len(waiting)
+        for scene, (image, pictures) in zip(scenes, waiting, strict=True):
             for picture in pictures:
-                picture.keep(scene)
+                picture.keep(image, scene, took_sec)
 
 
 def _is_instruction(text: str) -> bool:

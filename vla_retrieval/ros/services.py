@@ -165,7 +165,8 @@ class Services:
                 deadline.check("its turn")
                 answer(session, request, response, call)
                 response.success = True
-                session.forecast.note(job_kind, time.monotonic() - start, time.monotonic())
+                took_sec = time.monotonic() - start + (picture.took_sec if picture else 0.0)
+                session.forecast.note(job_kind, took_sec, time.monotonic())
             except Exception as error:  # every failure of a request becomes its answer
                 response = self._failed(kind, request, error)
             reply.settle(response)
@@ -199,14 +200,16 @@ class Services:
         self, session: Session, request: Retrieve.Request, response: Retrieve.Response, call: Call
     ) -> None:
         check_stale(request)
-        times = StageTimes(queue_sec=time.monotonic() - call.received_sec)
+        picture = call.picture
+        times = StageTimes(encode_image_sec=picture.took_sec if picture is not None else 0.0)
+        times.queue_sec = time.monotonic() - call.received_sec - times.encode_image_sec
         query_filter = conversions.to_filter(request.filter)
         target = conversions.to_target(request.target)
         start = time.monotonic()
         image, frame, header = self._picture(session, request, call)
         decoded = time.monotonic()
         times.decode_sec = decoded - start
-        scene = call.picture.scene if call.picture is not None else None
+        scene = picture.scene if picture is not None else None
         if frame is not None:
             call.deadline.check("encoding the image")
             scene = session.reader.scene(frame)

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
-from typing import Any
+from typing import Any, cast
 
 from rclpy.context import Context
 from rclpy.executors import Executor, SingleThreadedExecutor
+from rclpy.node import Node
 from rclpy.task import Future
 
-from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.errors import InvalidInputError, did_you_mean
 
 EXECUTORS = ("auto", "events", "single_threaded")
 
@@ -27,21 +28,37 @@ _ROUND_SEC = 3600.0
 small object behind."""
 
 
+class _Nobody:
+    """A node that hears nothing.
+
+    Where a task fails, rclpy 9.1.2 asks the only node for its logger, and ends the process over
+    that: it takes a set for a list. With two nodes it asks none.
+    """
+
+    executor = None
+    subscriptions = timers = clients = services = waitables = guards = ()
+
+
 def new_spinner(kind: str = "auto", context: Context | None = None) -> Spinner:
     """Return what runs callbacks in the thread that calls ``spin``.
 
     Args:
-        kind: One of ``EXECUTORS``; ``auto`` takes events where that was tried.
+        kind: One of ``EXECUTORS``; ``auto`` takes events where that was tried and can be.
         context: Of the nodes; None is the default one.
 
     Raises:
-        InvalidInputError: If this rclpy has no executor of that kind.
+        InvalidInputError: If that is no kind, or there can be no executor of it.
     """
-    if kind == "auto":
-        kind = "events" if _TRIED[0] <= _version() < _TRIED[1] else "single_threaded"
-    if kind == "single_threaded":
-        return Spinner(SingleThreadedExecutor(context=context))
-    return _EventsSpinner(_events_executor(context))
+    if kind not in EXECUTORS:
+        expected = f"one of {', '.join(EXECUTORS)}"
+        raise InvalidInputError("executor", expected, repr(kind), did_you_mean(kind, EXECUTORS))
+    if kind == "events" or (kind == "auto" and _TRIED[0] <= _version() < _TRIED[1]):
+        try:
+            return _EventsSpinner(_events_executor(context))
+        except InvalidInputError:
+            if kind == "events":
+                raise
+    return Spinner(SingleThreadedExecutor(context=context))
 
 
 class Spinner:
@@ -78,19 +95,30 @@ class Spinner:
 class _EventsSpinner(Spinner):
     """The same by ``EventsExecutor``."""
 
+    def __init__(self, executor: Executor) -> None:
+        super().__init__(executor)
+        executor.add_node(cast(Node, _Nobody()))
+
     def spin(self) -> None:
         while not self.stopped:
             self.executor.spin_until_future_complete(self._stopped, _ROUND_SEC)
 
 
 def _events_executor(context: Context | None) -> Any:
+    """Return rclpy's executor that hears of events.
+
+    Raises:
+        InvalidInputError: If there is none, or it cannot be: it wants a standard error output.
+    """
     try:
         from rclpy.experimental import EventsExecutor
-    except ImportError as error:
+
+        return EventsExecutor(context=context)
+    except (ImportError, RuntimeError, ValueError, OSError) as error:
         raise InvalidInputError(
-            "executor", "auto or single_threaded, for this rclpy has no EventsExecutor", "events"
-        ) from error
-    return EventsExecutor(context=context)
+            "executor", f"auto or single_threaded, for rclpy's EventsExecutor says: {error}",
+            "events",
+        ) from error  # fmt: skip
 
 
 def _version() -> tuple[int, ...]:

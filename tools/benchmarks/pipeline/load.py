@@ -50,7 +50,7 @@ def measure(settings: Settings) -> dict[str, Any]:
         with (
             copied_memory(settings, encoder) as memory_dir, own_domain(),
             running_node(settings.encoder, memory_dir, settings.index) as is_alive,
-            RetrievalClient() as client, hogged_core(is_hogged),
+            RetrievalClient(executor="auto") as client, hogged_core(is_hogged),
         ):  # fmt: skip
             found[name] = _one_load(client, is_alive, settings.load_sec)
     found["delivery"] = _delivery()
