@@ -9,6 +9,7 @@ import enum
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, NamedTuple, TypeAlias, get_type_hints
 
 import numpy as np
@@ -211,8 +212,15 @@ class NewEntry:
     def __post_init__(self) -> None:
         """Check the fields that have a range."""
         check_instruction(self.instruction)
+        if type(self.stamp_ns) is not int:  # the quicker question: there are many entries
+            if not isinstance(self.stamp_ns, Integral):
+                raise InvalidInputError("stamp", "whole nanoseconds", repr(self.stamp_ns))
+            object.__setattr__(self, "stamp_ns", int(self.stamp_ns))  # numpy's own, for SQLite
         if self.stamp_ns < 0:
             raise InvalidInputError("stamp", "a time since 1970", f"{self.stamp_ns} ns")
+        check_member("outcome", self.outcome, Outcome)
+        if isinstance(self.tags, str):
+            raise InvalidInputError("tags", "several labels", repr(self.tags))
         if len(set(self.tags)) != len(self.tags) or "" in self.tags:
             raise InvalidInputError("tags", "different, non-empty labels", str(list(self.tags)))
         if "" in self.metadata:
@@ -288,7 +296,7 @@ class Filter:
         near: The entry's camera pose is in this ball; entries without a pose are not.
 
     Raises:
-        InvalidInputError: If the time range is empty.
+        InvalidInputError: If the time range is empty, or a field is of another type.
     """
 
     stamp_from_ns: int | None = None
@@ -303,6 +311,13 @@ class Filter:
 
     def __post_init__(self) -> None:
         """Check that the time range is not empty."""
+        for name in ("episode_ids", "frame_ids", "tags"):
+            if isinstance(getattr(self, name), str):  # which would be taken for its letters
+                raise InvalidInputError(
+                    f"filter.{name}", "several of them", repr(getattr(self, name))
+                )
+        for outcome in self.outcomes:
+            check_member("filter.outcomes", outcome, Outcome)
         begin, end = self.stamp_from_ns, self.stamp_to_ns
         if begin is not None and end is not None and begin > end:
             raise InvalidInputError(
@@ -352,14 +367,17 @@ class Query:
             raise InvalidInputError("query", "an image, an instruction or both", "neither")
         if self.instruction is not None:
             check_instruction(self.instruction)
-        if not 0.0 <= self.scene_weight <= 1.0:
-            raise InvalidInputError("scene_weight", "a number in [0, 1]", str(self.scene_weight))
-        if self.k < 1:
-            raise InvalidInputError("k", "a whole number from 1 on", str(self.k))
-        if math.isnan(self.min_score):
-            raise InvalidInputError("min_score", "a number", "nan")
-        if not 0.0 <= self.diversity <= 1.0:
-            raise InvalidInputError("diversity", "a number in [0, 1]", str(self.diversity))
+        check_member("target", self.target, Target)
+        for name in ("scene_weight", "diversity"):
+            value = getattr(self, name)
+            if not (isinstance(value, Real) and 0.0 <= float(value) <= 1.0):
+                raise InvalidInputError(name, "a number in [0, 1]", repr(value))
+        if not (isinstance(self.k, Integral) and self.k >= 1):
+            raise InvalidInputError("k", "a whole number from 1 on", repr(self.k))
+        if not isinstance(self.min_score, Real) or math.isnan(self.min_score):
+            raise InvalidInputError("min_score", "a number", repr(self.min_score))
+        if not isinstance(self.filter, Filter):
+            raise InvalidInputError("filter", "a Filter", repr(self.filter))
 
 
 @dataclass(frozen=True)
@@ -447,12 +465,25 @@ class Retrieval:
     head_method: str = ""
 
 
+def check_member(field_name: str, value: object, of: type[enum.Enum]) -> None:
+    """Raise InvalidInputError unless a value is a member of an enumeration.
+
+    A member's value, or a number of the ROS messages, is none: it would be taken for another one.
+    """
+    if not isinstance(value, of):
+        expected = f"one of {', '.join(f'{of.__name__}.{member.name}' for member in of)}"
+        raise InvalidInputError(field_name, expected, repr(value))
+
+
 def check_instruction(instruction: str) -> None:
     """Raise InvalidInputError unless the instruction is text of a sensible length.
 
     Raises:
-        InvalidInputError: If it is empty, only white space, too long, or not valid Unicode.
+        InvalidInputError: If it is no text, empty, only white space, too long, or not valid
+            Unicode.
     """
+    if not isinstance(instruction, str):
+        raise InvalidInputError("instruction", "text", repr(instruction))
     if not instruction.strip():
         raise InvalidInputError("instruction", "text", repr(instruction[:20]))
     try:

@@ -62,6 +62,15 @@ def test_unknown_tag_is_refused_with_those_that_exist():
         assert repr(tag) in str(caught.value)
 
 
+def test_a_misspelt_tag_behind_a_known_model_is_named_as_the_tag():
+    with pytest.raises(EncoderError) as caught:
+        load_encoder(on_cpu(model="ViT-B-32/laion2b_s34b_b79"))
+    message = str(caught.value)
+    assert "after ViT-B-32/, got 'laion2b_s34b_b79'" in message
+    assert "'openai'" in message
+    assert message.endswith("Did you mean laion2b_s34b_b79k?")
+
+
 def test_file_given_as_tag_is_pointed_to_its_own_setting(tiny):
     with pytest.raises(EncoderError, match="It is a file: give it as checkpoint"):
         load_encoder(on_cpu(model="ViT-B-32", pretrained=str(tiny.checkpoint)))

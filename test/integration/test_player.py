@@ -12,12 +12,13 @@ import pytest
 from mcap.writer import CompressionType
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
 from test.evaluation.writers import Recorded, write_mcap
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.ros import player as module
+from vla_retrieval.ros.client import RetrievalClient
 from vla_retrieval.ros.images import to_rgb
 from vla_retrieval.ros.player import BagPlayer, Progress
 
@@ -120,9 +121,37 @@ def test_who_waits_long_is_told_which_topic_of_that_type_is_listened_to(
 
     player.wait_for_subscribers(stop, advise=note)
     assert told == [
-        "Nobody listens to /cam, and somebody to /image of its type: --topic /cam:/image plays it "
-        "there. --no-wait plays at once."
+        "Nobody listens to /cam (sensor_msgs/msg/Image). Somebody listens to /image of that type. "
+        "--topic /cam:/image --topic /say plays there. --no-wait plays at once."
     ]
+
+
+def test_who_waits_is_told_that_another_type_is_listened_for_and_again_when_that_changes(
+    robot: Robot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bag = write_bag(tmp_path / "bag", StoragePlugin.MCAP)
+    player = BagPlayer(robot.client.node, bag, {"/cam": "/other"})
+    monkeypatch.setattr(module, "_ADVISED_AFTER_SEC", 0.0)
+    monkeypatch.setattr(module, "_ADVISED_AGAIN_SEC", 0.05)
+    told: list[str] = []
+    stop = threading.Event()
+    waiting = threading.Thread(
+        target=player.wait_for_subscribers, args=(stop, lambda _: None, told.append)
+    )
+    waiting.start()
+    try:
+        wait_until(lambda: bool(told), "advice")
+        assert told == [
+            "Nobody listens to /other (sensor_msgs/msg/Image). --no-wait plays at once."
+        ]
+        with RetrievalClient(name="other") as other:  # one participant has one type on a topic
+            other.node.create_subscription(CompressedImage, "/other", lambda _: None, 1)
+            wait_until(lambda: len(told) > 1, "other advice")
+        assert "listens to /other for sensor_msgs/msg/CompressedImage" in told[1]
+        assert "the bag has sensor_msgs/msg/Image there" in told[1]
+    finally:
+        stop.set()
+        waiting.join()
 
 
 @pytest.mark.parametrize("hurt", ["cut off", "damaged"])

@@ -289,7 +289,7 @@ def test_a_session_that_cannot_be_opened_gives_the_memory_free(
 ) -> None:
     """Or the next configure would find it locked, by its own process."""
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("can't start new thread")
 
     settings = Settings(memory_dir=str(tmp_path / "memory"), model="double", device="cpu")

@@ -51,3 +51,22 @@ def test_what_a_node_answered_is_written_also_where_the_offline_evaluation_fails
     assert f"what the node answered is in {out}" in said
     assert f"cannot use {work}" in said
     assert read_json(out / "evaluation.json").directions["pair"].queries > 0
+
+
+@pytest.mark.usefixtures("_signals")
+def test_what_a_node_has_to_read_is_printed_without_a_place_for_a_report(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([str(DEMO / "bag"), "--show-image-transport"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == "compressed\n"
+
+
+def test_without_a_place_for_the_report_it_is_wrong_usage(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([str(DEMO / "bag")])
+    assert ended.value.code == 2
+    assert "--out" in capsys.readouterr().err

@@ -117,3 +117,13 @@ def test_numbers_inside_of_messages_are_made_fit_too() -> None:
     assert (position.x, position.y, request.camera_pose.header.frame_id) == (1.0, 2.5, "map")
     assert type(request.image.height) is int
     assert request.metadata == [pair]
+
+
+def test_a_text_that_is_no_unicode_is_refused_with_its_field() -> None:
+    """rclpy would fail on it later, without a name."""
+    for fields, path in (
+        ({"instruction": "\ud800"}, "instruction"),
+        ({"filter": Filter(tags=["ok", "\udfff"])}, "filter.tags"),
+    ):
+        with pytest.raises(InvalidInputError, match=rf"{path}: expected valid Unicode"):
+            make_request(Retrieve.Request, fields)

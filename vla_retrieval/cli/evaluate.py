@@ -9,11 +9,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vla_retrieval.cli.output import print_error, print_json, progress_bars
+from vla_retrieval.cli.output import as_option, print_error, print_json, progress_bars
 from vla_retrieval.encoders import Encoder, EncoderSettings, load_encoder
-from vla_retrieval.errors import RetrievalError
+from vla_retrieval.errors import InvalidInputError, RetrievalError
 from vla_retrieval.evaluation.episodes import EpisodeRule
 from vla_retrieval.evaluation.frames import STAMP_SOURCES, ReadOptions
+from vla_retrieval.evaluation.gates import parse_gate
 from vla_retrieval.evaluation.report.json_file import to_json
 from vla_retrieval.evaluation.report.terminal import print_evaluation
 from vla_retrieval.evaluation.splits import SplitOptions
@@ -46,6 +47,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _compare_parser() if comparing else _parser()
     args = parser.parse_args(given[int(comparing) :])
     try:
+        _check_usage(args, comparing=comparing)
+    except InvalidInputError as error:
+        parser.error(as_option(error, parser.format_usage()))
+    try:
         code = _compare(args) if comparing else _evaluate(args)
     except RetrievalError as error:
         print_error("evaluate", error, as_json=args.json, usage=parser.format_usage())
@@ -54,6 +59,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("evaluate: interrupted; the same call goes on from here.", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+def _check_usage(args: argparse.Namespace, *, comparing: bool) -> None:
+    """Check what can be told without a look at any file: a wrong gate is no gate that failed.
+
+    Raises:
+        InvalidInputError: If an option is out of its range.
+    """
+    if not comparing:
+        experiment_settings(args)
+        encoder_settings(args)
+        return
+    for gate in args.fail_if_worse:
+        parse_gate(gate)
+    if len(args.folders) < 2:
+        raise InvalidInputError("folders", "two results or more", f"{len(args.folders)}")
 
 
 def _evaluate(args: argparse.Namespace) -> int:

@@ -44,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ours, _ = split_ros_arguments(given)  # launch adds them
     parser = _parser()
     args = parser.parse_args(ours)
+    if args.out is None and not args.show_image_transport:
+        parser.error("the following arguments are required: --out")
     try:
         code = _show_transport(args) if args.show_image_transport else _replay(args)
     except (RetrievalError, TimeoutError) as error:
@@ -123,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXIT_CODES,
     )
     parser.add_argument("bags", nargs="+", type=Path, help="rosbag2 folders or files")
-    parser.add_argument("--out", type=Path, required=True, help="new folder for the report")
+    parser.add_argument("--out", type=Path, help="new folder for the report")
     parser.add_argument("--title", default="Live retrieval evaluation", help="of the page")
     parser.add_argument("--json", action="store_true", help="the result on stdout, as JSON")
     playing = parser.add_argument_group("playing")

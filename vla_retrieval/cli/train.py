@@ -61,8 +61,16 @@ def _settings(args: argparse.Namespace) -> TrainingSettings:
 
 
 def _train(args: argparse.Namespace, settings: TrainingSettings) -> None:
+    if args.bag and args.label_key:
+        raise InvalidInputError(
+            "label_key", "none with --bag, whose frames have no metadata", repr(args.label_key),
+            "Give --labels, or --memory instead.",
+        )  # fmt: skip
     check_place(args.output)
     page = None if args.no_page else _page_of(args.output)
+    if args.output.suffix != ".safetensors":
+        expected = "a name that ends in .safetensors"
+        raise InvalidInputError("output", expected, args.output.name)
     rule = LabelRule(
         read_labels(args.labels) if args.labels else None,
         read_groups(args.same) if args.same else (),

@@ -22,7 +22,7 @@ from open_clip.pretrained import download_pretrained, download_pretrained_from_h
 from vla_retrieval.encoders.builtin import register_demo_model
 from vla_retrieval.encoders.settings import DEMO_MODEL, EncoderSettings
 from vla_retrieval.encoders.weights import SUFFIXES
-from vla_retrieval.errors import CheckpointError, EncoderError
+from vla_retrieval.errors import CheckpointError, EncoderError, did_you_mean
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -266,6 +266,13 @@ def _repository(tag: Mapping[str, Any]) -> str:
 
 
 def _unknown_model(name: str) -> EncoderError:
+    model, _, tag = name.rpartition("/")
+    tags = _tags(model.replace("/", "-"))
+    if tags:  # the model is known: it is the weights' tag that is not
+        hint = did_you_mean(tag, tags)
+        return EncoderError(
+            f"model: expected {_any_of(tags)} after {model}/, got {tag!r}. {hint}".rstrip()
+        )
     known = {model.lower(): model for model in [*open_clip.list_models(), DEMO_MODEL]}
     near = [known[m] for m in difflib.get_close_matches(name.lower(), known, n=5, cutoff=0.5)]
     hint = f"Did you mean {_any_of(near)}? " if near else ""

@@ -40,6 +40,7 @@ from vla_retrieval.types import (
     Fingerprint,
     NewEntry,
     Similarity,
+    check_member,
 )
 
 
@@ -121,12 +122,14 @@ class Memory(Readable):
 
         Raises:
             HeadMismatchError: If the head was made for another encoder.
+            InvalidInputError: If ``similarity`` is none.
             MemoryLockedError: If another process has it open, or this one already.
             MemoryMismatchError: If it was made with another encoder.
             MemoryFormatError: If the directory holds something else, or a damaged memory, or
                 none and none is to be created.
             StorageError: If it cannot be read or written.
         """
+        check_member("similarity", similarity, Similarity)
         directory = Path(directory)
         create = create and fingerprint is not None and not read_only
         prepare_directory(directory, create=create, durable=durable)

@@ -46,6 +46,7 @@ class Camera:
         settings = node.settings
         raw = settings.image_transport == "raw"
         name = "image" if raw else "image/compressed"
+        self._name = name
         self.topic = node.resolve_topic_name(name)
         self.lost = 0
         self._lost_told = 0
@@ -161,5 +162,5 @@ class Camera:
         return (
             f"{since}: 0 publishers on {self.topic} ({self._kind}) for {absent_sec:.0f} s. Start "
             "the camera, or look at the topic's name (image_topic of the launch file, or a "
-            "remapping of image) and at image_transport."
+            f"remapping of {self._name}) and at image_transport."
         ) + (f" The same type is published on {', '.join(others[:_MOST_NAMED])}." if others else "")

@@ -279,7 +279,11 @@ class RetrievalNode(LifecycleNode):
                 self.get_logger().warning(
                     f"memory: {status.message}", throttle_duration_sec=_REMIND_SEC
                 )
-        self._diagnostics_publisher.publish(diagnostics)
+        try:
+            self._diagnostics_publisher.publish(diagnostics)
+        except Exception:
+            if self.context.ok():  # else a signal ended the node meanwhile
+                raise
 
     def _on_set_parameters(self, changes: list[Parameter[Any]]) -> SetParametersResult:
         session = self.session

@@ -141,7 +141,7 @@ SPECS: dict[str, Spec] = {
     "index": Spec(
         "How the memory is searched: exact compares everything, pq and pq_sq8 find most of the "
         "best sooner, the latter in less RAM, hash by binary codes; auto: by the number of "
-        "entries.",
+        "entries. Below 2000 entries everything is compared in any case.",
         choices=INDEX_CHOICES,
     ),
     "index_memory_mb": Spec(

@@ -7,7 +7,6 @@ evaluation reads them: of a damaged one, all that can be read is played.
 from __future__ import annotations
 
 import importlib
-import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +25,7 @@ from vla_retrieval.evaluation.bags import Bag
 _NS_PER_SEC = 1_000_000_000
 _LOOK_AGAIN_SEC = 0.02
 _ADVISED_AFTER_SEC = 5.0
+_ADVISED_AGAIN_SEC = 1.0
 _ACKNOWLEDGE_WITHIN = Duration(seconds=5.0)
 
 
@@ -67,6 +67,7 @@ class BagPlayer:
             raise InvalidInputError(
                 "topics", f"topics of the bag ({', '.join(sorted(held))})", ", ".join(missing)
             )
+        self._kinds = {name: held[name].msgtype for name in self._topics}
         self.total = sum(held[name].count for name in self._topics)
         if not self.total:  # looped, it would be read again and again without a pause
             got = f"{bag} with none on {', '.join(sorted(self._topics)) or 'any topic'}"
@@ -92,10 +93,11 @@ class BagPlayer:
         Args:
             stop: Ends the waiting.
             report: Told the topics in the graph that have none yet, when that changes.
-            advise: Told what to do, once, when that takes long.
+            advise: Told what to do when that takes long, and again when that changes.
         """
         told: list[str] = []
-        advised_sec = time.monotonic() + _ADVISED_AFTER_SEC
+        advice = ""
+        advise_sec = time.monotonic() + _ADVISED_AFTER_SEC
         while not stop.is_set():
             unheard = [p.topic_name for p in self._publishers.values() if not _is_heard(p)]
             if not unheard:
@@ -103,27 +105,52 @@ class BagPlayer:
             if unheard != told:
                 report(unheard)
             told = unheard
-            if time.monotonic() > advised_sec:
-                advised_sec = math.inf
-                advise(self._advice(unheard))
+            if time.monotonic() > advise_sec:
+                advise_sec = time.monotonic() + _ADVISED_AGAIN_SEC
+                before, advice = advice, self._advice(unheard)
+                if advice != before:
+                    advise(advice)
             stop.wait(_LOOK_AGAIN_SEC)
 
     def _advice(self, unheard: list[str]) -> str:
         """Return what to do where nobody listens to some topics in the graph."""
-        kinds = dict(self._node.get_topic_names_and_types())
-        sentences = []
+        sentences, instead = [], dict(self._topics)
         for in_bag, publisher in self._publishers.items():
             topic = publisher.topic_name
-            heard = [
-                name for name, types in sorted(kinds.items())
-                if types == kinds.get(topic) and self._node.count_subscribers(name)
-            ]  # fmt: skip
-            if topic in unheard and heard:
+            if topic not in unheard:
+                continue
+            kind = self._kinds[in_bag]
+            others = {
+                info.topic_type
+                for info in self._node.get_subscriptions_info_by_topic(topic)
+                if info.topic_type != kind
+            }
+            heard = self._heard_elsewhere(topic, kind)
+            if others:
                 sentences.append(
-                    f"Nobody listens to {topic}, and somebody to {', '.join(heard)} of its type: "
-                    f"--topic {in_bag}:{heard[0]} plays it there."
+                    f"Somebody listens to {topic} for {', '.join(sorted(others))}, and the bag has "
+                    f"{kind} there (image_transport of the node says which of the two it reads)."
                 )
+            else:
+                sentences.append(f"Nobody listens to {topic} ({kind}).")
+            if heard:
+                sentences.append(f"Somebody listens to {', '.join(heard)} of that type.")
+                instead[in_bag] = heard[0]
+        if instead != self._topics:  # --topic leaves out whatever it does not name
+            options = (
+                f"--topic {name}" if name == target else f"--topic {name}:{target}"
+                for name, target in instead.items()
+            )
+            sentences.append(f"{' '.join(options)} plays there.")
         return " ".join([*sentences, "--no-wait plays at once."])
+
+    def _heard_elsewhere(self, topic: str, kind: str) -> list[str]:
+        """Return other topics of a type that somebody listens to."""
+        return sorted(
+            name
+            for name, kinds in self._node.get_topic_names_and_types()
+            if kind in kinds and name != topic and self._node.count_subscribers(name)
+        )
 
     def play(
         self,

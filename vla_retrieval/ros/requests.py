@@ -58,6 +58,7 @@ def _set(message: Any, name: str, path: str, kind: str, value: Any) -> None:
         value: To be set.
     """
     value = _checked(_plain(value, kind), path)
+    _check_encodable(value, path)
     try:
         setattr(message, name, value)
     except (AssertionError, TypeError) as error:
@@ -75,6 +76,16 @@ def _checked(value: Any, path: str) -> Any:
     for name, kind in value.get_fields_and_field_types().items():
         _set(checked, name, f"{path}.{name}", kind, getattr(value, name))
     return checked
+
+
+def _check_encodable(value: Any, path: str) -> None:
+    """Raise InvalidInputError for text that is not valid Unicode: rclpy fails on it as it sends."""
+    for text in value if isinstance(value, (list, tuple)) else (value,):
+        if isinstance(text, str):
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise InvalidInputError(path, "valid Unicode", str(error)) from None
 
 
 def _plain(value: Any, kind: str) -> Any:
