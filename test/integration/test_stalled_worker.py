@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -329,3 +330,21 @@ def test_a_defect_that_frames_meet_is_counted_and_in_the_diagnostics(
         assert robot.call("get_stats").queries_failed > 0
     finally:
         node.close()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_diagnostics_that_cannot_be_published_are_a_defect_unless_a_signal_ended_the_node(
+    domain: int, tmp_path: Path, there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("publisher's context is invalid")
+
+    local = LocalNode(tmp_path / "memory", active=False, diagnostics_period_sec=3600.0)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(local.node._diagnostics_publisher, "publish", fail)
+            patch.setattr(local.node.context, "ok", lambda: there)
+            with pytest.raises(RuntimeError) if there else contextlib.nullcontext():
+                local.node._on_diagnostics()
+    finally:
+        local.close()
