@@ -6,13 +6,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla_retrieval import diversity
+from vla_retrieval import deadline, diversity
 from vla_retrieval.deadline import Deadline
 from vla_retrieval.encoders import DoubleEncoder
 from vla_retrieval.errors import (
@@ -23,8 +25,9 @@ from vla_retrieval.errors import (
 )
 from vla_retrieval.memory import Memory
 from vla_retrieval.memory.options import MemoryOptions
+from vla_retrieval.memory.results import SearchResult
 from vla_retrieval.retriever import Retriever, make_probes
-from vla_retrieval.thumbnails import read_thumbnail
+from vla_retrieval.thumbnails import make_thumbnail, read_thumbnail
 from vla_retrieval.types import (
     Filter,
     Modality,
@@ -161,6 +164,12 @@ def test_thumbnails_come_only_when_asked_for(retriever: Retriever) -> None:
     assert read_thumbnail(jpeg).shape == (48, 64, 3)
 
 
+def test_an_entry_keeps_the_thumbnail_that_it_brings(two_alike: Retriever) -> None:
+    own = make_thumbnail(picture(9), 10)
+    kept = two_alike.remember(picture(3), NewEntry("pick up the cup", 3, thumbnail=own)).entry_id
+    assert two_alike.memory.get(kept, thumbnail=True).thumbnail == own
+
+
 def test_a_scene_that_is_encoded_already_is_not_encoded_again(retriever: Retriever) -> None:
     scene = retriever.encoder.encode_images([picture(1)])[0]
     query = Query(image=picture(3), target=Target.SCENES, k=1)
@@ -175,6 +184,23 @@ def test_a_deadline_that_has_passed_stops_the_query_before_it_costs_anything(
     with pytest.raises(DeadlineExceededError, match=r"timeout_sec: no answer within 0\.5 s"):
         retriever.retrieve(Query(instruction="cup"), deadline=late, times=times)
     assert times == StageTimes()
+
+
+def test_a_deadline_that_passes_during_the_search_keeps_entries_from_being_read(
+    two_alike: Retriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, now = two_alike.memory, [0.0]
+    search = memory.search
+
+    def slowly(*arguments: Any, **options: Any) -> SearchResult:
+        now[0] = 9.0
+        return search(*arguments, **options)
+
+    monkeypatch.setattr(memory, "search", slowly)
+    monkeypatch.setattr(deadline, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    late = Deadline(at_sec=5.0, timeout_sec=5.0)
+    with pytest.raises(DeadlineExceededError, match="before reading the matched entries"):
+        two_alike.retrieve(Query(instruction="same"), deadline=late)
 
 
 def test_the_total_time_is_at_least_the_sum_of_its_stages(retriever: Retriever) -> None:

@@ -304,6 +304,20 @@ class TestRetriever:
             answer = Retriever(encoder, memory).retrieve(Query(instruction="the red cup"))
         assert answer.known is Known.NOT_CALIBRATED
 
+    def test_judges_by_the_calibration_that_was_stored_last(self, retriever: Retriever) -> None:
+        query = Query(instruction="the red cup")
+        retriever.memory.set_calibration("gibberish")
+        assert retriever.retrieve(query).known is Known.NOT_CALIBRATED
+        self.store(retriever)
+        assert retriever.retrieve(query).known is Known.YES
+
+    def test_judges_no_more_once_no_calibration_is_stored(self, retriever: Retriever) -> None:
+        query = Query(instruction="the red cup")
+        self.store(retriever)
+        assert retriever.retrieve(query).known is Known.YES
+        retriever.memory.set_calibration(None)
+        assert retriever.retrieve(query).known is Known.NOT_CALIBRATED
+
     def test_a_text_that_is_no_calibration_is_none(
         self, retriever: Retriever, caplog: pytest.LogCaptureFixture
     ) -> None:

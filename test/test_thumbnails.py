@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from vla_retrieval.thumbnails import make_thumbnail, read_thumbnail
+from vla_retrieval.thumbnails import make_thumbnail, read_thumbnail, why_no_picture
 from vla_retrieval.types import RgbImage
 
 _STEPS_OFF = 8.0  # of 255 in the mean, nearly all by JPEG; the nearest pixel would be 60 off
@@ -63,3 +64,10 @@ def test_a_picture_that_cannot_be_written_to_is_shrunk_too() -> None:
     """The pixels of a message never can."""
     image = np.frombuffer(noise(480, 640).tobytes(), np.uint8).reshape(480, 640, 3)
     assert make_thumbnail(image, 120) == make_thumbnail(image.copy(), 120)
+
+
+def test_a_picture_of_another_format_is_no_jpeg() -> None:
+    """Who shows thumbnails is told that they are JPEGs."""
+    _, png = cv2.imencode(".png", noise(24, 32))
+    assert "PNG" in why_no_picture(png.tobytes())
+    assert why_no_picture(make_thumbnail(noise(24, 32), 32)) == ""

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from vla_retrieval.memory import Memory, MemoryOptions, SearchResult, building
+from vla_retrieval.memory.index import Index
+from vla_retrieval.memory.maintenance import Maintenance
 from vla_retrieval.types import Embeddings, Filter, Modality, NewEntry, Probe, Similarity
 
 from .conftest import OpenMemory
@@ -265,6 +267,25 @@ def test_entries_come_and_go_while_an_index_is_built_and_are_in_it_then(
     for entry_id in (329, 350):
         scene, _ = fresh.memory.embeddings(entry_id)
         assert fresh.check([Probe(SCENE, scene, 1.0, SCENE)], 1).candidates[0].entry_id == entry_id
+
+
+@pytest.mark.parametrize("fresh", ["pq"], indirect=True)
+def test_an_entry_removed_just_before_a_new_index_is_taken_does_not_come_back(
+    fresh: Searched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catch_up, gone = Maintenance._catch_up, 7
+
+    def remove_then(self: Maintenance, built: Index, removed: int) -> None:
+        catch_up(self, built, removed)
+        fresh.remove([gone])
+
+    fresh.add(300, 1)
+    assert fresh.memory.wait_until_idle(WAIT)
+    scene, _ = fresh.memory.embeddings(gone)
+    monkeypatch.setattr(Maintenance, "_catch_up", remove_then)
+    fresh.memory.compact()
+    assert gone not in fresh.expected.rows
+    assert gone not in ids(fresh.check([Probe(SCENE, scene, 1.0, SCENE)], 10))
 
 
 @pytest.mark.parametrize("fresh", KINDS, indirect=True)

@@ -121,6 +121,18 @@ def test_where_one_of_two_copies_went_the_other_stays(
     assert left == list(range(pairs))
 
 
+@pytest.mark.parametrize("policy", [Eviction.LEAST_USED, Eviction.MOST_REDUNDANT])
+def test_where_choosing_looks_at_all_entries_more_go_at_once_than_must(
+    open_memory: OpenMemory, policy: Eviction, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a full memory does not choose anew at each add."""
+    monkeypatch.setattr("vla_retrieval.memory.eviction._AT_ONCE", 10)
+    memory = open_memory(options=bounded(policy, 50))
+    add(memory, *(seen(n) for n in range(50)))
+    went = [len(add(memory, seen(50 + n), seed=n + 1)[1]) for n in range(6)]
+    assert went == [5, 0, 0, 0, 0, 5]
+
+
 def test_what_was_pinned_while_there_were_no_bounds_stays_when_there_are(
     open_memory: OpenMemory,
 ) -> None:

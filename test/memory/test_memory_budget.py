@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from vla_retrieval.errors import StorageError
 from vla_retrieval.memory import MemoryOptions, building
 from vla_retrieval.memory.keeper import Keeper
 from vla_retrieval.types import NewEntry
@@ -54,3 +55,27 @@ def test_who_adds_faster_than_a_smaller_index_is_built_is_held_back(
     assert memory.overdue() == ""
     stats = memory.stats()
     assert (stats.entries, stats.index.kind) == (20 * BATCH, "pq_sq8")
+
+
+def test_a_smaller_index_that_could_not_be_built_is_tried_again_by_who_asks_whether_to_wait(
+    open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who is refused meanwhile adds nothing, so that no change would try again."""
+    monkeypatch.setattr(building, "FEWEST_TO_FIT", 100)
+    memory = open_memory(options=MemoryOptions(index_bytes=BUDGET_BYTES))
+    maintenance = memory._maintenance
+    assert maintenance is not None
+    vectors = unit_vectors(20 * BATCH, DIM, 1)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise StorageError("cannot read from the disk")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(building, "build", refuse)
+        memory.add([NewEntry("do", n) for n in range(len(vectors))], vectors, vectors)
+        assert maintenance.keeper.wait_until_idle(60)  # the memory's own would look and try again
+    assert "cannot read" in memory.stats().index.last_error
+    assert "entries are for pq_sq8" in memory.overdue()
+    assert maintenance.keeper.wait_until_idle(60)
+    assert memory.overdue() == ""
+    assert memory.stats().index.kind == "pq_sq8"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vla_retrieval.memory import blocks, kernels
+from vla_retrieval.memory import blocks, kernels, tuning
 from vla_retrieval.memory.codes import Codes, Selection
 from vla_retrieval.memory.columns import facts_of
 from vla_retrieval.memory.halves import Half, Ready, scans_of
@@ -114,6 +114,27 @@ def test_rows_that_have_no_code_yet_are_proposed_with_the_others() -> None:
         assert COUNT - 1 in index.propose(scans, 10, None, COUNT, 32)
 
 
+def test_the_more_are_wanted_the_more_are_proposed() -> None:
+    """Depths are tuned for ten: where nearly as many are wanted as those are, many are missed."""
+    vectors, queries, wanted, depth = in_few_axes(1), in_few_axes(2, 20), 30, 32
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    halves = {m: Half(WholeVectors(DIM, squares=False), Codes.trained(vectors, squares=False))
+              for m in Modality}  # fmt: skip
+    index = Index(DIM, Similarity.COSINE, IndexKind.PQ, halves)
+    facts = [facts_of(NewEntry(instruction="go", stamp_ns=0))] * COUNT
+    index.add(Addition(range(COUNT), facts, vectors, vectors))
+    index.settle()
+    shares = []
+    with kernels.threads(1):
+        for query in queries:
+            ready = Ready(Modality.SCENE, query, 1.0, Modality.SCENE, None)
+            scans = scans_of(Similarity.COSINE, [ready])
+            best = np.argsort(-vectors @ query)[:wanted]
+            found = index.propose(scans, wanted, None, COUNT, depth)
+            shares.append(np.isin(best, found).mean())
+    assert np.mean(shares) > 0.9
+
+
 def test_with_a_filter_more_rows_are_proposed_the_fewer_pass() -> None:
     """The best of a part lie farther from a query, where codes tell less apart."""
     vectors = in_few_axes(1, 4000)
@@ -184,3 +205,15 @@ def test_codes_are_not_fitted_to_the_rows_that_they_are_tuned_with(rows: int) ->
     assert 0 < len(not_fitted) <= rows / 8
     assert not_fitted.min() >= 0
     assert not_fitted.max() < rows
+
+
+def test_a_depth_is_taken_only_where_it_surely_reaches_the_recall(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By chance the mean over some queries lies above what new ones will find."""
+
+    def measured(_: object, __: object, depth: int) -> tuple[float, float]:
+        return 0.995, 0.004 if depth < 512 else 0.001
+
+    monkeypatch.setattr(tuning, "_measure", measured)
+    assert tuning._least(Index.exact(DIM, Similarity.COSINE), [], 0.99) == (512, 0.995)

@@ -163,6 +163,21 @@ def test_entries_that_wait_for_the_index_are_there_for_whoever_asks(
     assert found.candidates[0].entry_id == count + 4
 
 
+def test_no_more_than_some_thousand_entries_wait_for_the_index_though_nobody_asks(
+    memory: Memory,
+) -> None:
+    vectors, waiting = unit_vectors(3000, DIM, 9), []
+    maintenance = memory._maintenance
+    assert maintenance is not None
+    with maintenance._busy:  # the memory's own thread would ask
+        for start in range(0, len(vectors), BATCH * 10):
+            some = vectors[start : start + BATCH * 10]
+            memory.add([NewEntry("do", 0)] * len(some), some, some)
+            waiting.append(memory._live.waiting)
+    assert max(waiting) <= 2048
+    assert len(memory.entry_ids()) == len(vectors)
+
+
 def test_what_the_caller_changes_after_an_add_changes_nothing(memory: Memory) -> None:
     scenes, metadata = SCENES[:1].copy(), {"place": "kitchen"}
     memory.add([NewEntry("do", 0, metadata=metadata)], scenes, scenes)

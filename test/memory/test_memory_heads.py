@@ -8,15 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from vla_retrieval.errors import HeadMismatchError, InvalidInputError
 from vla_retrieval.memory import Eviction, Memory, MemoryOptions
+from vla_retrieval.memory.building import build
 from vla_retrieval.memory.checking import check
 from vla_retrieval.memory.contents import open_contents
 from vla_retrieval.memory.index import Index
+from vla_retrieval.memory.live import LiveIndex
 from vla_retrieval.memory.statistics import describe_head
 from vla_retrieval.types import Embeddings, Filter, Modality, NewEntry, Probe, Similarity
 
@@ -226,6 +229,34 @@ def test_a_later_switch_takes_the_place_of_one_under_way(
     building.go_on.set()
     assert memory.memory.wait_until_idle(WAIT)
     memory.check("fewer dimensions")
+
+
+def test_what_is_built_for_a_head_that_is_wanted_no_more_is_given_up(
+    open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large index takes minutes, for which the later switch would wait."""
+    memory = Compared(open_memory())
+    memory.add(40, 0)
+    begun, go_on, taken = threading.Event(), threading.Event(), []
+    take = LiveIndex.replace
+
+    def stopped(*arguments: Any, **named: Any) -> Index:
+        begun.set()
+        assert go_on.wait(WAIT)
+        return build(*arguments, **named)
+
+    def noted(self: LiveIndex, index: Index) -> None:
+        taken.append(describe_head(index.head))
+        take(self, index)
+
+    monkeypatch.setattr("vla_retrieval.memory.building.build", stopped)
+    monkeypatch.setattr(LiveIndex, "replace", noted)
+    memory.memory.use_head(HEADS["turned"])
+    assert begun.wait(WAIT)
+    memory.memory.use_head(HEADS["fewer dimensions"])
+    go_on.set()
+    assert memory.memory.wait_until_idle(WAIT)
+    assert taken == [describe_head(HEADS["fewer dimensions"])]
 
 
 def test_a_switch_that_fails_leaves_the_old_head_and_says_why(

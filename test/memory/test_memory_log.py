@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
 import threading
@@ -169,3 +170,52 @@ def test_a_disk_that_fails_while_the_writer_waits_costs_no_answer(
     assert memory.search([probe], 1).candidates[0].entry_id == 8
     add(memory, 1, ENOUGH)
     assert len(memory.entry_ids()) == ENOUGH + 1
+
+
+def test_what_is_copied_reaches_the_disk_before_the_writer_has_to_wait(
+    open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else SQLite would see to it while the rest is copied, in the writer's turn."""
+    memory = open_memory(durable=True)
+    copy, fsync, steps = Database.copy_log, os.fsync, []
+
+    def noted_copy(database: Database) -> None:
+        steps.append("copy")
+        copy(database)
+
+    def noted_fsync(descriptor: int) -> None:
+        steps.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        fsync(descriptor)
+
+    monkeypatch.setattr(Database, "copy_log", noted_copy)
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    add(memory, ENOUGH)
+    assert memory.wait_until_idle(WAIT_SEC)
+    assert steps == ["copy", DATABASE_NAME, "copy"]
+
+
+@pytest.mark.parametrize(("durable", "synchronous"), [(True, 2), (False, 1)])
+def test_a_commit_waits_for_the_disk_where_the_memory_is_durable_and_only_there(
+    open_memory: OpenMemory, durable: bool, synchronous: int
+) -> None:
+    """By SQLite's numbers for FULL and NORMAL: without them only a loss of power could tell."""
+    with open_memory(durable=durable)._database.writing() as connection:
+        assert connection.execute("PRAGMA synchronous").fetchone() == (synchronous,)
+
+
+def test_a_log_that_a_large_commit_made_long_does_not_stay_so(memory: Memory) -> None:
+    with memory._database.writing() as connection:
+        assert connection.execute("PRAGMA journal_size_limit").fetchone() == (64 << 20,)
+
+
+def test_compacting_frees_the_disk_while_the_memory_is_open(
+    memory: Memory, directory: Path
+) -> None:
+    """Of the database, and of the log through which it is written anew."""
+    vectors = VECTORS[:40]
+    memory.add([NewEntry("do it", 0, thumbnail=bytes(50_000))] * 40, vectors, vectors)
+    memory.remove(range(2, 41))
+    memory.compact()
+    log = directory / f"{DATABASE_NAME}-wal"
+    assert (directory / DATABASE_NAME).stat().st_size < 500_000
+    assert log.stat().st_size < 500_000

@@ -145,6 +145,13 @@ def test_the_ones_used_last_stay_where_there_is_no_room_for_all() -> None:
     assert recent.find([8]) is None
 
 
+def test_an_entry_that_is_kept_again_and_again_takes_its_room_once() -> None:
+    recent = RecentEntries(most_bytes=3 * 1600)
+    for _ in range(9):
+        recent.keep([entry(1), entry(2)], 0)
+    assert recent.find([1, 2]) is not None
+
+
 def test_a_change_that_failed_forgets_everything() -> None:
     recent = RecentEntries()
     recent.keep([entry(1)], 0)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vla_retrieval.errors import InvalidInputError
-from vla_retrieval.memory import Memory
+from vla_retrieval.memory import Memory, MemoryOptions
 from vla_retrieval.types import (
     CameraPose,
     Embeddings,
@@ -286,8 +286,15 @@ def test_a_scene_finds_itself_with_cosine_one(memory: Memory) -> None:
         assert best.score <= 1.0
 
 
-def test_what_was_added_is_found_though_its_caller_uses_the_arrays_again(memory: Memory) -> None:
+@pytest.mark.parametrize(
+    "options", [MemoryOptions(), MemoryOptions(max_entries=100), MemoryOptions(merge_scene=0.999)],
+    ids=["plain", "bounded", "merging"],
+)  # fmt: skip
+def test_what_was_added_is_found_though_its_caller_uses_the_arrays_again(
+    open_memory: OpenMemory, options: MemoryOptions
+) -> None:
     """Whoever embeds picture after picture into one array need not wait for a search."""
+    memory = open_memory(options=options)
     vectors = unit_vectors(20, DIM, 5)
     scenes, instructions = vectors.copy(), vectors.copy()
     memory.add(varied(20), scenes, instructions)
@@ -402,6 +409,11 @@ GOOD = unit_vectors(1, DIM, 0)[0]
         ([Probe(SCENE, GOOD)], {"k": 0}, r"k: expected .* got 0"),
         ([Probe(SCENE, GOOD)], {"min_score": math.nan}, r"min_score: .* nan"),
         ([Probe(SCENE, GOOD)], {"filter": Filter(tags=("\ud800",))}, r"filter.tags: .* Unicode"),
+        (
+            [Probe(SCENE, GOOD)],
+            {"filter": Filter(near=Nearby((0.0, 0.0, 0.0), 1.0, "\ud800"))},
+            r"filter.near.header.frame_id: .* Unicode",
+        ),
     ],
 )
 def test_a_bad_search_is_refused_by_name(

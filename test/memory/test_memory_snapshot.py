@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from vla_retrieval.errors import StorageError
+from vla_retrieval.memory import MemoryOptions
 from vla_retrieval.memory.snapshot import Frozen, SnapshotError, read
 from vla_retrieval.types import Similarity
 
@@ -84,6 +85,14 @@ def test_where_nothing_was_removed_the_ids_of_all_entries_are_not_read(
     kept.open()
     assert kept.from_snapshot()
     kept.check()
+
+
+def test_an_index_from_a_snapshot_is_searched_with_as_many_threads_as_are_asked_for(
+    plain: Kept, open_memory: OpenMemory
+) -> None:
+    plain.memory = open_memory(options=MemoryOptions(index="exact", search_threads=3))
+    assert plain.from_snapshot()
+    assert plain.memory._live.glance().threads == 3
 
 
 def test_a_snapshot_behind_the_database_is_caught_up(kept: Kept) -> None:
@@ -291,6 +300,20 @@ def test_a_snapshot_that_cannot_be_written_leaves_the_old_one(
             assert (plain.directory / SNAPSHOT).read_bytes() == before
         assert not (plain.directory / "index.snapshot.new").exists()
     plain.open()
+    plain.check()
+
+
+def test_the_old_snapshot_is_trusted_after_one_that_was_cut_off_before_it_had_its_name(
+    plain: Kept, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database has named the new one by then."""
+    plain.add(3)
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.replace", refuse)
+        with pytest.raises(StorageError, match="No space left"):
+            plain.memory.write_snapshot()
+    plain.open()
+    assert plain.source.startswith("the snapshot, 3 changes behind")
     plain.check()
 
 

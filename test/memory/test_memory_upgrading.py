@@ -84,6 +84,12 @@ def test_one_that_is_opened_to_write_holds_the_same_in_this_format(
     assert open_memory().stats().entries == COUNT + 1
 
 
+def test_an_upgrade_leaves_no_long_log(old: Path, open_memory: OpenMemory) -> None:
+    """Whoever adds first would copy all that was rewritten."""
+    open_memory()
+    assert (old / f"{DATABASE}-wal").stat().st_size == 0
+
+
 def test_one_that_is_only_to_be_read_is_refused_with_what_to_do(
     old: Path, open_memory: OpenMemory
 ) -> None:
