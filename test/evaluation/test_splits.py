@@ -194,6 +194,23 @@ def test_a_query_that_a_file_answers_is_not_absent_whatever_its_words() -> None:
     assert [f.query_id for f in split.absent] == others
 
 
+def test_queries_that_no_file_names_are_judged_by_their_words_as_before() -> None:
+    frames = frames_of("a", bag="x") + frames_of("a", "b", "c", bag="y")
+    named = next(f.query_id for f in frames if f.instruction == "b")
+
+    split = split_frames(frames, SplitOptions(gallery_bags=("x",)), answerable={named})
+
+    assert [f.instruction for f in split.queries] == ["a", "a", "a", "b"]
+    assert [f.instruction for f in split.absent] == ["b", "b", "c", "c", "c"]
+
+
+def test_a_frame_as_far_from_the_memory_as_it_has_to_be_asks() -> None:
+    frames = frames_of("a", count=6)
+    split = split_frames(frames, SplitOptions(exclude_within_sec=1.0), within_episodes=True)
+    assert [f.stamp_ns // SEC for f in split.gallery] == [0, 1, 2]
+    assert [f.stamp_ns // SEC for f in split.queries] == [3, 4, 5]
+
+
 @pytest.mark.parametrize(
     "options",
     [

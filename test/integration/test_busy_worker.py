@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from vla_retrieval.ros.frames import Frame
 from vla_retrieval.ros.worker import InferenceWorker
+from vla_retrieval.types import RgbImage
 from vla_retrieval_msgs.msg import MatchArray, Status
 
 from .harness import START_SEC, WAIT_SEC, Robot, image_message, picture, wait_until
@@ -260,3 +262,39 @@ def test_a_pair_is_refused_and_not_waited_for_while_the_index_is_overdue(
     assert planner.call("retrieve", instruction="cup").success
     monkeypatch.undo()
     assert planner.call("remember", image=image_message(picture(1), 1), instruction="cup").success
+
+
+def test_the_time_that_a_request_waited_is_part_of_its_total(
+    gated: GatedNode, planner: Robot
+) -> None:
+    lanes = gated.node.active_session().lanes
+    gated.hold_one(lanes.words)
+    waiting = planner.client.call_async("retrieve", instruction="x")
+    wait_until(lambda: lanes.waiting == 1, "a waiting request")
+    later = planner.call("retrieve", instruction="y", timeout_sec=0.1)
+    assert later.status.code == Status.DEADLINE_EXCEEDED, "so the first has waited as long"
+    gated.release()
+    wait_until(waiting.done, "the answer")
+    times = waiting.result().result.times
+    assert times.total_sec >= times.queue_sec > 0
+
+
+def test_the_newest_frame_is_not_embedded_for_a_request_whose_deadline_has_passed(
+    gated: GatedNode, planner: Robot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as while it was decoded."""
+    session = gated.node.active_session()
+    read, decoded, embedded = session.reader.image, threading.Event(), []
+
+    def read_slowly(frame: Frame) -> RgbImage:
+        assert decoded.wait(WAIT_SEC)
+        return read(frame)
+
+    monkeypatch.setattr(session.reader, "image", read_slowly)
+    monkeypatch.setattr(session.reader, "scene", embedded.append)
+    gated.node.newest_frame.put(image_message(picture(1), SEEN_NS), SEEN_NS)
+    late = planner.call("retrieve", use_newest_frame=True, timeout_sec=0.2)
+    assert late.status.code == Status.DEADLINE_EXCEEDED
+    decoded.set()
+    wait_until(lambda: session.lanes.pictures.turn == 0, "the end of its turn")
+    assert embedded == []

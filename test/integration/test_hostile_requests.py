@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from diagnostic_msgs.msg import KeyValue
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import String
 
@@ -125,3 +126,18 @@ def test_frames_of_rubbish_are_counted_and_the_next_good_one_is_seen(
         assert "Traceback" not in node.log
     finally:
         robot.close()
+
+
+def test_a_request_beyond_the_nodes_limit_is_refused_and_nothing_is_stored(
+    start: Callable[..., NodeProcess], robot: Robot
+) -> None:
+    """What is stored is read again with each match."""
+    node = start(max_request_kb=5)
+    assert robot.client.wait_until_active(node.is_alive, START_SEC), node.log
+    metadata = [KeyValue(key="note", value="x" * 10_000)]
+    image = image_message(picture(1), 1)
+    refused = robot.call("remember", image=image, instruction="cup", metadata=metadata)
+    assert refused.status.code == Status.INVALID_REQUEST
+    assert refused.message.startswith("metadata: ")
+    assert "max_request_kb" in refused.message
+    assert robot.call("get_stats").memory_size == 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from vla_retrieval.thumbnails import make_thumbnail
 from vla_retrieval_msgs.msg import MatchArray, Query
 
 from .harness import START_SEC, NodeProcess, Robot, ask, image_message, picture, wait_until
+from .local_node import LocalNode
 from .parameters import Manager
 
 SECOND = 1_000_000_000
@@ -150,6 +153,37 @@ def test_frames_are_remembered_with_the_instruction_and_an_episode_each(
     assert stored[2][1] in (11 * SECOND, soon)
     episodes = [episode for _, _, episode in stored]
     assert episodes[0] == episodes[1] != episodes[2]
+
+
+def test_frames_without_a_stamp_are_remembered_as_of_when_they_came(
+    start: Start, robot: Robot
+) -> None:
+    """With a stamp of zero each, all but the first would be too soon after it."""
+    begin(start, robot, remember_mode="interval", remember_interval_sec=0.05)
+    before_ns = time.time_ns()
+    robot.say("task")
+
+    def remembered() -> bool:
+        robot.show(picture(1), 0)
+        return bool(robot.call("get_stats").memory_size >= 2)
+
+    wait_until(remembered, "two pairs", period_sec=0.1)
+    matches = robot.call("retrieve", instruction="task").result.matches
+    assert len({match.episode_id for match in matches}) == 1
+    assert all(before_ns <= to_ns(match.stamp) <= time.time_ns() for match in matches)
+
+
+def test_frames_are_remembered_with_the_frame_of_their_camera(start: Start, robot: Robot) -> None:
+    begin(start, robot, remember_mode="interval")
+    robot.say("task")
+
+    def remembered() -> bool:
+        robot.show(picture(1), SECOND)
+        return bool(robot.call("get_stats").memory_size)
+
+    wait_until(remembered, "a pair", period_sec=0.1)
+    (match,) = robot.call("retrieve", instruction="task").result.matches
+    assert match.frame_id == "camera"
 
 
 def test_frames_of_a_camera_at_rest_are_merged_and_counted_apart(
@@ -373,3 +407,38 @@ def test_live_parameters_follow_and_the_others_are_refused_with_the_reason(
         result = set_to(name, value)
         assert not result.successful
         assert reason in result.reason
+
+
+def test_the_weight_of_the_scene_follows_its_parameter(start: Start, robot: Robot) -> None:
+    begin(start, robot)
+    answers = robot.collect(MatchArray, "retrieval/matches")
+    assert Manager(robot).set(scene_weight=0.25)[0].successful
+    assert show_until(robot, answers, picture(1), SECOND).query.scene_weight == 0.25
+
+
+def test_matches_below_the_minimum_score_of_the_parameter_are_not_published(
+    start: Start, robot: Robot
+) -> None:
+    begin(start, robot)
+    image = image_message(picture(1), 1)
+    assert robot.call("remember", image=image, instruction="cup").success
+    answers = robot.collect(MatchArray, "retrieval/matches")
+    assert len(show_until(robot, answers, picture(1), SECOND).matches) == 1
+    assert Manager(robot).set(min_score=999.0)[0].successful
+    answer = show_until(robot, answers, picture(1), 2 * SECOND)
+    assert (answer.query.min_score, answer.matches) == (999.0, [])
+
+
+def test_live_answers_do_not_count_as_use(domain: int, tmp_path: Path, robot: Robot) -> None:
+    """A camera at rest would make what it looks at the most used."""
+    local = LocalNode(tmp_path / "memory")
+    try:
+        assert robot.client.wait_until_active(lambda: True, START_SEC)
+        robot.wait_until_heard()
+        image = image_message(picture(1), 1)
+        assert robot.call("remember", image=image, instruction="cup").success
+        answers = robot.collect(MatchArray, "retrieval/matches")
+        assert len(show_until(robot, answers, picture(1), SECOND).matches) == 1
+        assert local.node.active_session().memory._standing.unsaved == 0
+    finally:
+        local.close()

@@ -270,6 +270,14 @@ def test_forgotten_entries_are_never_matched_again(robot: Robot) -> None:
     assert robot.call("get_entry", entry_id=ids[0]).status.code == Status.NOT_FOUND
 
 
+def test_each_forgotten_entry_is_counted(robot: Robot) -> None:
+    """Also where one call forgets several."""
+    before = robot.call("get_stats").entries_forgotten
+    ids = [remember(robot, seed, "same words") for seed in (1, 2)]
+    assert robot.call("forget", entry_ids=ids).success
+    assert robot.call("get_stats").entries_forgotten == before + 2
+
+
 def test_forgetting_an_unknown_entry_forgets_nothing(robot: Robot) -> None:
     """All or none, and the unknown id is named."""
     entry_id = remember(robot, 1, "stay")

@@ -411,3 +411,17 @@ class TestAnExportThatOthersChanged:
         pq.write_table(table, tmp_path / "changed")
         with pytest.raises(InvalidInputError, match=r"row|format|two of them"):
             load(open_memory(directory=tmp_path / "other"), tmp_path / "changed")
+
+    def test_is_a_parquet_file_with_a_null_and_the_column_is_named(
+        self, open_memory: OpenMemory, directory: Path, tmp_path: Path
+    ) -> None:
+        pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        fill(open_memory()).close()
+        export(directory, tmp_path / "out", "parquet")
+        table = pq.read_table(tmp_path / "out")
+        place = table.schema.get_field_index("entry_id")
+        ids = pa.array([1, 2, None, 4, 5], pa.int64())
+        pq.write_table(table.set_column(place, "entry_id", ids), tmp_path / "changed")
+        other = open_memory(directory=tmp_path / "other")
+        with pytest.raises(InvalidInputError, match="nulls in the column entry_id from row 0"):
+            load(other, tmp_path / "changed")

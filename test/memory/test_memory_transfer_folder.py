@@ -11,8 +11,10 @@ import pytest
 from PIL import ImageFont
 
 from vla_retrieval.errors import InvalidInputError
+from vla_retrieval.memory import MemoryOptions
 from vla_retrieval.transfer import open_source
-from vla_retrieval.types import NewEntry
+from vla_retrieval.transfer.page import ENTRIES_PER_PAGE
+from vla_retrieval.types import NewEntry, Outcome
 
 from .checked import entry, fill
 from .conftest import DIM, OpenMemory
@@ -52,6 +54,35 @@ class TestTheFolder:
         assert 'href="../pages/3.html"' in found[1]
         assert 'src="../thumbnails/450.jpg"' in found[2]
         assert not any("loading=" in text for text in found)  # what is lazy may miss on paper
+
+    def test_with_one_full_page_of_entries_has_no_links(
+        self, open_memory: OpenMemory, directory: Path, tmp_path: Path
+    ) -> None:
+        """A next page would not be there."""
+        fill(open_memory(), ENTRIES_PER_PAGE).close()
+        export(directory, tmp_path / "out", "directory")
+        page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+        assert page.count("<li ") == ENTRIES_PER_PAGE
+        assert "<nav>" not in page
+        assert "href=" not in page
+        assert not (tmp_path / "out" / "pages").exists()
+
+    def test_the_page_says_what_became_of_an_entry(
+        self, open_memory: OpenMemory, directory: Path, tmp_path: Path
+    ) -> None:
+        memory = open_memory(options=MemoryOptions(merge_scene=0.9, merge_instruction=0.9))
+        vectors = unit_vectors(1, DIM, 1)
+        for _ in range(3):
+            new = NewEntry("take the cup", 0, outcome=Outcome.FAILURE, pinned=True)
+            memory.add([new], vectors, vectors)
+        memory.close()
+        export(directory, tmp_path / "out", "directory")
+        page = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+        (more,) = re.findall(r'<p class="more">(.*)</p>', page)
+        said = more.split(" · ")
+        assert '<span class="failure">failure</span>' in said
+        assert "pinned" in said
+        assert "2 more like it" in said
 
     def test_brings_a_typeface_for_chinese_with_its_licence(self, folder: Path) -> None:
         for page in (folder / "index.html", folder / "pages" / "3.html"):

@@ -17,6 +17,7 @@ from vla_retrieval.ros import live
 from vla_retrieval.ros.frames import NewestFrame
 from vla_retrieval.ros.parameters import Settings
 from vla_retrieval.ros.session import Counters
+from vla_retrieval.ros.worker import WorkerBusyError, WorkerStalledError
 
 
 def begun(text: str) -> Any:
@@ -51,3 +52,42 @@ def test_frames_that_nobody_wanted_were_not_skipped(monkeypatch: pytest.MonkeyPa
     (look, *_), _ = session.lanes.pictures.submit.call_args
     look()
     assert node.counters.get("frames_skipped") == 1
+
+
+@pytest.fixture
+def path() -> live.LivePath:
+    """Return the live path of a node whose inference threads never come to what it submits."""
+    node, session = MagicMock(), MagicMock()
+    node.newest_frame, node.counters = NewestFrame(), Counters()
+    session.reader.took_ahead_sec.return_value = 0.0
+    return live.LivePath(node, session)
+
+
+def test_a_look_that_waits_still_asks_when_a_frame_comes_that_is_only_to_be_remembered(
+    path: live.LivePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The timer asks, frames are remembered, and one look does both."""
+    asked: list[int] = []
+    monkeypatch.setattr(live.LivePath, "_ask", lambda _, frame, __: asked.append(frame.number))
+    path._node.settings = Settings(query_mode="timer", remember_mode="interval")
+    path.on_timer()
+    path.on_frame(Image())
+    (look, *_), _ = path._session.lanes.pictures.submit.call_args
+    look()
+    assert asked == [1]
+
+
+@pytest.mark.parametrize(("reason", "failed"), [(WorkerStalledError, 1), (WorkerBusyError, 0)])
+@pytest.mark.parametrize("waited", [False, True])
+def test_a_look_that_is_given_up_failed_where_inference_is_stuck_and_not_where_it_is_busy(
+    path: live.LivePath, reason: type[Exception], failed: int, waited: bool
+) -> None:
+    """At once, or after it waited."""
+    submit = path._session.lanes.pictures.submit
+    submit.side_effect = None if waited else reason("no")
+    path._node.settings = Settings(query_mode="frame")
+    path.on_frame(Image())
+    if waited:
+        (_, give_up, *_), _ = submit.call_args
+        give_up(reason("no"))
+    assert path._node.counters.get("queries_failed") == failed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from unittest.mock import MagicMock
 
 import pytest
@@ -52,6 +53,31 @@ def test_a_replaced_thread_changes_nothing_when_it_comes_back(worker: InferenceW
     worker.submit(change, ignore)
     run_one(worker)
     assert changed == ["changed"], "the new thread may"
+
+
+def test_a_thread_that_is_replaced_while_it_embeds_ahead_does_not_run_its_job() -> None:
+    """Its caller was told that nothing was changed."""
+    embedding, go_on, ran = threading.Event(), threading.Event(), []
+    reasons: list[Exception] = []
+
+    def embed(_: Sequence[str]) -> None:
+        embedding.set()
+        assert go_on.wait(WAIT_SEC)
+
+    worker = InferenceWorker(max_waiting=3, embed_ahead=embed)
+    gate = Gate(worker)
+    for text in ("cup", "bowl"):
+        worker.submit(lambda text=text: ran.append(text), reasons.append, inputs=(text,))
+    gate.open()
+    assert embedding.wait(WAIT_SEC)
+    worker.replace("the device hangs")
+    go_on.set()
+    while worker.stuck:
+        threading.Event().wait(0.001)
+    run_one(worker)
+    assert ran == ["bowl"]
+    assert [type(reason) for reason in reasons] == [WorkerStalledError]
+    worker.close()
 
 
 def test_a_thread_that_is_replaced_amid_a_change_leaves_the_outcome_open(
