@@ -437,6 +437,9 @@ def test_results_of_other_grades_are_not_compared(reports: list[Path]) -> None:
     file.write_text(graded, encoding="utf-8")
     with pytest.raises(InvalidInputError, match="the same queries and relevance"):
         compare_folders(reports, ["ndcg@10"], [], None)
+    with pytest.raises(InvalidInputError, match="the same queries and relevance") as refused:
+        compare_folders(reports, ["ndcg@10"], [], None, common=True)
+    assert "--common" not in str(refused.value), "what was given already is no advice"
 
 
 def test_frames_that_fail_together_count_as_one_in_a_comparison(reports: list[Path]) -> None:

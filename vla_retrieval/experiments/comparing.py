@@ -21,6 +21,12 @@ from vla_retrieval.evaluation.run import Run
 from vla_retrieval.experiments.folder import read_instructions, read_trec
 from vla_retrieval.experiments.searching import DIRECTIONS
 
+_SAME = "Evaluate the same bags with the same split and relevance."
+_LIVE = (
+    " Live evaluations answer every frame at --rate 0; --common compares the frames that all"
+    " of them answered."
+)
+
 
 def compare_folders(
     folders: Sequence[Path],
@@ -100,8 +106,7 @@ def _compare(
             raise InvalidInputError(
                 "folders", f"the same queries and relevance as {folders[0]}",
                 f"others in {folder} ({direction})",
-                "Evaluate the same bags with the same split and relevance. Live evaluations answer"
-                " every frame at --rate 0; --common compares the frames that all of them answered.",
+                _SAME if common else _SAME + _LIVE,
             )  # fmt: skip
     runs = {name: run for name, (_, run) in zip(names, found, strict=True)}
     of = read_instructions(folders[0], direction)
