@@ -348,3 +348,17 @@ def test_diagnostics_that_cannot_be_published_are_a_defect_unless_a_signal_ended
                 local.node._on_diagnostics()
     finally:
         local.close()
+
+
+def test_a_request_whose_callback_fails_is_answered_and_the_node_goes_on(
+    here: LocalNode, planner: Robot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("on purpose")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("vla_retrieval.ros.services.check_request_size", fail)
+        refused = planner.call("retrieve", instruction="x")
+    assert refused.status.code == Status.INTERNAL
+    assert "ZeroDivisionError" in refused.message
+    assert planner.call("retrieve", instruction="x").success

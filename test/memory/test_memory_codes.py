@@ -114,16 +114,22 @@ def test_rows_that_have_no_code_yet_are_proposed_with_the_others() -> None:
         assert COUNT - 1 in index.propose(scans, 10, None, COUNT, 32)
 
 
+def coded(vectors: Embeddings) -> Index:
+    """Return an index of both halves alike, each row with its code."""
+    halves = {m: Half(WholeVectors(DIM, squares=False), Codes.trained(vectors, squares=False))
+              for m in Modality}  # fmt: skip
+    index = Index(DIM, Similarity.COSINE, IndexKind.PQ, halves)
+    facts = [facts_of(NewEntry(instruction="go", stamp_ns=0))] * len(vectors)
+    index.add(Addition(range(len(vectors)), facts, vectors, vectors))
+    index.settle()
+    return index
+
+
 def test_the_more_are_wanted_the_more_are_proposed() -> None:
     """Depths are tuned for ten: where nearly as many are wanted as those are, many are missed."""
     vectors, queries, wanted, depth = in_few_axes(1), in_few_axes(2, 20), 30, 32
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    halves = {m: Half(WholeVectors(DIM, squares=False), Codes.trained(vectors, squares=False))
-              for m in Modality}  # fmt: skip
-    index = Index(DIM, Similarity.COSINE, IndexKind.PQ, halves)
-    facts = [facts_of(NewEntry(instruction="go", stamp_ns=0))] * COUNT
-    index.add(Addition(range(COUNT), facts, vectors, vectors))
-    index.settle()
+    index = coded(vectors)
     shares = []
     with kernels.threads(1):
         for query in queries:
@@ -165,12 +171,7 @@ def test_what_passes_a_filter_is_proposed_as_if_nothing_else_were_there(
     """Also where a filter lets just those pass that look best, or worst."""
     vectors = in_few_axes(1)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    halves = {m: Half(WholeVectors(DIM, squares=False), Codes.trained(vectors, squares=False))
-              for m in Modality}  # fmt: skip
-    index = Index(DIM, Similarity.COSINE, IndexKind.PQ, halves)
-    facts = [facts_of(NewEntry(instruction="go", stamp_ns=0))] * COUNT
-    index.add(Addition(range(COUNT), facts, vectors, vectors))
-    index.settle()
+    index = coded(vectors)
     query, depth, count = vectors[7], 40, int(share * COUNT)
     order = np.random.default_rng(3).permutation(COUNT)
     if with_the_query is not None:
@@ -178,7 +179,7 @@ def test_what_passes_a_filter_is_proposed_as_if_nothing_else_were_there(
     mask = np.zeros(COUNT, dtype=np.bool_)
     mask[order[:count]] = True
     scans = scans_of(Similarity.COSINE, [Ready(Modality.SCENE, query, 1.0, Modality.SCENE, None)])
-    codes = halves[Modality.SCENE].codes
+    codes = index.halves[Modality.SCENE].codes
     assert isinstance(codes, Codes)
     with kernels.threads(1):
         found = index.propose(scans, 10, mask, count, depth)

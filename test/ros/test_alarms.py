@@ -112,3 +112,18 @@ def test_the_thread_ends_when_nothing_is_to_come_and_another_one_begins_when_som
             thread.join(WAIT_SEC)
             assert not thread.is_alive()
         assert alarms._thread is None
+
+
+def test_where_no_thread_is_to_be_had_the_next_alarm_tries_again(
+    alarms: Alarms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    first, second = threading.Event(), threading.Event()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        alarms.at(now(), first.set)
+    alarms.at(now(), second.set)
+    assert first.wait(WAIT_SEC)
+    assert second.wait(WAIT_SEC)

@@ -24,9 +24,8 @@ _FEW_CANCELLED = 64
 class Alarm:
     """One function that is to be called; made by ``Alarms.at``."""
 
-    def __init__(self, at_sec: float, run: Callable[[], None], alarms: Alarms) -> None:
+    def __init__(self, run: Callable[[], None], alarms: Alarms) -> None:
         """Use ``Alarms.at``."""
-        self.at_sec = at_sec
         self.run: Callable[[], None] | None = run
         self._alarms = alarms
 
@@ -59,15 +58,22 @@ class Alarms:
             at_sec: When, by ``time.monotonic``.
             run: What it raises is logged.
         """
-        alarm = Alarm(at_sec, run, self)
+        alarm = Alarm(run, self)
         with self._changed:
             heapq.heappush(self._waiting, (at_sec, next(self._order), alarm))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="alarms", daemon=True)
-                self._thread.start()
+                self._start()
             elif self._waiting[0][2] is alarm:
                 self._changed.notify()
         return alarm
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._work, name="alarms", daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # no thread is to be had: the next one tries again
+            self._thread = None
+            _log.warning("what is due is called later: %s", error)
 
     def _cancel(self, alarm: Alarm) -> None:
         with self._changed:

@@ -23,19 +23,12 @@ from vla_retrieval.ros.parameters import BYTES_PER_KB
 from vla_retrieval.ros.pictures import NewestPicture, OwnPicture
 from vla_retrieval.ros.replies import (
     NoFrameError,
-    NotActiveError,
     Reply,
     fail,
     send_when_settled,
 )
 from vla_retrieval.ros.session import COUNTS
-from vla_retrieval.ros.worker import (
-    Priority,
-    WorkerBusyError,
-    WorkerClosedError,
-    WorkerStalledError,
-    effect,
-)
+from vla_retrieval.ros.worker import Priority, WorkerBusyError, effect
 from vla_retrieval.types import Query, RgbImage, StageTimes
 from vla_retrieval_msgs.msg import Status
 from vla_retrieval_msgs.srv import Forget, GetEntry, GetStats, Pin, Remember, Retrieve
@@ -45,10 +38,6 @@ if TYPE_CHECKING:
     from vla_retrieval.ros.session import Session
 
 _TOO_LATE = (DeadlineExceededError, WorkerBusyError)
-_REFUSALS = (
-    InvalidInputError, NotActiveError, DeadlineExceededError, WorkerBusyError, WorkerClosedError,
-    WorkerStalledError,
-)  # fmt: skip
 _NODES_FAULT = (Status.INTERNAL, Status.STALLED, Status.STORAGE)
 _LONGEST_TIMEOUT_SEC = 3600.0
 # ROS 2's default for services keeps ten requests and drops older ones without a word; a planner
@@ -129,7 +118,7 @@ class Services:
             check_request_size(request, session.settings.max_request_kb * BYTES_PER_KB)
             _check_deadline(session, request, deadline)
             job = self._submit(session, kind, answer, request, deadline, reply)
-        except _REFUSALS as error:
+        except Exception as error:  # every failure of a request becomes its answer
             reply.settle(self._failed(kind, request, error))
             return
         if math.isinf(deadline.at_sec):
