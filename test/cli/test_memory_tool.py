@@ -221,6 +221,7 @@ class TestExportAndImport:
         done = run("import", tmp_path / "new", out, code=1)
         assert "stopped; stored 0 of 20" in done.stderr
         assert "9.jpg" in done.stderr
+        assert not (tmp_path / "new").exists()
 
     def test_of_an_ids_file_that_exists_stores_nothing(
         self, directory: Path, tmp_path: Path

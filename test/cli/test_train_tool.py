@@ -63,7 +63,8 @@ def test_head_of_a_memory_is_written_with_its_record_and_page(
     method: str, directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "head.safetensors"
-    run("--method", method, "--memory", directory, "--output", output, "--bits", 64, "--json",
+    bits = ("--bits", 64) if method == "hash" else ()
+    run("--method", method, "--memory", directory, "--output", output, *bits, "--json",
         *QUICK)  # fmt: skip
     printed = json.loads(capsys.readouterr().out)
     head = load_head(output, made_up.with_nuisance().encoder)
@@ -157,6 +158,38 @@ def test_a_setting_that_is_out_of_range_is_wrong_usage(
         tmp_path / "h.safetensors", code=2)  # fmt: skip
 
     assert "bits: expected a multiple of 8" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--method", "joint", "--bits", "128"), "--bits: expected none without --method hash"),
+        (
+            ("--method", "hash", "--temperature", "0.1"),
+            "expected none without --method joint, got 0.1",
+        ),
+        (("--method", "joint", "--model", "ViT-B-32"), "--model: expected none without --bag"),
+        (("--method", "joint", "--image-topic", "/c"), "--image-topic: expected none without"),
+        (("--method", "joint", "--every-sec", "1"), "--every-sec: expected none without --bag"),
+        (("--method", "joint", "--work", "w"), "--work: expected none without --bag"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_wrong_usage(
+    options: tuple[str, ...], said: str, directory: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    run("--memory", directory, "--output", tmp_path / "h.safetensors", *options, code=2)
+
+    assert said in capsys.readouterr().err
+
+
+def test_a_metadata_key_with_a_bag_is_wrong_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("--method", "joint", "--bag", ROOT / "demo" / "bag", "--label-key", "task", "--output",
+        tmp_path / "h.safetensors", code=2)  # fmt: skip
+
+    assert "--label-key: expected none with --bag" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

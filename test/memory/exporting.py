@@ -21,7 +21,6 @@ def export(directory: Path, target: Path, form: str) -> int:
 def load(memory: Memory, path: Path) -> dict[int, int]:
     """Import, and return new ids by old ones."""
     mapping: dict[int, int] = {}
-    import_entries(
-        memory, open_source(path), lambda old, new: mapping.update(zip(old, new, strict=True))
-    )
+    batches = open_source(path).batches()
+    import_entries(memory, batches, lambda old, new: mapping.update(zip(old, new, strict=True)))
     return mapping

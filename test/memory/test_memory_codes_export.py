@@ -74,7 +74,7 @@ def test_is_imported_as_one_without_codes_is(
 ) -> None:
     export(filled, tmp_path / "out", form, HEAD)
     memory = open_memory(directory=tmp_path / "other")
-    import_entries(memory, open_source(tmp_path / "out"), lambda old, new: None)
+    import_entries(memory, open_source(tmp_path / "out").batches(), lambda old, new: None)
     np.testing.assert_array_equal(memory.embeddings(1)[0], unit_vectors(COUNT, DIM, 1)[1])
     assert memory.stats().entries == COUNT - 1
 

@@ -278,7 +278,9 @@ class TestTheImport:
         other = open_memory(directory=tmp_path / "other")
         told: list[int] = []
         with pytest.raises(InvalidInputError, match=r"entries\.jsonl, line 401"):
-            import_entries(other, open_source(tmp_path / "out"), lambda old, new: told.extend(new))
+            import_entries(
+                other, open_source(tmp_path / "out").batches(), lambda old, new: told.extend(new)
+            )
         assert told == other.entry_ids() == list(range(1, 257))
 
     @pytest.mark.parametrize(

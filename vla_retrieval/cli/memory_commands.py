@@ -121,6 +121,7 @@ def import_(args: Namespace) -> int:
 def _import(args: Namespace, source: transfer.Source, stored: list[int]) -> None:
     """Store all entries, and append their new ids as they are committed."""
     head = None if args.head is None else load_head(args.head)
+    batches = transfer.begin(source)
     with (
         _id_file(args.ids) as write_ids,
         open_to_write(args.directory, source.fingerprint, head=head) as memory,
@@ -132,7 +133,7 @@ def _import(args: Namespace, source: transfer.Source, stored: list[int]) -> None
             write_ids(old, new)
             progress("entries", len(stored), source.count)
 
-        transfer.import_entries(memory, source, note)
+        transfer.import_entries(memory, batches, note)
 
 
 def reembed(args: Namespace) -> int:

@@ -30,12 +30,16 @@ from vla_retrieval.training.page import told_of_proposing, write_page
 
 _EXIT_CODES = "exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted"
 
+_ONLY_WITH = {"bits": "hash", "temperature": "joint"}
+"""Option to the method that has it."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code."""
     parser = _parser()
     args = parser.parse_args(arguments)
     try:
+        _refuse_what_counts_for_nothing(args, parser)
         settings = _settings(args)
     except InvalidInputError as error:
         parser.error(as_option(error, parser.format_usage()))
@@ -60,12 +64,37 @@ def _settings(args: argparse.Namespace) -> TrainingSettings:
     )  # fmt: skip
 
 
-def _train(args: argparse.Namespace, settings: TrainingSettings) -> None:
+def _refuse_what_counts_for_nothing(
+    args: argparse.Namespace, parser: argparse.ArgumentParser
+) -> None:
+    """Refuse options that another one leaves without meaning, rather than ignore them.
+
+    Raises:
+        InvalidInputError: If one was given another value than its default.
+    """
     if args.bag and args.label_key:
         raise InvalidInputError(
             "label_key", "none with --bag, whose frames have no metadata", repr(args.label_key),
             "Give --labels, or --memory instead.",
         )  # fmt: skip
+    only = {name: f"--method {of}" for name, of in _ONLY_WITH.items() if args.method != of}
+    if args.memory is not None:
+        only |= dict.fromkeys(_bag_options(), "--bag; the embeddings of --memory are there already")
+    for name, of in only.items():
+        value = getattr(args, name)
+        if value != parser.get_default(name):
+            raise InvalidInputError(name, f"none without {of}", str(value))
+
+
+def _bag_options() -> list[str]:
+    """Return the names of what says how bags are read and embedded."""
+    parser = argparse.ArgumentParser()
+    add_model(parser.add_argument_group())
+    _add_bag_reading(parser.add_argument_group())
+    return [name for name in vars(parser.parse_args([])) if name != "device"]
+
+
+def _train(args: argparse.Namespace, settings: TrainingSettings) -> None:
     check_place(args.output)
     page = None if args.no_page else _page_of(args.output)
     if args.output.suffix != ".safetensors":
@@ -210,20 +239,23 @@ def _parser() -> argparse.ArgumentParser:
     labels.add_argument("--label-key", default="", help="a metadata key of entries (of --memory)")
     _add_training(parser.add_argument_group("training"))
     add_model(parser.add_argument_group("model (of --bag) and device"))
-    reading = parser.add_argument_group("reading (of --bag)")
-    add_reading(reading)
-    reading.add_argument(
+    _add_bag_reading(parser.add_argument_group("reading (of --bag)"))
+    return parser
+
+
+def _add_bag_reading(group: argparse._ArgumentGroup) -> None:
+    add_reading(group)
+    group.add_argument(
         "--every-sec", type=float, default=0.0, metavar="SEC",
         help="at most one frame of a camera in so many seconds; 0: all (default: 0)",
     )  # fmt: skip
-    reading.add_argument("--work", type=Path, help="folder of what was embedded (OUTPUT.work)")
-    return parser
+    group.add_argument("--work", type=Path, help="folder of what was embedded (OUTPUT.work)")
 
 
 def _add_training(group: argparse._ArgumentGroup) -> None:
     defaults = TrainingSettings("joint")
     for name, kind, text in (
-        ("bits", int, "of a code"),
+        ("bits", int, "of a code (of hash)"),
         ("seed", int, "of split and batches"),
         ("epochs", int, "at most"),
         ("patience", int, "epochs without a better one"),

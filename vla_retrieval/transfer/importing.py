@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.memory import Memory
 from vla_retrieval.transfer.folder import FolderSource
 from vla_retrieval.transfer.parquet import ParquetSource
-from vla_retrieval.transfer.records import Source, unreadable
+from vla_retrieval.transfer.records import Batch, Source, unreadable
 
 Stored = Callable[[Sequence[int], Sequence[int]], None]
 """Told, after each commit, the ids of entries in the export and their ids in the memory."""
@@ -35,7 +36,20 @@ def open_source(path: Path) -> Source:
     )
 
 
-def import_entries(memory: Memory, source: Source, stored: Stored) -> None:
+def begin(source: Source) -> Iterable[Batch]:
+    """Return a source's batches, the first of which is read at once.
+
+    So an export that cannot be read is refused before a new memory is made for it.
+
+    Raises:
+        InvalidInputError: If an entry of the first batch is not as it should be.
+        StorageError: If the source cannot be read.
+    """
+    batches = source.batches()
+    return itertools.chain(list(itertools.islice(batches, 1)), batches)
+
+
+def import_entries(memory: Memory, batches: Iterable[Batch], stored: Stored) -> None:
     """Store all entries of an export, under new ids, some at a time.
 
     Each batch is committed as a whole, and ``stored`` is told of it. If this raises, the batches
@@ -43,13 +57,13 @@ def import_entries(memory: Memory, source: Source, stored: Stored) -> None:
 
     Args:
         memory: Opened with the source's fingerprint.
-        source: The export.
+        batches: Of the source.
         stored: Told of each batch.
 
     Raises:
         InvalidInputError: If an entry of the export is not as it should be.
         StorageError: If the source cannot be read or the memory not be written.
     """
-    for batch in source.batches():
+    for batch in batches:
         ids = memory.add(batch.entries, batch.scenes, batch.instructions)
         stored(batch.old_ids, ids)
