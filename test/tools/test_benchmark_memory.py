@@ -1,5 +1,8 @@
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from tools.benchmarks.entries import EVERYWHERE, FILTER_KINDS, SHARES, Labels
 from tools.benchmarks.measuring import interleave, spread
 from tools.benchmarks.truth import DIRECTIONS, Truth, half_of
 
+ROOT = Path(__file__).parents[2]
 RECIPE = Recipe(2000)
 
 
@@ -207,3 +211,15 @@ def test_an_exact_memory_finds_everything(report):
         len(directions) + len(filtered)
     )
     assert {values["eligible"] for values in filtered} == {300, 150, 30, 3, 1}
+
+
+def test_a_slower_disk_is_one_on_which_every_sync_takes_so_much_longer(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "tools.benchmarks.memory", "--size", "50", "--part", "bytes",
+         "--sync-ms", "5", "--work", tmp_path / "work", "--json", tmp_path / "report.json"],
+        check=True, cwd=ROOT,
+    )  # fmt: skip
+    machine = json.loads((tmp_path / "report.json").read_text())["machine"]
+
+    assert machine["sync_added_ms"] == 5.0
+    assert machine["sync_ms"] > 5.0

@@ -20,7 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
-from tools.benchmarks import report
+from tools.benchmarks import report, slow_disk
 from tools.benchmarks.bench import Bench, Settings
 from tools.benchmarks.data import SETTINGS, Recipe
 from tools.benchmarks.machine import facts
@@ -51,12 +51,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bare=not options.no_bare,
     )  # fmt: skip
     settings.work.mkdir(parents=True, exist_ok=True)
+    if options.sync_ms and not slow_disk.added_ms():
+        slow_disk.restart(options.sync_ms, settings.work)
     bench = Bench(settings)
     if options.fresh:
         shutil.rmtree(bench.folder, ignore_errors=True)
     # Wide tables stay whole in a file; on a terminal rich wraps them.
     console = Console(width=None if sys.stdout.isatty() else _WIDTH)
-    machine = facts(settings.work)
+    machine = facts(settings.work) | {
+        "sync_ms": slow_disk.sync_ms(settings.work), "sync_added_ms": slow_disk.added_ms()
+    }  # fmt: skip
     _introduce(console, bench, machine)
     parts = list(PARTS) if "all" in options.part else options.part
     found = {}
@@ -77,7 +81,8 @@ def _introduce(console: Console, bench: Bench, machine: dict[str, object]) -> No
     console.print(
         f"{bench.size:,} pairs of {bench.dim} dimensions, {settings.recipe.setting}; index"
         f" {settings.index}\n{machine['cpu']}, {machine['cores']} cores (load {busy:.1f}),"
-        f" {machine['ram_gib']} GiB, {machine['file_system']};"
+        f" {machine['ram_gib']} GiB, {machine['file_system']}, a sync takes"
+        f" {machine['sync_ms']:.2f} ms ({machine['sync_added_ms']:g} ms of it added);"
         f" SQLite {machine['sqlite']}, {said}",
         highlight=False,
     )
@@ -107,6 +112,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--work", type=Path, default=Path(tempfile.gettempdir()) / "vla_retrieval_benchmark",
         help="folder for galleries and memories, 10 kB an entry; not in RAM",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sync-ms", type=float, default=0.0, metavar="MS",
+        help="every fsync so much longer, for the memory and SQLite alike: a slower disk",
     )  # fmt: skip
     parser.add_argument("--no-bare", action="store_true", help="no bare index of the same kind")
     parser.add_argument("--fresh", action="store_true", help="make this gallery's folder anew")
