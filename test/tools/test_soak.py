@@ -15,7 +15,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from tools.soak.__main__ import report
 from tools.soak.book import Book, Page
-from tools.soak.growth import ProcessMemory, percent_per_hour
+from tools.soak.growth import ProcessMemory, percent_per_hour, quietest
 from tools.soak.loads import Loads, Tally
 from tools.soak.soak import Result
 from vla_retrieval.encoders import EncoderSettings, load_encoder
@@ -48,6 +48,24 @@ def test_a_leak_of_a_hundred_bytes_a_frame_is_told_from_noise() -> None:
     for seed in range(5):
         assert percent_per_hour(SECONDS, resident(leak, seed)).low > 1.0
         assert percent_per_hour(SECONDS, resident(0.0, seed)).low < 1.0
+
+
+def test_pictures_that_are_alive_now_and_then_are_no_growth_and_a_leak_beside_them_is() -> None:
+    """55 MB in use, ever more often with one to three pictures; 100 bytes a frame leaked or not."""
+    random = np.random.default_rng(3)
+    busy = np.linspace(0.2, 0.8, len(SECONDS))
+    alive = 0.92 * MB * random.integers(1, 4, len(SECONDS)) * (random.random(len(SECONDS)) < busy)
+    leak = 100 * 30 * SECONDS
+    calm, leaking = (percent_per_hour(*quietest(SECONDS, 55 * MB + alive + kept))
+                     for kept in (0.0, leak))  # fmt: skip
+    assert percent_per_hour(SECONDS, 55 * MB + alive).estimate > 5.0
+    assert calm.high < 1.0
+    assert leaking.estimate == pytest.approx(100 * 30 * 3600 / (55 * MB) * 100, rel=0.15)
+
+
+def test_the_quietest_of_few_samples_are_those() -> None:
+    times, values = np.array([1.0, 2.0, 4.0]), np.array([3.0, 1.0, 2.0])
+    assert [part.tolist() for part in quietest(times, values)] == [[1, 2, 4], [3, 1, 2]]
 
 
 _TAKES_64_MB = """

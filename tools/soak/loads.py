@@ -30,6 +30,7 @@ from vla_retrieval_msgs.msg import Filter, MatchArray
 CAMERA_HZ: Final = 30.0
 _AT_ONCE: Final = 16
 _MOST_ASKED: Final = 49  # matches
+_ASKED_IN_CROWDS: Final = 64  # more than ever later: some scenes' thumbnails take more bytes
 _SCENES: Final = 64
 _WINDOW_SEC: Final = 5.0  # that the contact sheet is shown, and hidden
 _LOOP_SEC: Final = 20.0  # of the bag that the clock and the camera follow
@@ -154,15 +155,15 @@ class Loads:
         """Let as many of the largest calls come together as there ever are, and wait for them.
 
         Fast DDS keeps room for as many messages as once waited together, each as large as the
-        largest that it held. A busy machine lets more come together late in a day, which looks
-        like a leak.
+        largest that it held. A busy machine lets more come together late in a day, and a larger
+        answer meets the room of a smaller one now and then for hours: both look like a leak.
 
         Args:
             held: Holds the node back in its block.
             within_sec: That the answers may take.
         """
         random = np.random.default_rng(98)
-        asked = {"k": _MOST_ASKED, "with_thumbnails": True}
+        asked = {"k": _ASKED_IN_CROWDS, "with_thumbnails": True}
         self._settle(within_sec)  # else who waits for them in the block waits for nothing
         with held():
             for _ in range(_AT_ONCE):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from tools.soak.book import Book
 from tools.soak.diagnosed import Diagnosed
-from tools.soak.growth import ProcessMemory, Slope, percent_per_hour
+from tools.soak.growth import ProcessMemory, Slope, percent_per_hour, quietest
 from tools.soak.loads import Loads, Tally
 from vla_retrieval.ros.client import RetrievalClient
 from vla_retrieval.ros.ending import stop_process
@@ -29,6 +29,7 @@ _START_SEC: Final = 300.0
 _ANSWER_SEC: Final = 60.0
 _STOP_SEC: Final = 60.0
 _CROWDS: Final = 3  # before the load: how much of a crowd waits together is chance
+_ENOUGH: Final = 16  # samples, for a slope
 _MB: Final = 1 << 20
 # Seconds, shape (n,), and two quantities at them, shape (n, 2).
 _Samples: TypeAlias = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -77,8 +78,9 @@ class Result:
         anonymous_growth: Of its anonymous part, without files and shared memory.
         memory: Rows of (seconds, resident bytes, anonymous bytes), one a second, of the measured
             load.
-        allocated_growth: Of what the node says that it has allocated and not freed; None where it
-            cannot tell, or with fewer than 16 samples.
+        allocated_growth: Of what the node says that it has allocated and not freed, at the
+            quietest of each short stretch; None where it cannot tell, or with fewer than 16
+            samples.
         blocks_growth: The same of Python's small objects.
         in_use: Rows of (seconds, allocated bytes, Python's blocks), one a second.
     """
@@ -182,8 +184,8 @@ def _result(
     times, sizes = held
     tenth = max(1, len(times) // 10)
     ends = (sizes[:tenth, 0], sizes[-tenth:, 0]) if len(times) else ([np.nan], [np.nan])
-    resident, anonymous = _growth(held)
-    allocated, blocks = _growth(used)
+    resident, anonymous = (_growth(times, sizes[:, column]) for column in range(2))
+    allocated, blocks = (_growth(*quietest(used[0], used[1][:, column])) for column in range(2))
     return Result(
         seconds=settings.seconds,
         counts=dict(tally.counts),
@@ -209,10 +211,8 @@ def _result(
     )
 
 
-def _growth(samples: _Samples) -> list[Slope | None]:
-    times, values = samples
-    enough = len(times) >= 16
-    return [percent_per_hour(times, column) if enough else None for column in values.T]
+def _growth(times: NDArray[np.float64], values: NDArray[np.float64]) -> Slope | None:
+    return percent_per_hour(times, values) if len(times) >= _ENOUGH else None
 
 
 @contextmanager
