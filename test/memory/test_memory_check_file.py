@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from vla_retrieval.errors import (
+    MemoryFormatError,
     RetrievalError,
     StorageError,
 )
@@ -40,7 +41,42 @@ def flip_an_id(directory: Path, entry_id: int) -> None:
     path.write_bytes(content)
 
 
+def put_a_leaf_in_the_place_of_the_last(directory: Path) -> None:
+    """Write the middle leaf of the entries' tree over the last one, as a lost write does."""
+    path = directory / "memory.sqlite3"
+    with closing(sqlite3.connect(path)) as connection:
+        query = "SELECT rootpage FROM sqlite_master WHERE name = 'entries'"
+        root = (connection.execute(query).fetchone()[0] - 1) * 4096
+    content = bytearray(path.read_bytes())
+    assert content[root] == 5  # an inner page of a table
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(content[at : at + size], "big")
+
+    middle = number(root + 3, 2) // 2
+    leaf = number(root + number(root + 12 + 2 * middle, 2), 4)
+    last = number(root + 8, 4)
+    content[(last - 1) * 4096 : last * 4096] = content[(leaf - 1) * 4096 : leaf * 4096]
+    path.write_bytes(content)
+
+
 class TestTheFile:
+    def test_a_leaf_in_the_place_of_another_ends_every_walk_over_the_entries(
+        self, open_memory: OpenMemory, directory: Path
+    ) -> None:
+        """What comes after its last row are rows that came before, again and again."""
+        fill(open_memory(), 600).close()
+        put_a_leaf_in_the_place_of_the_last(directory)
+        assert look(directory).has_wrong(Part.DATABASE)
+        with (
+            open_contents(directory) as contents,
+            pytest.raises(MemoryFormatError, match="not in the order of their ids"),
+        ):
+            list(contents.portions())
+        (directory / "index.snapshot").unlink()
+        with pytest.raises(MemoryFormatError, match="not in the order of their ids"):
+            open_memory()
+
     def test_a_page_of_rubbish_is_named_and_the_rest_is_looked_at(
         self, open_memory: OpenMemory, directory: Path
     ) -> None:

@@ -126,7 +126,7 @@ def build(
         MemoryFormatError: If an entry is damaged.
     """
     with database.reading() as connection:
-        ids = store.all_ids(connection)
+        ids = store.all_ids_in_order(connection, database.path)
     threads, vectors_in = options.search_threads, options.vectors_in
     index = Index.exact(dim, similarity, threads, head, vectors_in)
     kind = IndexKind.EXACT if exact else choose(options, len(ids), index.width)
@@ -194,7 +194,7 @@ def catch_up(index: Index, database: Database, *, removed: bool = True) -> None:
     if not removed:
         return
     with database.reading() as connection:
-        stored = store.all_ids(connection)
+        stored = store.all_ids_in_order(connection, database.path)
     held = index.columns.entry_ids[index.columns.alive]
     index.remove(np.setdiff1d(held, stored, assume_unique=True).tolist())
 

@@ -6,6 +6,7 @@ Every function works inside a transaction that its caller opened, or of one stat
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sqlite3
 import sys
 import zlib
@@ -16,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vla_retrieval.errors import EntryNotFoundError
+from vla_retrieval.errors import EntryNotFoundError, MemoryFormatError
 from vla_retrieval.memory import counters
 from vla_retrieval.memory.rows import COLUMNS, to_entry, to_row
 from vla_retrieval.memory.schema import damaged
@@ -210,19 +211,40 @@ def read_portions(
         ).fetchall()
         if not rows:
             break
-        after = rows[-1][0]
+        ids = [after, *(row[0] for row in rows)]
+        # A page in the place of another: asked for what comes after its last row, SQLite would
+        # give the same rows again and again.
+        if any(one >= other for one, other in itertools.pairwise(ids)):
+            raise _in_disorder(path)
+        after = ids[-1]
         entries = [to_entry(row[:-4], path) for row in rows]
         scenes = _to_vectors([(row[0], row[-2], row[-4]) for row in rows], "scene", dim, path)
         texts = _to_vectors([(row[0], row[-1], row[-3]) for row in rows], "instruction", dim, path)
         yield Portion(entries, scenes, texts)
 
 
+def all_ids_in_order(connection: sqlite3.Connection, path: Path) -> NDArray[np.int64]:
+    """Return the id of every entry, ascending, each once.
+
+    Raises:
+        MemoryFormatError: If the rows are out of their order.
+    """
+    ids = all_ids(connection)
+    if (ids[:-1] >= ids[1:]).any():
+        raise _in_disorder(path)
+    return ids
+
+
 def all_ids(connection: sqlite3.Connection) -> NDArray[np.int64]:
-    """Return the id of every entry, ascending."""
+    """Return the id of every entry, in the order of the rows: ascending, unless that is damaged."""
     # One text with all ids leaves SQLite several times faster than one row per id.
     query = "SELECT group_concat(entry_id) FROM (SELECT entry_id FROM entries ORDER BY entry_id)"
     text = connection.execute(query).fetchone()[0]
     return np.fromstring(text or "", dtype=np.int64, sep=",")
+
+
+def _in_disorder(path: Path) -> MemoryFormatError:
+    return damaged(path, "its entries are not in the order of their ids: a page is another's")
 
 
 def count(connection: sqlite3.Connection) -> int:
