@@ -18,7 +18,7 @@ from vla_retrieval.errors import (
 )
 from vla_retrieval.memory import Memory
 from vla_retrieval.memory import entries as store
-from vla_retrieval.memory.database import DATABASE_NAME
+from vla_retrieval.memory.names import DATABASE_NAME
 from vla_retrieval.memory.rows import to_entry, to_row
 from vla_retrieval.types import (
     Action,

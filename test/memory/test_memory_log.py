@@ -13,7 +13,8 @@ import pytest
 
 from vla_retrieval.errors import StorageError
 from vla_retrieval.memory import Memory
-from vla_retrieval.memory.database import DATABASE_NAME, Database
+from vla_retrieval.memory.database import Database
+from vla_retrieval.memory.names import DATABASE_NAME
 from vla_retrieval.types import Modality, NewEntry, Probe
 
 from .conftest import DIM, OpenMemory

@@ -20,11 +20,11 @@ from vla_retrieval.errors import RetrievalError
 from vla_retrieval.heads import load_head
 from vla_retrieval.memory import Memory, checking, dropping, snapshot
 from vla_retrieval.memory.contents import open_contents
-from vla_retrieval.memory.database import DATABASE_NAME
 from vla_retrieval.memory.describing import MemoryInfo, describe
 from vla_retrieval.memory.directory import size_bytes
 from vla_retrieval.memory.failures import storage_errors
 from vla_retrieval.memory.findings import Report
+from vla_retrieval.memory.names import DATABASE_NAME
 from vla_retrieval.memory.options import MemoryOptions
 from vla_retrieval.projection import Head, name_of, short_digest
 from vla_retrieval.publishing import check_absent

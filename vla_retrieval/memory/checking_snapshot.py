@@ -16,6 +16,7 @@ from vla_retrieval.memory.contents import Contents
 from vla_retrieval.memory.failures import SQLITE_ERRORS
 from vla_retrieval.memory.findings import Finding, Part
 from vla_retrieval.memory.index import Index
+from vla_retrieval.memory.names import SNAPSHOT_NAME
 from vla_retrieval.memory.similarity import prepared
 from vla_retrieval.types import Embeddings, Entry, Fingerprint, Modality
 
@@ -41,7 +42,7 @@ class SnapshotCheck:
         directory = contents.directory
         if (directory / snapshot.TEMPORARY_NAME).exists():
             self._note(f"{snapshot.TEMPORARY_NAME} is left of a write that was cut off")
-        if not (directory / snapshot.SNAPSHOT_NAME).exists():
+        if not (directory / SNAPSHOT_NAME).exists():
             self._note("there is none; the next open builds the index from the database")
             return
         try:

@@ -14,10 +14,11 @@ from pathlib import Path
 
 from vla_retrieval.memory import entries as store
 from vla_retrieval.memory import snapshot
-from vla_retrieval.memory.database import DATABASE_NAME, Database
+from vla_retrieval.memory.database import Database
 from vla_retrieval.memory.directory import prepare_directory
 from vla_retrieval.memory.entries import Portion
 from vla_retrieval.memory.lock import DirectoryLock
+from vla_retrieval.memory.names import DATABASE_NAME
 from vla_retrieval.types import Fingerprint, Similarity
 
 Progress = Callable[[str, int, int], None]

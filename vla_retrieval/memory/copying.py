@@ -11,9 +11,10 @@ from vla_retrieval.memory import counters
 from vla_retrieval.memory import entries as store
 from vla_retrieval.memory.checks import check_embeddings
 from vla_retrieval.memory.contents import Contents
-from vla_retrieval.memory.database import DATABASE_NAME, Database
+from vla_retrieval.memory.database import Database
 from vla_retrieval.memory.directory import prepare_directory
 from vla_retrieval.memory.memory import Memory
+from vla_retrieval.memory.names import DATABASE_NAME
 from vla_retrieval.memory.options import MemoryOptions
 from vla_retrieval.types import Embeddings, Fingerprint
 

@@ -14,12 +14,10 @@ from types import TracebackType
 from vla_retrieval.errors import MemoryFormatError, StorageError
 from vla_retrieval.memory import schema
 from vla_retrieval.memory.failures import raise_translated, storage_errors
-from vla_retrieval.memory.lock import LOCK_NAME
+from vla_retrieval.memory.names import LOCK_NAME
 from vla_retrieval.types import Fingerprint
 
 _log = logging.getLogger(__name__)
-
-DATABASE_NAME = "memory.sqlite3"
 
 _OLDEST_SQLITE = (3, 37, 0)  # STRICT tables
 # SQLite's "unix", for one process: what its connections share about the log is in RAM and not in a

@@ -7,9 +7,8 @@ import stat
 from pathlib import Path
 
 from vla_retrieval.errors import MemoryFormatError
-from vla_retrieval.memory.database import DATABASE_NAME
 from vla_retrieval.memory.failures import storage_errors
-from vla_retrieval.memory.lock import LOCK_NAME
+from vla_retrieval.memory.names import DATABASE_NAME, LOCK_NAME
 
 # What a file system or a killed start may leave in a directory that is otherwise empty.
 _HARMLESS = {LOCK_NAME, "lost+found"}

@@ -11,7 +11,7 @@ from vla_retrieval.memory import entries as store
 from vla_retrieval.memory.contents import Contents
 from vla_retrieval.memory.failures import storage_errors
 from vla_retrieval.memory.findings import Part, Report
-from vla_retrieval.memory.snapshot import SNAPSHOT_NAME
+from vla_retrieval.memory.names import SNAPSHOT_NAME
 
 
 @dataclass(frozen=True)

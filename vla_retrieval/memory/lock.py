@@ -12,8 +12,7 @@ from pathlib import Path
 
 from vla_retrieval.errors import MemoryLockedError
 from vla_retrieval.memory.failures import storage_errors
-
-LOCK_NAME = "lock"
+from vla_retrieval.memory.names import LOCK_NAME
 
 
 class DirectoryLock:

@@ -19,7 +19,7 @@ from vla_retrieval.memory.checks import (
     check_entries,
 )
 from vla_retrieval.memory.columns import facts_of
-from vla_retrieval.memory.database import DATABASE_NAME, Database
+from vla_retrieval.memory.database import Database
 from vla_retrieval.memory.directory import prepare_directory, size_bytes
 from vla_retrieval.memory.eviction import Standing
 from vla_retrieval.memory.eviction_log import EvictionLog
@@ -28,6 +28,7 @@ from vla_retrieval.memory.live import LiveIndex
 from vla_retrieval.memory.lock import DirectoryLock
 from vla_retrieval.memory.maintenance import Maintenance
 from vla_retrieval.memory.merging import sort_out
+from vla_retrieval.memory.names import DATABASE_NAME
 from vla_retrieval.memory.opening import Opened, open_index
 from vla_retrieval.memory.options import MemoryOptions
 from vla_retrieval.memory.readable import Readable

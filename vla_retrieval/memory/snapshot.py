@@ -29,12 +29,12 @@ from vla_retrieval.memory.failures import storage_errors
 from vla_retrieval.memory.halves import Half
 from vla_retrieval.memory.hashing import HashCodes, Planes
 from vla_retrieval.memory.index import Direction, Index, IndexKind
+from vla_retrieval.memory.names import SNAPSHOT_NAME
 from vla_retrieval.memory.vectors import ByteVectors, Vectors, WholeVectors
 from vla_retrieval.projection import Head, projected_fingerprint
 from vla_retrieval.types import Fingerprint, Modality, Similarity
 
-SNAPSHOT_NAME = "index.snapshot"
-TEMPORARY_NAME = "index.snapshot.new"
+TEMPORARY_NAME = f"{SNAPSHOT_NAME}.new"
 FORMAT = 4
 
 _BYTES_AT_ONCE = 1 << 20  # what was read is still beside the core when its checksum is computed

@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar
 
 from vla_retrieval.errors import StorageError
 from vla_retrieval.memory import MemoryStats
-from vla_retrieval.memory.snapshot import SNAPSHOT_NAME
+from vla_retrieval.memory.names import SNAPSHOT_NAME
 
 _log = logging.getLogger(__name__)
 

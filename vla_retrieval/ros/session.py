@@ -14,8 +14,8 @@ from vla_retrieval.encoders import Encoder, EncoderSettings, load_encoder
 from vla_retrieval.errors import MemoryFullError, StorageError
 from vla_retrieval.heads import load_head
 from vla_retrieval.memory import Eviction, Memory, MemoryOptions
-from vla_retrieval.memory.database import DATABASE_NAME
 from vla_retrieval.memory.lock import check_free
+from vla_retrieval.memory.names import DATABASE_NAME
 from vla_retrieval.projection import Head, name_of
 from vla_retrieval.retriever import Retriever
 from vla_retrieval.ros.disk import DiskWatch, MemoryLostError, WriteGate
