@@ -290,9 +290,6 @@ class TestTheDatabase:
         [
             "UPDATE entries SET scene_embedding = x'00' WHERE entry_id = 2",
             "UPDATE entries SET stamp_ns = 0 WHERE entry_id = 2",
-            "UPDATE fingerprint SET value = '{\"model\": 1}'",
-            "UPDATE fingerprint SET value = 'nonsense'",
-            "DELETE FROM fingerprint",
         ],
     )
     def test_one_that_contradicts_itself_is_refused(

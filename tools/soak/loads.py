@@ -32,6 +32,8 @@ _AT_ONCE: Final = 16
 _MOST_ASKED: Final = 49  # matches
 _ASKED_IN_CROWDS: Final = 64  # more than ever later: some scenes' thumbnails take more bytes
 _SCENES: Final = 64
+_LOOKS: Final = 6
+_SHEETS_A_LOOK: Final = 8
 _WINDOW_SEC: Final = 5.0  # that the contact sheet is shown, and hidden
 _LOOP_SEC: Final = 20.0  # of the bag that the clock and the camera follow
 _BAG_BEGIN_NS: Final = 1_000_000_000_000_000_000
@@ -123,7 +125,6 @@ class Loads:
             )
             self._threads.append(thread)
             thread.start()
-        # In the client's own thread: a subscription must not go while another thread waits for it.
         self._window = self._client.node.create_timer(_WINDOW_SEC, self._look)
 
     def stop(self, within_sec: float) -> None:
@@ -173,6 +174,43 @@ class Loads:
             for _ in range(_AT_ONCE):
                 self._remember(0, random, from_frame=False)
         self._settle(within_sec)
+
+    def show_largest(self, within_sec: float) -> None:
+        """Look at the largest contact sheets that there will be and look away again, some times.
+
+        As with ``crowd``: a place in a pool that meets the largest one late grows by megabytes.
+
+        Raises:
+            RuntimeError: If not enough of them come in time.
+        """
+        random, number = np.random.default_rng(97), 0
+        end = time.monotonic() + within_sec
+        self._put("k", max(_CHANGES["k"]), within_sec)
+        for _ in range(_LOOKS):
+            self._in_the_clients_thread(self._look, within_sec)
+            wanted = self._tally.counts["sheets received"] + _SHEETS_A_LOOK
+            while self._tally.counts["sheets received"] < wanted:
+                if time.monotonic() >= end:
+                    raise RuntimeError(f"too few contact sheets came within {within_sec:g} s")
+                self._film(number, random)
+                number += 1
+                time.sleep(1.0 / CAMERA_HZ)
+            self._in_the_clients_thread(self._look, within_sec)
+        self._put("k", _CHANGES["k"][0], within_sec)
+
+    def _put(self, name: str, value: Any, within_sec: float) -> None:
+        request = SetParameters.Request(
+            parameters=[Parameter(name, value=value).to_parameter_msg()]
+        )
+        if not self._parameters.wait_for_service(within_sec):
+            raise RuntimeError(f"{name} could not be set within {within_sec:g} s")
+        _wait_for(self._parameters.call_async(request), within_sec)
+
+    def _in_the_clients_thread(self, do: Callable[[], None], within_sec: float) -> None:
+        """A subscription must not go while another thread waits for it."""
+        executor = self._client.node.executor
+        assert executor is not None
+        _wait_for(executor.create_task(do), within_sec)
 
     def _settle(self, within_sec: float) -> None:
         """Wait for the answers that are on their way."""
@@ -332,6 +370,14 @@ class Loads:
             self._free.release()
 
         self._client.call_async(service, **fields).add_done_callback(done)
+
+
+def _wait_for(future: Future[Any], within_sec: float) -> None:
+    done = threading.Event()
+    future.add_done_callback(lambda _: done.set())
+    if not done.wait(within_sec):
+        raise RuntimeError(f"no answer within {within_sec:g} s")
+    future.result()
 
 
 def _picture(seed: int) -> Image:

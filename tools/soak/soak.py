@@ -143,6 +143,7 @@ def _load(
     loads.fill(settings.entries, _START_SEC)
     for _ in range(_CROWDS):
         loads.crowd(lambda: _held(process), _ANSWER_SEC)
+    loads.show_largest(_ANSWER_SEC)
     diagnosed = Diagnosed(client.node)
     with ProcessMemory(process.pid) as memory:
         loads.start()

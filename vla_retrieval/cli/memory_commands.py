@@ -45,7 +45,8 @@ def info(args: Namespace) -> int:
 
 def check(args: Namespace) -> int:
     """Print what is wrong with a memory, and remove it if that is asked for."""
-    with open_contents(args.directory, write=args.drop_damaged and args.yes) as contents:
+    write = args.drop_damaged and args.yes
+    with open_contents(args.directory, write=write, to_check=True) as contents:
         with progress_bars() as progress:
             report = checking.check(contents, progress)
         planned = dropping.plan(report)
@@ -290,6 +291,7 @@ def _dropped(dropped: dropping.Dropped) -> str:
         _listed("rows without an entry from", dropped.orphan_tables),
         "the snapshot of the index, which the next open makes anew" if dropped.snapshot else "",
         "the calibration, which `memory calibrate` makes anew" if dropped.calibration else "",
+        "what cannot be read of the log" if dropped.log else "",
     ]
     return "; ".join(filter(None, parts)) or "nothing"
 

@@ -21,6 +21,7 @@ from vla_retrieval.memory.checking_snapshot import SnapshotCheck
 from vla_retrieval.memory.contents import Contents, Progress, silent
 from vla_retrieval.memory.failures import SQLITE_ERRORS
 from vla_retrieval.memory.findings import Finding, Part, Report
+from vla_retrieval.memory.write_ahead import lost_commits
 from vla_retrieval.thumbnails import why_no_picture
 from vla_retrieval.types import Entry
 
@@ -71,8 +72,8 @@ class _Check:
         self._progress("the database file", 0, 1)
         ids: list[int] = []
         for look in (
-            self._check_file, self._check_tables, self._check_counts, self._check_calibration,
-            self._check_orphans, lambda: ids.extend(self._ids()),
+            self._check_log, self._check_file, self._check_tables, self._check_counts,
+            self._check_calibration, self._check_orphans, lambda: ids.extend(self._ids()),
         ):  # fmt: skip
             try:
                 look()
@@ -94,6 +95,11 @@ class _Check:
         """Return the ids of all entries, ascending, each once: also where rows are in disorder."""
         ids: list[int] = np.unique(store.all_ids(self._connection)).tolist()
         return ids
+
+    def _check_log(self) -> None:
+        lost = lost_commits(self._contents.directory)
+        if lost is not None:
+            self._say(Part.LOG, str(lost))
 
     def _check_file(self) -> None:
         """Let SQLite compare its pages, rows and indexes."""

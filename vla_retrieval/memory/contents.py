@@ -19,6 +19,7 @@ from vla_retrieval.memory.directory import prepare_directory
 from vla_retrieval.memory.entries import Portion
 from vla_retrieval.memory.lock import DirectoryLock
 from vla_retrieval.memory.names import DATABASE_NAME
+from vla_retrieval.memory.write_ahead import check_log
 from vla_retrieval.types import Fingerprint, Similarity
 
 Progress = Callable[[str, int, int], None]
@@ -78,8 +79,15 @@ class Contents:
 
 
 @contextmanager
-def open_contents(directory: Path, *, write: bool = False) -> Iterator[Contents]:
+def open_contents(
+    directory: Path, *, write: bool = False, to_check: bool = False
+) -> Iterator[Contents]:
     """Open a memory's directory and hold its lock: shared, or alone to write.
+
+    Args:
+        directory: Of the memory.
+        write: Whether it is to be written.
+        to_check: Whether the caller names what is damaged; else a damaged log is told here.
 
     Raises:
         MemoryLockedError: If a process has it open to write, or to read and this is to write.
@@ -91,6 +99,8 @@ def open_contents(directory: Path, *, write: bool = False) -> Iterator[Contents]
     try:
         database = Database(directory / DATABASE_NAME, durable=True, read_only=not write)
         try:
+            if not to_check:
+                check_log(directory, durable=False)
             yield Contents(directory, database, database.settle_format(None, create=False))
         finally:
             database.close()

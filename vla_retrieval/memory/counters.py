@@ -25,6 +25,9 @@ SNAPSHOT, SNAPSHOT_BEFORE = "snapshot", "snapshot_before"
 """The random marks of the newest snapshot and of the one before it. A snapshot with another mark is
 of another history: somebody put an older copy of the database back beside it."""
 
+FINGERPRINT = "fingerprint"
+"""The checksum of the fingerprint's text."""
+
 
 def increase(connection: sqlite3.Connection, name: str, by: int = 1) -> int:
     """Add to a counter, which starts at 0, and return what it is then."""

@@ -14,7 +14,7 @@ from types import TracebackType
 from vla_retrieval.errors import MemoryFormatError, StorageError
 from vla_retrieval.memory import schema
 from vla_retrieval.memory.failures import raise_translated, storage_errors
-from vla_retrieval.memory.names import LOCK_NAME
+from vla_retrieval.memory.names import LOCK_NAME, LOG_NAME, SNAPSHOT_NAME
 from vla_retrieval.types import Fingerprint
 
 _log = logging.getLogger(__name__)
@@ -91,6 +91,12 @@ class Database:
         """
         with storage_errors("read", self.path):
             new = schema.is_new(self._writer)
+            if new and (self.path.parent / SNAPSHOT_NAME).exists():
+                raise MemoryFormatError(
+                    f"{self.path} is damaged: expected its tables, got an empty database beside"
+                    f" {SNAPSHOT_NAME}, which only one with entries has. Restore the directory from"
+                    " a copy, or move it away to start empty."
+                )
             if new and not (create and given):
                 raise MemoryFormatError(
                     f"{self.path} holds no memory yet: expected its tables, got an empty database,"
@@ -108,10 +114,20 @@ class Database:
                 self._writer.execute(
                     _WRITE_AHEAD
                 )  # not before: it writes, and the file may be foreign
-            stored = schema.stored_fingerprint(self._writer, self.path)
+            stored = schema.stored_fingerprint(self._writer, self.path, given)
         if given is not None:
             schema.check_fingerprint(stored, given, self.path.parent)
+            if not self._read_only:
+                self._complete(given)
         return stored
+
+    def _complete(self, fingerprint: Fingerprint) -> None:
+        """Write the fingerprint where it is damaged, or of a version that kept no checksum."""
+        with storage_errors("read", self.path):
+            whole = schema.is_whole(self._writer, fingerprint)
+        if not whole:
+            with self.writing() as connection:
+                schema.write_fingerprint(connection, fingerprint)
 
     def _upgrade(self) -> None:
         _log.warning(
@@ -207,6 +223,15 @@ class Database:
         with storage_errors("write to", self.path), self._connection() as connection:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
+    def fold_log(self) -> None:
+        """Put all that can be read of the log into the database, and leave no log; for the writer.
+
+        Raises:
+            StorageError: If SQLite or the disk refuses.
+        """
+        with storage_errors("write to", self.path):
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def flush(self) -> None:
         """Wait until what the database's own file got is on the disk; nobody else waits.
 
@@ -239,7 +264,7 @@ class Database:
         """
         with storage_errors("compact", self.path):
             self._writer.execute("VACUUM")
-            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self.fold_log()
 
     def close(self) -> None:
         """Close all connections; the last one folds the log into the database."""
@@ -324,7 +349,7 @@ def _read_only_uri(path: Path) -> str:
     nothing can be written, it cannot. Without a log it needs none, if it is told that nobody else
     writes: nobody can, or the lock of the directory, which a reader holds, keeps writers off.
     """
-    log = Path(f"{path}-wal")
+    log = path.with_name(LOG_NAME)
     alone = (path.parent / LOCK_NAME).exists() or not os.access(path.parent, os.W_OK)
     immutable = alone and not (log.exists() and log.stat().st_size)
     return f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"

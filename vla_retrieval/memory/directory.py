@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vla_retrieval.errors import MemoryFormatError
 from vla_retrieval.memory.failures import storage_errors
-from vla_retrieval.memory.names import DATABASE_NAME, LOCK_NAME
+from vla_retrieval.memory.names import DATABASE_NAME, LOCK_NAME, LOG_NAME, SNAPSHOT_NAME
 
 # What a file system or a killed start may leave in a directory that is otherwise empty.
 _HARMLESS = {LOCK_NAME, "lost+found"}
@@ -35,6 +35,7 @@ def prepare_directory(directory: Path, *, create: bool, durable: bool) -> None:
             )
         names = {path.name for path in directory.iterdir()} if directory.exists() else set()
         if DATABASE_NAME in names:
+            _check_not_emptied(directory)
             return
         foreign = sorted(n for n in names - _HARMLESS if not n.startswith("."))
         if foreign:
@@ -49,6 +50,22 @@ def prepare_directory(directory: Path, *, create: bool, durable: bool) -> None:
                 " Check the path, or let a memory be created."
             )
         _make(directory, durable=durable)
+
+
+def _check_not_emptied(directory: Path) -> None:
+    """Refuse a database without a byte beside what only one with entries has.
+
+    SQLite would remove the log, with all that is in it, also where it only reads.
+    """
+    if (directory / DATABASE_NAME).stat().st_size:
+        return
+    log = directory / LOG_NAME
+    if (directory / SNAPSHOT_NAME).exists() or (log.exists() and log.stat().st_size):
+        raise MemoryFormatError(
+            f"{directory / DATABASE_NAME} is damaged: expected a database, got a file of 0 bytes"
+            " beside what one with entries leaves. Restore the directory from a copy, or move it"
+            " away to start empty."
+        )
 
 
 def _make(directory: Path, *, durable: bool) -> None:

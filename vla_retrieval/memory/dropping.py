@@ -12,6 +12,7 @@ from vla_retrieval.memory.contents import Contents
 from vla_retrieval.memory.failures import storage_errors
 from vla_retrieval.memory.findings import Part, Report
 from vla_retrieval.memory.names import SNAPSHOT_NAME
+from vla_retrieval.memory.write_ahead import lost_commits
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Dropped:
         orphan_tables: Tables that lost rows which belonged to no entry.
         snapshot: Whether the snapshot of the index was removed; the next open makes another.
         calibration: Whether the calibration was removed; ``memory calibrate`` makes another.
+        log: Whether what cannot be read of the log was given up.
     """
 
     entry_ids: Sequence[int]
@@ -31,6 +33,7 @@ class Dropped:
     orphan_tables: Sequence[str]
     snapshot: bool
     calibration: bool
+    log: bool
 
     @property
     def nothing(self) -> bool:
@@ -43,6 +46,7 @@ def plan(report: Report) -> Dropped:
     return Dropped(
         report.damaged_ids, report.damaged_thumbnail_ids, report.orphan_tables,
         report.has_wrong(Part.SNAPSHOT), report.has_wrong(Part.CALIBRATION),
+        report.has_wrong(Part.LOG),
     )  # fmt: skip
 
 
@@ -67,7 +71,12 @@ def drop_damaged(contents: Contents, report: Report) -> Dropped:
             " directory from a copy, or recover what SQLite can with"
             f" `sqlite3 {path} .recover`."
         )
+    lost = lost_commits(contents.directory) if dropped.log else None
     with contents.database.writing() as connection:
+        if lost is not None:
+            # Which ids they had given out is not known, and none is given out again.
+            last = counters.last_given_out(connection)
+            counters.put(connection, counters.GIVEN_OUT, last + lost.most_entries)
         store.delete(connection, dropped.entry_ids)
         connection.executemany(
             "DELETE FROM thumbnails WHERE entry_id = ?", [(i,) for i in dropped.thumbnail_ids]
@@ -81,6 +90,8 @@ def drop_damaged(contents: Contents, report: Report) -> Dropped:
         if dropped.entry_ids:
             # So that a snapshot catches up.
             counters.increase(connection, counters.REMOVED, len(dropped.entry_ids))
+    if dropped.log:
+        contents.database.fold_log()
     if dropped.snapshot:
         with storage_errors("remove", contents.directory / SNAPSHOT_NAME):
             (contents.directory / SNAPSHOT_NAME).unlink(missing_ok=True)

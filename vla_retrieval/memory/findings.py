@@ -10,6 +10,7 @@ class Part(enum.Enum):
     """What of a memory a finding is about."""
 
     DATABASE = "database"
+    LOG = "log"
     COUNTERS = "counters"
     CALIBRATION = "calibration"
     ENTRY = "entry"

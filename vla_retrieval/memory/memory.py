@@ -35,6 +35,7 @@ from vla_retrieval.memory.readable import Readable
 from vla_retrieval.memory.reading import Neighbourhood
 from vla_retrieval.memory.results import Added, MemoryStats
 from vla_retrieval.memory.statistics import describe_index, ends
+from vla_retrieval.memory.write_ahead import check_log
 from vla_retrieval.projection import Head, check_head
 from vla_retrieval.types import (
     Embeddings,
@@ -137,6 +138,7 @@ class Memory(Readable):
         with ExitStack() as undo:
             lock = DirectoryLock(directory, shared=read_only)
             undo.callback(lock.release)
+            check_log(directory, durable=durable)
             database = Database(directory / DATABASE_NAME, durable=durable, read_only=read_only)
             undo.callback(database.close)
             settled = database.settle_format(fingerprint, create=create)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import sqlite3
+import zlib
 from contextlib import closing
 from pathlib import Path
 
 from vla_retrieval.errors import MemoryFormatError, MemoryMismatchError
-from vla_retrieval.memory import upgrading
+from vla_retrieval.memory import counters, upgrading
 from vla_retrieval.types import Fingerprint
 
 APPLICATION_ID = 0x564C4152  # "VLAR"
@@ -80,8 +81,7 @@ def is_new(connection: sqlite3.Connection) -> bool:
 def create(connection: sqlite3.Connection, fingerprint: Fingerprint) -> None:
     """Make the tables, inside the caller's transaction."""
     _make_tables(connection)
-    text = json.dumps(dataclasses.asdict(fingerprint))
-    connection.execute("INSERT INTO fingerprint VALUES (?)", (text,))
+    write_fingerprint(connection, fingerprint)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {FORMAT}")
 
@@ -150,17 +150,63 @@ def upgrade(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA user_version = {FORMAT}")
 
 
-def stored_fingerprint(connection: sqlite3.Connection, path: Path) -> Fingerprint:
+def write_fingerprint(connection: sqlite3.Connection, fingerprint: Fingerprint) -> None:
+    """Write the fingerprint and its checksum, inside the caller's transaction."""
+    connection.execute("DELETE FROM fingerprint")
+    connection.execute("INSERT INTO fingerprint VALUES (?)", (_text(fingerprint),))
+    counters.put(connection, counters.FINGERPRINT, _checksum(_text(fingerprint)))
+
+
+def stored_fingerprint(
+    connection: sqlite3.Connection, path: Path, given: Fingerprint | None = None
+) -> Fingerprint:
     """Return the fingerprint that the memory was made with.
 
+    Args:
+        connection: To the database.
+        path: Of the database.
+        given: Is the one, if the stored one is damaged and this has its checksum.
+
     Raises:
-        MemoryFormatError: If it cannot be read.
+        MemoryFormatError: If it is damaged.
     """
     row = connection.execute("SELECT value FROM fingerprint").fetchone()
+    checksum = _stored_checksum(connection)
     try:
+        if checksum and _checksum(row[0]) != checksum:
+            raise ValueError("it differs from its checksum")
         return Fingerprint(**json.loads(row[0]))
-    except (TypeError, ValueError) as error:
-        raise damaged(path, f"fingerprint {row!r}: {error}") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        if given is not None and (row == (_text(given),) or _checksum(_text(given)) == checksum):
+            return given
+        raise MemoryFormatError(
+            f"{path} is damaged: its fingerprint {row!r}: {error}. Nothing else need be: open it to"
+            " write with the encoder that it was made with, for example by starting the node with"
+            " that model, which writes it anew. Or restore the directory from a copy."
+        ) from error
+
+
+def is_whole(connection: sqlite3.Connection, fingerprint: Fingerprint) -> bool:
+    """Return whether what is stored of it is whole: text and checksum, as they are written now."""
+    row = connection.execute("SELECT value FROM fingerprint").fetchone()
+    text = _text(fingerprint)
+    return row == (text,) and _stored_checksum(connection) == _checksum(text)
+
+
+def _stored_checksum(connection: sqlite3.Connection) -> int:
+    """Return it, or 0 where it is no number, or the memory is of a version that kept none."""
+    try:
+        return counters.read(connection, counters.FINGERPRINT)
+    except MemoryFormatError:
+        return 0
+
+
+def _text(fingerprint: Fingerprint) -> str:
+    return json.dumps(dataclasses.asdict(fingerprint))
+
+
+def _checksum(text: str) -> int:
+    return zlib.crc32(text.encode())
 
 
 def check_fingerprint(stored: Fingerprint, given: Fingerprint, path: Path) -> None:
