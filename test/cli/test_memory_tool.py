@@ -21,6 +21,7 @@ from test.learned import turned_head, written
 from vla_retrieval.calibration import Calibration
 from vla_retrieval.encoders import DoubleEncoder
 from vla_retrieval.memory import Memory
+from vla_retrieval.memory.schema import FORMAT
 from vla_retrieval.projection import projected_fingerprint, short_digest
 from vla_retrieval.thumbnails import make_thumbnail
 from vla_retrieval.types import NewEntry
@@ -85,7 +86,7 @@ class TestInfo:
         assert found["stats"]["entries"] == COUNT
         assert found["stats"]["fingerprint"]["model"] == "double"
         assert found["stats"]["index"]["kind"] == "exact"
-        assert (found["pinned"], found["rows"]["thumbnails"], found["format"]) == (1, COUNT, 4)
+        assert (found["pinned"], found["rows"]["thumbnails"], found["format"]) == (1, COUNT, FORMAT)
         assert {"memory.sqlite3", "index.snapshot"} <= set(found["file_bytes"])
 
     def test_is_readable(self, directory: Path) -> None:

@@ -97,6 +97,11 @@ class TestTheFile:
         named = {(Part.DATABASE, None), (Part.ENTRY, 10), (Part.THUMBNAIL, 4)}
         assert named <= wrong(sound)
 
+    def test_a_row_under_another_id_is_named(self, sound: Path) -> None:
+        """All of it is as it was, but no search's answer leads to it."""
+        flip_an_id(sound, 5)
+        assert (Part.ENTRY, 13) in wrong(sound)
+
     def test_two_tables_on_one_page_are_named(self, sound: Path) -> None:
         change(
             sound,

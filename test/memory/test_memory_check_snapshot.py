@@ -11,7 +11,7 @@ import pytest
 
 from vla_retrieval.memory import MemoryOptions, snapshot
 from vla_retrieval.memory.findings import Part
-from vla_retrieval.memory.rows import COLUMNS
+from vla_retrieval.memory.rows import COLUMNS, to_row
 from vla_retrieval.types import NewEntry, Similarity
 
 from .checked import change, entry, fill, look, wrong
@@ -97,6 +97,11 @@ class TestTheSnapshot:
         swap_embeddings(directory, 17, 250)
         assert wrong(directory) == {(Part.SNAPSHOT, 17), (Part.SNAPSHOT, 250)}
 
+    def test_two_entries_that_changed_places_are_named(self, sound: Path) -> None:
+        """Each is sound, under the id of the other."""
+        swap(sound, COLUMNS.split(", ")[1:], 2, 4)
+        assert wrong(sound) == {(Part.ENTRY, 2), (Part.ENTRY, 4)}
+
     def test_a_field_that_filters_ask_for_and_that_differs_is_named(self, sound: Path) -> None:
         swap_contents(sound, 2, 4)
         found = look(sound).wrong
@@ -115,8 +120,14 @@ def swap_embeddings(directory: Path, one: int, other: int) -> None:
 
 
 def swap_contents(directory: Path, one: int, other: int) -> None:
-    """Exchange all of two entries but their embeddings, checksums and all."""
+    """Exchange all of two entries of ``fill`` but their embeddings, with checksums that hold."""
     swap(directory, COLUMNS.split(", ")[1:], one, other)
+    with closing(sqlite3.connect(directory / "memory.sqlite3")) as connection:
+        place = COLUMNS.split(", ").index("checksum")
+        for i, content in ((one, other), (other, one)):
+            checksum = to_row(i, entry(content))[place]
+            connection.execute("UPDATE entries SET checksum = ? WHERE entry_id = ?", (checksum, i))
+        connection.commit()
 
 
 def swap(directory: Path, columns: list[str], one: int, other: int) -> None:

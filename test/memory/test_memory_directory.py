@@ -27,6 +27,7 @@ from vla_retrieval.errors import (
 )
 from vla_retrieval.memory import Memory
 from vla_retrieval.memory.lock import check_free
+from vla_retrieval.memory.schema import FORMAT
 from vla_retrieval.types import Fingerprint, Modality, NewEntry, Probe, Similarity
 
 from .conftest import DIM, OpenMemory, child_environment
@@ -251,8 +252,9 @@ class TestTheDatabase:
     ) -> None:
         filled(open_memory()).close()
         with database(directory) as connection:
-            connection.execute("PRAGMA user_version = 5")
-        with pytest.raises(MemoryFormatError, match="expected format 4, got format 5"):
+            connection.execute(f"PRAGMA user_version = {FORMAT + 1}")
+        said = f"expected format {FORMAT}, got format {FORMAT + 1}"
+        with pytest.raises(MemoryFormatError, match=said):
             open_memory()
 
     @pytest.mark.parametrize("content", [b"not SQLite" * 1000, b"SQLite format 3\0" + b"\0" * 5000])

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from vla_retrieval.errors import MemoryFormatError, StorageError
-from vla_retrieval.memory import upgrading
+from vla_retrieval.memory import rows, upgrading
 from vla_retrieval.memory.checking import check
 from vla_retrieval.memory.contents import open_contents
 from vla_retrieval.memory.dropping import drop_damaged
+from vla_retrieval.memory.schema import FORMAT
 from vla_retrieval.types import Filter, Modality, NewEntry, Probe
 
-from .checked import jpeg, put_anything
+from .checked import fill, jpeg, look, put_anything
 from .conftest import DIM, OpenMemory
 from .oracle import unit_vectors
 
@@ -94,7 +95,7 @@ def test_one_that_is_only_to_be_read_is_refused_with_what_to_do(
     old: Path, open_memory: OpenMemory
 ) -> None:
     before = (old / DATABASE).read_bytes()
-    with pytest.raises(MemoryFormatError, match=r"expected format 4, got format 3\. Open it once"):
+    with pytest.raises(MemoryFormatError, match=r"expected format \d, got format 3\. Open it once"):
         open_memory(read_only=True)
     assert (old / DATABASE).read_bytes() == before
 
@@ -144,3 +145,33 @@ def test_what_is_damaged_costs_its_entry_and_not_the_memory(
     memory = open_memory()
     assert memory.entry_ids() == [1, 2, 3, 4, 6]
     assert np.array_equal(memory.embeddings(6)[1], INSTRUCTIONS[5])
+
+
+def test_an_entry_of_format_4_is_sound_though_its_checksum_does_not_cover_its_id(
+    open_memory: OpenMemory, directory: Path
+) -> None:
+    memory = fill(open_memory())
+    known = [memory.get(entry_id) for entry_id in (1, 2)]
+    memory.close()
+    with closing(sqlite3.connect(directory / "memory.sqlite3")) as connection:
+        for entry_id in (1, 2):
+            query = f"SELECT {rows.COLUMNS} FROM entries WHERE entry_id = ?"
+            row = connection.execute(query, (entry_id,)).fetchone()
+            entry = known[entry_id - 1]
+            checksum = rows._checksum(row[1:18], entry.tags, entry.metadata)
+            connection.execute(
+                "UPDATE entries SET checksum = ? WHERE entry_id = ?", (checksum, entry_id)
+            )
+        connection.execute("DELETE FROM counters WHERE name = 'fingerprint'")
+        connection.execute("PRAGMA user_version = 4")
+        connection.commit()
+    assert look(directory).wrong == []
+    with closing(sqlite3.connect(directory / "memory.sqlite3")) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (4,)  # it was only read
+    memory = open_memory()
+    again = [memory.get(entry_id) for entry_id in (1, 2)]
+    assert [(e.instruction, e.tags) for e in again] == [(e.instruction, e.tags) for e in known]
+    memory.close()
+    with closing(sqlite3.connect(directory / "memory.sqlite3")) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (FORMAT,)
+    assert look(directory).wrong == []

@@ -110,6 +110,9 @@ class Database:
             if not self._read_only and schema.is_old(self._writer):
                 self._upgrade()
             schema.check(self._writer, self.path)
+            if not self._read_only and schema.is_of_the_format_before(self._writer):
+                with self.writing() as connection:
+                    schema.mark(connection)
             if not self._read_only:
                 self._writer.execute(
                     _WRITE_AHEAD

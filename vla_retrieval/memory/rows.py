@@ -26,6 +26,7 @@ COLUMNS = f"entry_id, {_CONTENT}, checksum, pinned, merged, tags, metadata"
 """Of the table ``entries``, in the order of a row."""
 
 _FLOAT32 = np.dtype("<f4")
+_ID = struct.Struct("<q")
 _FIXED = struct.Struct("<bqqq7d")
 _BETWEEN = "\x1f"  # texts that hold it are still covered; a checksum need not tell all texts apart
 
@@ -46,7 +47,7 @@ def to_row(entry_id: int, entry: NewEntry) -> tuple[Any, ...]:
         entry.instruction, int(entry.stamp_ns), entry.frame_id, entry.episode_id,
         int(entry.outcome), *action, *pose,
     )  # fmt: skip
-    checksum = _checksum(content, entry.tags, entry.metadata)
+    checksum = _with_id(entry_id, _checksum(content, entry.tags, entry.metadata))
     labels = tags_text(entry.tags), metadata_text(entry.metadata)
     return entry_id, *content, checksum, int(entry.pinned), 0, *labels
 
@@ -64,7 +65,9 @@ def to_entry(row: tuple[Any, ...], path: Path) -> Entry:
     entry_id, *content, checksum, _, _, tags_as_text, metadata_as_text = row
     try:
         tags, metadata = tags_of(tags_as_text), metadata_of(metadata_as_text)
-        if _checksum(content, tags, metadata) == checksum:
+        computed = _checksum(content, tags, metadata)
+        # The second in entries of memories of format 4.
+        if checksum in (_with_id(entry_id, computed), computed):
             return _to_entry(row, tags, metadata)
     except (TypeError, ValueError, struct.error, InvalidInputError):
         pass  # a flipped bit also turns a text into bytes, or a number into nothing
@@ -88,6 +91,11 @@ def _to_entry(row: tuple[Any, ...], tags: tuple[str, ...], metadata: dict[str, s
         metadata=MappingProxyType(metadata),
         pinned=bool(pinned), entry_id=entry_id, merged=merged,
     )  # fmt: skip
+
+
+def _with_id(entry_id: int, checksum: int) -> int:
+    """Return a row's checksum that covers its id, too: a flipped bit must not renumber it."""
+    return zlib.crc32(_ID.pack(entry_id), checksum)
 
 
 def _checksum(content: Sequence[Any], tags: Sequence[str], metadata: Mapping[str, str]) -> int:

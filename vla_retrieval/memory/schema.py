@@ -14,7 +14,10 @@ from vla_retrieval.memory import counters, upgrading
 from vla_retrieval.types import Fingerprint
 
 APPLICATION_ID = 0x564C4152  # "VLAR"
-FORMAT = 4
+FORMAT = 5
+
+_SAME_TABLES = 4
+"""The format before, which is read as it is: no checksum covers the fingerprint or entries' ids."""
 
 # An entry and its embeddings are one row, so that storing it writes the fewest pages. Embeddings
 # come last: who reads entries alone does not read past them. Thumbnails, which are larger and not
@@ -24,6 +27,7 @@ FORMAT = 4
 # one would slow every commit down; so would tables of their own for tags and metadata, which are
 # JSON, or NULL where there are none.
 # The checksums are CRC-32; that of an entry covers its row up to the pose, its tags and metadata.
+# That of the fingerprint is a counter.
 _TABLES = """
 CREATE TABLE fingerprint (
     value TEXT NOT NULL
@@ -83,7 +87,7 @@ def create(connection: sqlite3.Connection, fingerprint: Fingerprint) -> None:
     _make_tables(connection)
     write_fingerprint(connection, fingerprint)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    connection.execute(f"PRAGMA user_version = {FORMAT}")
+    mark(connection)
 
 
 def check(connection: sqlite3.Connection, path: Path) -> None:
@@ -106,7 +110,7 @@ def check(connection: sqlite3.Connection, path: Path) -> None:
             f"{path}: expected format {FORMAT}, got format {version}."
             " Open it once to write, with a node for example: that brings it to this format."
         )
-    if version != FORMAT:
+    if version not in (FORMAT, _SAME_TABLES):
         raise MemoryFormatError(
             f"{path}: expected format {FORMAT}, got format {version}."
             " Open it with the version of vla_retrieval that wrote it."
@@ -132,6 +136,23 @@ def strange_tables(connection: sqlite3.Connection) -> list[str]:
     return found
 
 
+def is_of_the_format_before(connection: sqlite3.Connection) -> bool:
+    """Return whether the database is ours, of the format that ``mark`` takes."""
+    return (
+        _pragma(connection, "application_id") == APPLICATION_ID
+        and _pragma(connection, "user_version") == _SAME_TABLES
+    )
+
+
+def mark(connection: sqlite3.Connection) -> None:
+    """Say that a database is of this format, inside the caller's transaction.
+
+    An older version of this package refuses it from then on: it would take checksums that it does
+    not know for damage.
+    """
+    connection.execute(f"PRAGMA user_version = {FORMAT}")
+
+
 def is_old(connection: sqlite3.Connection) -> bool:
     """Return whether the database is ours, of the format that ``upgrade`` takes."""
     return (
@@ -147,7 +168,7 @@ def upgrade(connection: sqlite3.Connection) -> None:
     """
     (entries,) = (text for text in _TABLES.split(";\n") if " entries (" in text)
     upgrading.upgrade(connection, entries)
-    connection.execute(f"PRAGMA user_version = {FORMAT}")
+    mark(connection)
 
 
 def write_fingerprint(connection: sqlite3.Connection, fingerprint: Fingerprint) -> None:
