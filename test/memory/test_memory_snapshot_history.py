@@ -147,9 +147,9 @@ def test_a_snapshot_that_does_not_say_what_asks_beside_a_direction_is_taken_as_i
     others = (d for d in kept.memory._live.glance().depths if d.beside is d.source)
     for direction in list(others):
         del kept.memory._live.glance().depths[direction]
-    monkeypatch.setattr(snapshot, "_named", lambda beside: beside is not None)
-    kept.write_snapshot()
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshot, "_named", lambda beside: beside is not None)
+        kept.write_snapshot()
     kept.open()
     assert kept.from_snapshot()
     assert set(kept.memory.stats().index.directions) == own
