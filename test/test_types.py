@@ -10,7 +10,15 @@ import pytest
 
 from vla_retrieval.errors import InvalidInputError
 from vla_retrieval.memory import Memory
-from vla_retrieval.types import Filter, Fingerprint, NewEntry, Outcome, Query, Target
+from vla_retrieval.types import (
+    CameraPose,
+    Filter,
+    Fingerprint,
+    NewEntry,
+    Outcome,
+    Query,
+    Target,
+)
 
 
 @pytest.mark.parametrize(
@@ -79,3 +87,22 @@ def test_a_memory_is_not_opened_with_what_is_no_similarity(tmp_path: Path, simil
     with pytest.raises(InvalidInputError, match=r"similarity: expected one of Similarity\.COSINE"):
         Memory.open(tmp_path / "memory", Fingerprint("m", "w", "p", 8), similarity)
     assert not (tmp_path / "memory").exists()
+
+
+@pytest.mark.parametrize(
+    ("position", "orientation", "said"),
+    [
+        (
+            (1.0, 2.0),
+            (0.0, 0.0, 0.0, 1.0),
+            r"camera_pose\.pose\.position: expected 3 numbers, got 2",
+        ),
+        ((1.0, 2.0, 3.0), (0.0, 0.0, 1.0), r"pose\.orientation: expected 4 numbers, got 3 numbers"),
+    ],
+)
+def test_a_pose_of_more_or_fewer_numbers_is_refused(
+    position: Any, orientation: Any, said: str
+) -> None:
+    """Stored, it would be found out only when the memory is read again."""
+    with pytest.raises(InvalidInputError, match=said):
+        CameraPose("map", 1, position, orientation)

@@ -164,7 +164,8 @@ class CameraPose:
         orientation: Quaternion x, y, z, w.
 
     Raises:
-        InvalidInputError: If a number is not finite or the quaternion has no length.
+        InvalidInputError: If there are more or fewer numbers, one is not finite, or the quaternion
+            has no length.
     """
 
     frame_id: str
@@ -174,6 +175,12 @@ class CameraPose:
 
     def __post_init__(self) -> None:
         """Check that the pose is one."""
+        for name, numbers, count in (
+            ("position", self.position, 3), ("orientation", self.orientation, 4),
+        ):  # fmt: skip
+            if len(numbers) != count:
+                got = f"{len(numbers)} numbers"
+                raise InvalidInputError(f"camera_pose.pose.{name}", f"{count} numbers", got)
         if not all(math.isfinite(v) for v in (*self.position, *self.orientation)):
             raise InvalidInputError("camera_pose", "finite numbers", "NaN or infinity")
         if not any(self.orientation):

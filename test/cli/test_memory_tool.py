@@ -233,6 +233,13 @@ class TestExportAndImport:
         assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("command", ["info", "compact", "calibrate", "check"])
+def test_a_name_that_is_too_long_is_an_error_like_another(command: str, tmp_path: Path) -> None:
+    done = run(command, tmp_path / ("x" * 300), code=1)
+    assert "File name too long" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 class TestReembed:
     def test_makes_a_memory_with_the_same_ids(self, directory: Path, tmp_path: Path) -> None:
         with Memory.open(directory, None) as memory:

@@ -72,7 +72,8 @@ def check(args: Namespace) -> int:
 
 def compact(args: Namespace) -> int:
     """Compact a memory and print its sizes."""
-    before = size_bytes(args.directory) if args.directory.is_dir() else 0
+    with storage_errors("use", args.directory):
+        before = size_bytes(args.directory) if args.directory.is_dir() else 0
     head = None if args.head is None else load_head(args.head)
     with open_to_write(args.directory, head=head) as memory:
         memory.wait_until_idle()
@@ -178,7 +179,9 @@ def open_to_write(
     """
     _tell_of_other_head(directory, head)
     similarity = wanted or Similarity.COSINE
-    if wanted is None and (directory / DATABASE_NAME).exists():
+    with storage_errors("use", directory):
+        is_there = (directory / DATABASE_NAME).exists()
+    if wanted is None and is_there:
         with open_contents(directory) as contents:
             similarity = contents.similarity()
     options = MemoryOptions(build_threads=os.cpu_count() or 1)

@@ -57,7 +57,8 @@ class SnapshotCheck:
             compared = _compared(contents.fingerprint, snapshot.fingerprint_of(directory))
             restored = snapshot.read_compared(directory, compared, similarity)
         except snapshot.SnapshotError as error:
-            self._wrong(f"{error}; the next open builds the index from the database")
+            say = self._note if isinstance(error.__cause__, PermissionError) else self._wrong
+            say(f"{error}; the next open builds the index from the database")
             return
         try:
             marks = [

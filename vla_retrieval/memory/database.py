@@ -24,6 +24,7 @@ _OLDEST_SQLITE = (3, 37, 0)  # STRICT tables
 # mapped file. Where a file system turns read-only under one, as ext4 does after an error, the next
 # write to it is a SIGBUS, which ends the process; and where one hangs, queries hang with it.
 _ONE_PROCESS = "unix-excl"
+_NO_LOCKS = "&vfs=unix-none"  # SQLite's own ones, which readers among themselves need not
 _BUSY_TIMEOUT_SEC = 5.0  # a person's sqlite3 shell may hold the file as it is opened
 _WRITE_AHEAD = "PRAGMA journal_mode = WAL"
 _PAGES_IN_LOG = 16_000
@@ -62,6 +63,7 @@ class Database:
         self._source = (
             _read_only_uri(path) if read_only else f"{path.absolute().as_uri()}?vfs={_ONE_PROCESS}"
         )
+        self._exclusive = _NO_LOCKS in self._source
         self._read_only = read_only
         self._idle_readers: list[sqlite3.Connection] = []
         self._pool_lock = threading.Lock()  # protects _idle_readers
@@ -282,10 +284,13 @@ class Database:
     def _connect(self) -> sqlite3.Connection:
         # Autocommit (isolation_level None): Python opens no transactions of its own.
         # A connection moves between threads but is used by one at a time.
-        return sqlite3.connect(
+        connection = sqlite3.connect(
             self._source, uri=True, timeout=_BUSY_TIMEOUT_SEC, isolation_level=None,
             check_same_thread=False,
         )  # fmt: skip
+        if self._exclusive:  # what it knows of the log is in RAM then, and not in a file
+            connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        return connection
 
 
 class _Transaction:
@@ -349,10 +354,15 @@ def _read_only_uri(path: Path) -> str:
     """Return how SQLite opens a file that it must not write.
 
     Even a reader makes the shared file that a log needs, and leaves it; on a full disk, or where
-    nothing can be written, it cannot. Without a log it needs none, if it is told that nobody else
-    writes: nobody can, or the lock of the directory, which a reader holds, keeps writers off.
+    nothing can be written, it cannot. It needs none, if it is told that nobody else writes: nobody
+    can, or the lock of the directory, which a reader holds, keeps writers off.
     """
     log = path.with_name(LOG_NAME)
     alone = (path.parent / LOCK_NAME).exists() or not os.access(path.parent, os.W_OK)
-    immutable = alone and not (log.exists() and log.stat().st_size)
-    return f"{path.absolute().as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
+    if not alone:
+        how = ""
+    elif log.exists() and log.stat().st_size:
+        how = _NO_LOCKS
+    else:
+        how = "&immutable=1"
+    return f"{path.absolute().as_uri()}?mode=ro{how}"

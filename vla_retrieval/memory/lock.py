@@ -44,7 +44,8 @@ class DirectoryLock:
             try:
                 _lock(self._file, directory, shared=shared)
                 if not shared:
-                    _write_holder(self._file)
+                    with contextlib.suppress(OSError):  # a full disk must not keep readers off
+                        _write_holder(self._file)
             except BaseException:
                 os.close(self._file)
                 raise
