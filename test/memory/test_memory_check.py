@@ -19,7 +19,7 @@ from vla_retrieval.memory.dropping import drop_damaged
 from vla_retrieval.memory.findings import Part
 from vla_retrieval.types import NewEntry
 
-from .checked import COUNT, change, jpeg, look, put_anything, wrong
+from .checked import COUNT, change, entry, jpeg, look, put_anything, wrong
 from .conftest import DIM, OpenMemory
 from .oracle import fingerprint, unit_vectors
 
@@ -115,6 +115,29 @@ class TestDamage:
         put_anything(sound, "entries", f"UPDATE entries SET {column}_embedding = {value}")
         with pytest.raises(MemoryFormatError, match=rf"its {column} embedding is not of 8 numbers"):
             open_memory()
+
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "UPDATE counters SET value = 'text'", "UPDATE counters SET value = NULL",
+            "UPDATE counters SET name = 'giveo_out' WHERE name = 'given_out'",
+            "INSERT OR REPLACE INTO counters VALUES ('sequence', -5)",
+        ],
+    )  # fmt: skip
+    def test_of_a_counter_is_dropped_and_no_id_is_given_out_again(
+        self, sound: Path, open_memory: OpenMemory, statement: str
+    ) -> None:
+        memory = open_memory()
+        memory.remove([COUNT])
+        memory.close()
+        put_anything(sound, "counters", statement)
+        with open_contents(sound, write=True, to_check=True) as contents:
+            assert drop_damaged(contents, check(contents)).counters
+        assert look(sound).wrong == []
+        memory = open_memory()
+        assert memory.entry_ids() == list(range(1, COUNT))
+        new = memory.add([entry(9)], unit_vectors(1, DIM, 5), unit_vectors(1, DIM, 6))
+        assert new[0] > COUNT
 
     @pytest.mark.parametrize("value", ["NULL", "'text'", "1.5"])
     def test_of_a_counter_that_is_no_number_is_named(

@@ -28,16 +28,29 @@ from .oracle import unit_vectors
 
 def flip_an_id(directory: Path, entry_id: int) -> None:
     """Flip the bit of 8 in the id of an entry, where a leaf of SQLite's tree has it."""
+    path, (cell, content) = directory / "memory.sqlite3", cell_of(directory, entry_id)
+    cell += 2 if content[cell] & 128 else 1  # behind the size of the row
+    assert content[cell] == entry_id
+    content[cell] ^= 8
+    path.write_bytes(content)
+
+
+def cell_of(directory: Path, entry_id: int) -> tuple[int, bytearray]:
+    """Return where an entry begins in a database of one leaf, and the database."""
     path = directory / "memory.sqlite3"
     with closing(sqlite3.connect(path)) as connection:
         query = "SELECT rootpage FROM sqlite_master WHERE name = 'entries'"
         page = (connection.execute(query).fetchone()[0] - 1) * 4096
     content = bytearray(path.read_bytes())
     pointer = page + 8 + 2 * (entry_id - 1)
-    cell = page + int.from_bytes(content[pointer : pointer + 2], "big")
-    cell += 2 if content[cell] & 128 else 1  # behind the size of the row
-    assert content[cell] == entry_id
-    content[cell] ^= 8
+    return page + int.from_bytes(content[pointer : pointer + 2], "big"), content
+
+
+def spoil_a_row(directory: Path, entry_id: int) -> None:
+    """Let a row claim a header that is longer than the row: SQLite reads no such row."""
+    path, (cell, content) = directory / "memory.sqlite3", cell_of(directory, entry_id)
+    at = cell + (2 if content[cell] & 128 else 1) + 1  # behind the size of the row and its id
+    content[at] = 0x7F
     path.write_bytes(content)
 
 
@@ -101,6 +114,25 @@ class TestTheFile:
         """All of it is as it was, but no search's answer leads to it."""
         flip_an_id(sound, 5)
         assert (Part.ENTRY, 13) in wrong(sound)
+
+    def test_a_row_that_sqlite_cannot_read_is_dropped_and_the_others_are_kept(
+        self, sound: Path, open_memory: OpenMemory
+    ) -> None:
+        before = everything(sound)
+        spoil_a_row(sound, 3)
+        assert {(Part.DATABASE, None), (Part.ENTRY, 3)} <= wrong(sound)
+        with open_contents(sound, write=True) as contents:
+            drop_damaged(contents, check(contents))
+        assert look(sound).wrong == []
+        assert everything(sound) == [known for known in before if known[0] != 3]
+        assert open_memory().entry_ids() == [1, 2, 4, 5]
+
+    def test_a_version_in_the_header_that_keeps_writers_off_is_named(self, sound: Path) -> None:
+        path = sound / "memory.sqlite3"
+        content = bytearray(path.read_bytes())
+        content[18] ^= 8
+        path.write_bytes(content)
+        assert (Part.DATABASE, None) in wrong(sound)
 
     def test_two_tables_on_one_page_are_named(self, sound: Path) -> None:
         change(
@@ -168,7 +200,7 @@ class TestTheFile:
                 assert everything(copy) == before
 
 
-def everything(directory: Path) -> list[object]:
+def everything(directory: Path) -> list[tuple[object, ...]]:
     """Return all that a memory holds and that has a checksum."""
     with open_contents(directory) as contents:
         return [

@@ -295,6 +295,7 @@ def _dropped(dropped: dropping.Dropped) -> str:
         "the snapshot of the index, which the next open makes anew" if dropped.snapshot else "",
         "the calibration, which `memory calibrate` makes anew" if dropped.calibration else "",
         "what cannot be read of the log" if dropped.log else "",
+        "counts that cannot be, which begin anew" if dropped.counters else "",
     ]
     return "; ".join(filter(None, parts)) or "nothing"
 

@@ -29,8 +29,9 @@ CHILD_TABLES = ("thumbnails", "usage")
 """Tables whose rows belong to an entry."""
 
 _AT_ONCE = 256
+_VERSIONS = slice(18, 20)  # of the header: of who may write and of who may read the file
+_WRITE_AHEAD = b"\x02\x02"
 _MOST_OF_SQLITE = 100  # complaints of SQLite's own check; one broken page brings many
-_COUNTERS = {getattr(counters, name) for name in vars(counters) if name.isupper()}
 
 # The last one where rows are out of their order: a walk comes past them, and no search does.
 _UNREADABLE = (MemoryFormatError, *SQLITE_ERRORS, EntryNotFoundError)
@@ -102,7 +103,11 @@ class _Check:
             self._say(Part.LOG, str(lost))
 
     def _check_file(self) -> None:
-        """Let SQLite compare its pages, rows and indexes."""
+        """Let SQLite compare its pages, rows and indexes, and look at what it does not compare."""
+        with self._path.open("rb") as file:
+            versions = file.read(_VERSIONS.stop)[_VERSIONS]
+        if versions != _WRITE_AHEAD:  # SQLite would only read it, or not even that
+            self._say(Part.DATABASE, f"expected versions 2 and 2 in its header, got {[*versions]}")
         found = self._connection.execute(f"PRAGMA integrity_check({_MOST_OF_SQLITE})")
         for text in {text for (text,) in found} - {"ok"}:
             self._say(Part.DATABASE, text)
@@ -117,10 +122,9 @@ class _Check:
         query = "SELECT CAST(name AS BLOB), value FROM counters"
         for content, value in self._connection.execute(query):
             name = str(content or b"", "utf-8", "replace")
-            if name not in _COUNTERS or not isinstance(value, int) or value < 0:
-                self._say(
-                    Part.COUNTERS, f"expected counts of {sorted(_COUNTERS)}, got {name!r} {value}"
-                )
+            if name not in counters.NAMES or not isinstance(value, int) or value < 0:
+                names = sorted(counters.NAMES)
+                self._say(Part.COUNTERS, f"expected counts of {names}, got {name!r} {value}")
         query = (
             "SELECT entry_id, pinned, merged FROM entries WHERE pinned NOT IN (0, 1) OR merged < 0"
         )

@@ -28,6 +28,17 @@ of another history: somebody put an older copy of the database back beside it.""
 FINGERPRINT = "fingerprint"
 """The checksum of the fingerprint's text."""
 
+NAMES = frozenset(
+    {
+        REMOVED, GIVEN_OUT, MERGED, EVICTED, EVICTED_OVER_ENTRIES, EVICTED_OVER_BYTES, SNAPSHOT,
+        SNAPSHOT_BEFORE, FINGERPRINT,
+    }
+)  # fmt: skip
+"""All there are."""
+
+_FAR = 1 << 32
+"""More ids than a memory gives out in its life."""
+
 
 def increase(connection: sqlite3.Connection, name: str, by: int = 1) -> int:
     """Add to a counter, which starts at 0, and return what it is then."""
@@ -75,6 +86,20 @@ def sequence(connection: sqlite3.Connection) -> int:
     that was given out, so that a commit which adds does not write a counter as well.
     """
     return last_given_out(connection) + read(connection, REMOVED)
+
+
+def drop_impossible(connection: sqlite3.Connection) -> None:
+    """Remove what is no count of this memory, inside the caller's transaction.
+
+    What is missed begins anew. How far ids had been given out is not known then: they go on far
+    above, so that none is given out twice.
+    """
+    known = ", ".join("?" * len(NAMES))
+    connection.execute(
+        f"DELETE FROM counters WHERE name NOT IN ({known}) OR typeof(value) <> 'integer'"
+        " OR value < 0 OR name IS NULL", tuple(NAMES),
+    )  # fmt: skip
+    put(connection, GIVEN_OUT, last_given_out(connection) + _FAR)
 
 
 def _whole(name: str, value: object) -> int:
