@@ -230,6 +230,18 @@ def test_who_accepts_a_stale_answer_gets_it_at_once_where_the_deadline_cannot_be
     assert answer.result.times == fresh.times
 
 
+def test_a_request_with_an_image_of_its_own_that_accepts_a_stale_answer_is_wrong_and_not_late(
+    gated: GatedNode, planner: Robot
+) -> None:
+    """Whoever waits for its deadline, or cannot meet it, is told what to change."""
+    gated.hold()
+    refused = planner.call(
+        "retrieve", image=image_message(picture(1), 1), accept_stale=True, timeout_sec=0.1
+    )
+    assert refused.status.code == Status.INVALID_REQUEST
+    assert "accept_stale" in refused.message
+
+
 def test_a_node_that_was_slow_once_tries_again_after_a_while(
     gated: GatedNode, planner: Robot
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 from hypothesis import given
@@ -186,3 +187,14 @@ def test_a_request_with_an_image_of_its_own_cannot_accept_a_stale_answer(
     with pytest.raises(InvalidInputError) as caught:
         check_stale(ask(**fields))
     assert caught.value.field == "accept_stale"
+
+
+def test_nothing_is_kept_or_looked_for_by_the_pixels_of_a_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """That would hold up every thread of the node."""
+    monkeypatch.setattr(freshness, "_key", MagicMock(side_effect=AssertionError("a key of pixels")))
+    answers = LastAnswers()
+    for fields in ({"image": Image(width=1)}, {"compressed_image": CompressedImage(data=b"x")}):
+        answers.put(ask(**fields), MatchArray())
+        assert answers.get(ask(**fields)) is None

@@ -64,9 +64,7 @@ def check_stale(request: Retrieve.Request) -> None:
     Raises:
         InvalidInputError: If it has an image of its own.
     """
-    if request.accept_stale and not (
-        is_empty(request.image) and is_empty(request.compressed_image)
-    ):
+    if request.accept_stale and _has_image(request):
         raise InvalidInputError(
             "accept_stale", "false for a request with an image of its own", "true",
             "Ask with use_newest_frame or with an instruction, or wait for a new answer.",
@@ -86,11 +84,11 @@ class LastAnswers:
         self._answers: OrderedDict[str, tuple[MatchArray, float]] = OrderedDict()
 
     def put(self, request: Retrieve.Request, answer: MatchArray) -> None:
-        """Keep an answer, if its request accepts stale ones."""
-        if not request.accept_stale:
+        """Keep an answer, if its request accepts stale ones and has no image of its own."""
+        if not _may_be_stale(request):
             return
+        key = _key(request)
         with self._lock:
-            key = _key(request)
             self._answers[key] = answer, time.monotonic()
             self._answers.move_to_end(key)
             while len(self._answers) > 1 and self._too_much():
@@ -98,10 +96,11 @@ class LastAnswers:
 
     def get(self, request: Retrieve.Request) -> MatchArray | None:
         """Return the last answer to the same request, marked as stale, or None."""
-        if not request.accept_stale:
+        if not _may_be_stale(request):
             return None
+        key = _key(request)
         with self._lock:
-            answer, since_sec = self._answers.get(_key(request), (None, 0.0))
+            answer, since_sec = self._answers.get(key, (None, 0.0))
         if answer is None:
             return None
         stale = copy.copy(answer)
@@ -112,6 +111,16 @@ class LastAnswers:
     def _too_much(self) -> bool:
         matches = sum(len(answer.matches) for answer, _ in self._answers.values())
         return len(self._answers) > _KEPT or matches > _MATCHES_KEPT
+
+
+def _has_image(request: Retrieve.Request) -> bool:
+    return not (is_empty(request.image) and is_empty(request.compressed_image))
+
+
+def _may_be_stale(request: Retrieve.Request) -> bool:
+    # A key of all pixels takes half a second for a picture of 1920x1080, without a pause for
+    # any other thread.
+    return bool(request.accept_stale) and not _has_image(request)
 
 
 def _key(request: Retrieve.Request) -> str:

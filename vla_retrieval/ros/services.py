@@ -116,6 +116,8 @@ class Services:
             deadline = _deadline(getattr(request, "timeout_sec", 0.0))
             session = self._node.active_session()
             check_request_size(request, session.settings.max_request_kb * BYTES_PER_KB)
+            if kind is Retrieve:
+                check_stale(request)
             _check_deadline(session, request, deadline)
             job = self._submit(session, kind, answer, request, deadline, reply)
         except Exception as error:  # every failure of a request becomes its answer
@@ -188,7 +190,6 @@ class Services:
     def _retrieve(
         self, session: Session, request: Retrieve.Request, response: Retrieve.Response, call: Call
     ) -> None:
-        check_stale(request)
         picture = call.picture
         times = StageTimes(encode_image_sec=picture.took_sec if picture is not None else 0.0)
         times.queue_sec = time.monotonic() - call.received_sec - times.encode_image_sec
