@@ -11,13 +11,17 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from sensor_msgs.msg import Image
-from std_msgs.msg import String
+from std_msgs.msg import Header, String
 
+from vla_retrieval.errors import InvalidInputError, MemoryFullError
 from vla_retrieval.ros import live
+from vla_retrieval.ros.conversions import to_stamp
 from vla_retrieval.ros.frames import NewestFrame
 from vla_retrieval.ros.parameters import Settings
-from vla_retrieval.ros.session import Counters
+from vla_retrieval.ros.session import COUNTS, Counters
 from vla_retrieval.ros.worker import WorkerBusyError, WorkerStalledError
+
+SECOND = 1_000_000_000
 
 
 def begun(text: str) -> Any:
@@ -68,7 +72,7 @@ def test_a_look_that_waits_still_asks_when_a_frame_comes_that_is_only_to_be_reme
 ) -> None:
     """The timer asks, frames are remembered, and one look does both."""
     asked: list[int] = []
-    monkeypatch.setattr(live.LivePath, "_ask", lambda _, frame, __: asked.append(frame.number))
+    monkeypatch.setattr(live.LivePath, "_ask", lambda _, frame, *__: asked.append(frame.number))
     path._node.settings = Settings(query_mode="timer", remember_mode="interval")
     path.on_timer()
     path.on_frame(Image())
@@ -91,3 +95,73 @@ def test_a_look_that_is_given_up_failed_where_inference_is_stuck_and_not_where_i
         (_, give_up, *_), _ = submit.call_args
         give_up(reason("no"))
     assert path._node.counters.get("queries_failed") == failed
+
+
+def look_at_a_frame(path: live.LivePath) -> Any:
+    """Let a frame come and be looked at; return how its look is given up."""
+    path.on_instruction(String(data="take the cup"))
+    path.on_frame(Image(header=Header(stamp=to_stamp(SECOND))))
+    (look, give_up, *_), _ = path._session.lanes.pictures.submit.call_args
+    look()
+    return give_up
+
+
+def counted(path: live.LivePath) -> dict[str, int]:
+    """Return the counts that are not zero."""
+    return {name: number for name in COUNTS if (number := path._node.counters.get(name))}
+
+
+@pytest.fixture
+def answering(path: live.LivePath, monkeypatch: pytest.MonkeyPatch) -> live.LivePath:
+    """Return a live path that publishes matches, and is to remember each frame."""
+
+    def answer(self: live.LivePath, _: object, __: object, look: Any) -> None:
+        self._node.counters.add("queries_answered")
+        look.answered = True
+
+    monkeypatch.setattr(live.LivePath, "_ask", answer)
+    path._node.settings = Settings(query_mode="frame", remember_mode="interval")
+    return path
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryFullError("all are pinned"),
+        InvalidInputError("frame_id", "a short one", "another"),
+        WorkerBusyError("the index is built anew"),
+        ZeroDivisionError("a defect"),
+    ],
+)
+def test_a_frame_that_was_answered_and_cannot_be_remembered_did_not_fail(
+    answering: live.LivePath, error: Exception
+) -> None:
+    """That it is not remembered has a count of its own, and is in the diagnostics."""
+    answering._session.remember.side_effect = error
+    look_at_a_frame(answering)
+    assert counted(answering) == {
+        "frames_received": 1, "queries_answered": 1, "frames_not_remembered": 1,
+    }  # fmt: skip
+    (noted,) = answering._node.health.note_error.call_args.args
+    assert str(error) in str(noted)
+
+
+def test_a_frame_that_was_answered_and_hangs_while_it_is_remembered_did_not_fail(
+    answering: live.LivePath,
+) -> None:
+    answering._session.remember.side_effect = WorkerStalledError("shut out")
+    give_up = look_at_a_frame(answering)
+    give_up(WorkerStalledError("it took too long"))
+    assert counted(answering) == {
+        "frames_received": 1, "queries_answered": 1, "frames_not_remembered": 1,
+    }  # fmt: skip
+
+
+def test_a_frame_that_is_only_to_be_remembered_and_is_no_image_is_rejected(
+    path: live.LivePath,
+) -> None:
+    """As one that is asked about."""
+    path._node.settings = Settings(query_mode="never", remember_mode="interval")
+    path._session.reader.scene.side_effect = InvalidInputError("image.step", "192", "7")
+    look_at_a_frame(path)
+    assert counted(path) == {"frames_received": 1, "frames_rejected": 1}

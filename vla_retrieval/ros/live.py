@@ -10,7 +10,9 @@ import secrets
 import threading
 import time
 import traceback
+from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,6 +51,21 @@ _NS_PER_SEC = 1_000_000_000
 _REPEAT_LOG_SEC = 5.0
 _KIND = "look at a frame"
 _NO_THUMBNAIL = CompressedImage()
+
+
+@dataclass
+class _Look:
+    """One look at the newest frame.
+
+    Attributes:
+        asks: Whether matches are wanted.
+        remembers: Whether it is time to remember the frame.
+        answered: Whether the matches were published.
+    """
+
+    asks: bool
+    remembers: bool = False
+    answered: bool = False
 
 
 class LivePath:
@@ -123,24 +140,25 @@ class LivePath:
             if self._look_waits:
                 return
             self._look_waits = True
+        look = _Look(asks=ask)
 
         def given_up(error: Exception) -> None:
             with self._lock:
                 self._look_waits = False
             if isinstance(error, WorkerStalledError):
-                self._node.counters.add("queries_failed")
+                self._count_failed(look)
 
         try:
             picture = NewestPicture(self._node.newest_frame, self._session.reader)
             self._session.lanes.pictures.submit(
-                self._look, given_up, Priority.FRAME, (picture,), kind=_KIND
+                partial(self._look, look), given_up, Priority.FRAME, (picture,), kind=_KIND
             )
         except (WorkerBusyError, WorkerClosedError, WorkerStalledError) as error:
             given_up(error)  # requests go first; the next frame tries again
 
     # What follows runs in the inference thread for pictures.
 
-    def _look(self) -> None:
+    def _look(self, look: _Look) -> None:
         with self._lock:
             ask, self._ask_wanted, self._look_waits = self._ask_wanted, False, False
             instruction, turn = self._instruction, self._instructions
@@ -151,35 +169,55 @@ class LivePath:
         # Those between were replaced by a newer one before their turn came.
         self._node.counters.add("frames_skipped", max(0, frame.number - seen - 1))
         self._looked_at = frame.number
+        look.asks = ask and (frame.number, turn) != self._asked_about
+        look.remembers = self._is_pair_due(frame, instruction)
         start = time.monotonic()
         try:
-            if ask and (frame.number, turn) != self._asked_about:
+            if look.asks:
                 self._asked_about = (frame.number, turn)
-                self._ask(frame, instruction)
-            self._remember(frame, instruction)
-            took_sec = time.monotonic() - start + self._session.reader.took_ahead_sec(frame)
-            self._session.forecast.note(_KIND, took_sec, time.monotonic())
+                self._ask(frame, instruction, look)
+            elif look.remembers:
+                self._session.reader.scene(frame)  # what is no image is rejected, whoever wants it
         except WorkerStalledError:
             return  # this thread was replaced, and another one looks at newer frames
-        except InvalidInputError as error:
+        except Exception as error:
+            self._on_failed(error, look)
+            return
+        if instruction is not None and look.remembers:
+            self._try_to_remember(frame, instruction, look)
+        took_sec = time.monotonic() - start + self._session.reader.took_ahead_sec(frame)
+        self._session.forecast.note(_KIND, took_sec, time.monotonic())
+
+    def _on_failed(self, error: Exception, look: _Look) -> None:
+        """Tell of a frame that is no image, or that could not be answered or read."""
+        if isinstance(error, InvalidInputError) and not look.answered:
             self._node.counters.add("frames_rejected")
             self._node.get_logger().error(
                 f"frame rejected: {error}", throttle_duration_sec=_REPEAT_LOG_SEC
             )
-        except (RetrievalError, WorkerBusyError) as error:
-            self._node.counters.add("queries_failed")
-            self._node.health.note_error(error)
-            self._node.get_logger().error(str(error), throttle_duration_sec=_REPEAT_LOG_SEC)
-        except Exception as error:
-            if self._node.context.ok():  # else it was told to stop, and its publishers are gone
-                self._node.counters.add("queries_failed")
-                self._node.health.note_error(f"a frame failed: {error!r}. The log says more.")
-                self._node.get_logger().error(
-                    f"a frame failed:\n{traceback.format_exc()}",
-                    throttle_duration_sec=_REPEAT_LOG_SEC,
-                )
+            return
+        self._count_failed(look)
+        if said := self._note(error):
+            self._node.get_logger().error(said, throttle_duration_sec=_REPEAT_LOG_SEC)
 
-    def _ask(self, frame: Frame, instruction: Instruction | None) -> None:
+    def _count_failed(self, look: _Look) -> None:
+        """Count a look that failed, as what it had still to do."""
+        if look.asks and not look.answered:
+            self._node.counters.add("queries_failed")
+        elif look.remembers:
+            self._node.counters.add("frames_not_remembered")
+
+    def _note(self, error: Exception) -> str:
+        """Note an error for the diagnostics, and return what the log is to say, or nothing."""
+        if isinstance(error, (RetrievalError, WorkerBusyError)):
+            self._node.health.note_error(error)
+            return str(error)
+        if not self._node.context.ok():  # it was told to stop, and its publishers are gone
+            return ""
+        self._node.health.note_error(f"a frame failed: {error!r}. The log says more.")
+        return f"a frame failed:\n{''.join(traceback.format_exception(error))}"
+
+    def _ask(self, frame: Frame, instruction: Instruction | None, look: _Look) -> None:
         start = time.perf_counter()
         settings = self._node.settings
         session = self._session
@@ -212,6 +250,7 @@ class LivePath:
             self._node.match_publisher.publish(answer)
             self._node.pace.note(retrieval.times.total_sec)
             self._node.counters.add("queries_answered")
+            look.answered = True
             if self._node.marker_publisher.get_subscription_count() > 0:
                 self._node.marker_publisher.publish(make_markers(answer))
         if sheet_wanted:
@@ -229,33 +268,50 @@ class LivePath:
         with effect("the contact sheet was published"):
             self._node.sheet_publisher.publish(message)
 
-    def _remember(self, frame: Frame, instruction: Instruction | None) -> None:
+    def _is_pair_due(self, frame: Frame, instruction: Instruction | None) -> bool:
         settings = self._node.settings
         if settings.remember_mode != "interval" or instruction is None:
-            return
-        stamp_ns = conversions.to_ns(frame.header.stamp) or frame.received_ns
+            return False
         # A stamp before the last one is a bag that starts over, or a clock that was set.
-        since_ns = stamp_ns - self._remembered_ns
+        since_ns = _stamp_ns(frame) - self._remembered_ns
         too_soon = (
             instruction.episode_id == self._remembered_episode
             and 0 <= since_ns < settings.remember_interval_sec * _NS_PER_SEC
         )
-        if frame.number == self._remembered_number or too_soon:
-            return
+        return frame.number != self._remembered_number and not too_soon
+
+    def _try_to_remember(self, frame: Frame, instruction: Instruction, look: _Look) -> None:
+        """Remember a frame; where that fails, its matches were published all the same."""
+        try:
+            self._remember(frame, instruction)
+        except WorkerStalledError:
+            return  # who replaced this thread has counted it
+        except Exception as error:
+            self._count_failed(look)
+            if said := self._note(error):
+                self._node.get_logger().error(
+                    f"a frame is not remembered: {said}", throttle_duration_sec=_REPEAT_LOG_SEC
+                )
+
+    def _remember(self, frame: Frame, instruction: Instruction) -> None:
         image = self._session.reader.image(frame)
         scene = self._session.reader.scene(frame)
         if self._ended:
             return
         entry = NewEntry(
             instruction=instruction.text,
-            stamp_ns=stamp_ns,
+            stamp_ns=_stamp_ns(frame),
             frame_id=frame.header.frame_id,
             episode_id=instruction.episode_id,
         )
         remembered = self._session.remember(image, entry, scene)
-        self._remembered_number, self._remembered_ns = frame.number, stamp_ns
+        self._remembered_number, self._remembered_ns = frame.number, entry.stamp_ns
         self._remembered_episode = instruction.episode_id
         self._node.counters.count_remembered(remembered)
+
+
+def _stamp_ns(frame: Frame) -> int:
+    return conversions.to_ns(frame.header.stamp) or frame.received_ns
 
 
 def _make_query(settings: Settings, image: np.ndarray, instruction: Instruction | None) -> Query:

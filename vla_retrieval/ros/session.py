@@ -40,6 +40,7 @@ Count = Literal[
     "entries_remembered",
     "entries_merged",
     "entries_forgotten",
+    "frames_not_remembered",
 ]
 COUNTS: tuple[Count, ...] = get_args(Count)
 
