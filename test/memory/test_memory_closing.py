@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from vla_retrieval.errors import MemoryLockedError, StorageError
 from vla_retrieval.memory import Memory, MemoryOptions, building
 from vla_retrieval.memory.database import Database
+from vla_retrieval.memory.index import Index
 from vla_retrieval.memory.maintenance import Maintenance
 from vla_retrieval.memory.sharing import SharedLock
 from vla_retrieval.memory.snapshot import Frozen
@@ -140,6 +142,21 @@ def test_a_compaction_that_the_end_of_the_memory_cuts_off_says_that_it_was_close
         closing.result(WAIT)
     monkeypatch.undo()
     assert open_memory().entry_ids() == list(range(1, 61))
+
+
+def test_whether_a_memory_can_be_used_is_told_beside_a_reader_and_while_entries_wait(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And after it was closed."""
+    add(memory)
+    with memory._live.reading():
+        add(memory)
+        monkeypatch.setattr(Index, "add", MagicMock(side_effect=AssertionError("it need not")))
+        memory.check_usable()
+    monkeypatch.undo()
+    memory.close()
+    with pytest.raises(StorageError, match="closed"):
+        memory.check_usable()
 
 
 def test_an_index_is_not_searched_where_nobody_can_tell_whether_it_is_behind(

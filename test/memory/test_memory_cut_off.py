@@ -41,6 +41,8 @@ def test_an_index_that_cannot_follow_is_never_searched(
             change()
     with pytest.raises(StorageError, match="could not follow"):
         memory.search([Probe(Modality.SCENE, SCENES[0])], 1)
+    with pytest.raises(StorageError, match="could not follow"):
+        memory.check_usable()
     found = open_memory().search([Probe(Modality.SCENE, SCENES[0])], 9)
     assert [c.entry_id for c in found.candidates] == ([1, 2] if cut.endswith("add") else [])
 

@@ -101,6 +101,17 @@ class Readable:
         """Return whether the index has all that is committed, and no writer is between the two."""
         return not self._live.is_behind()
 
+    def check_usable(self) -> None:
+        """Check that it can be searched and written, without waiting for readers or a writer.
+
+        What was added and waits for the index stays so; where the index then cannot follow, the
+        next search says so, and this from then on.
+
+        Raises:
+            StorageError: If the memory was closed, or its index could not follow the database.
+        """
+        self._live.glance()
+
     def entry_ids(self) -> list[int]:
         """Return the id of every entry, ascending."""
         with self._live.reading() as index:

@@ -212,7 +212,7 @@ class Session:
             StorageError: If it may not even be looked at.
         """
         try:
-            self.memory.head  # noqa: B018  (raises where the index could not follow the database)
+            self.memory.check_usable()
         except StorageError as error:
             raise MemoryLostError(str(error)) from error
         path = self.settings.memory_path / DATABASE_NAME
