@@ -22,6 +22,7 @@ from .local_node import LocalNode
 from .parameters import Manager
 
 _MB = 1 << 20
+_AHEAD_NS = 2_000_000_000 * 1_000_000_000  # in the year 2033
 Start = Callable[..., NodeProcess]
 
 
@@ -144,6 +145,33 @@ def test_cleaning_up_gives_the_directory_to_another_process(
     assert manager.try_to("configure")
     assert manager.try_to("activate")
     assert robot.call("get_stats").memory_size == 1
+
+
+def test_a_frame_of_an_earlier_activation_is_none_in_the_next(
+    domain: int, tmp_path: Path, robot: Robot
+) -> None:
+    """Its stamp is no warning, nobody is answered from it, and its pixels are let go of."""
+    local = LocalNode(tmp_path / "memory", diagnostics_period_sec=0.2)
+    try:
+        assert robot.client.wait_until_active(lambda: True, START_SEC)
+        robot.wait_until_heard()
+
+        def came() -> bool:
+            robot.show(picture(1), _AHEAD_NS)
+            return local.node.newest_frame.get() is not None
+
+        wait_until(came, "a frame", period_sec=0.1)
+        manager = Manager(robot)
+        assert manager.try_to("deactivate")
+        assert local.node.newest_frame.get() is None
+        assert manager.try_to("activate")
+        reports = robot.collect(DiagnosticArray, "/diagnostics")
+        answer = robot.call("retrieve", use_newest_frame=True)
+        assert answer.status.code == Status.NO_FRAME
+        assert "since this node was activated" in answer.message
+        assert "ahead of" not in reports.wait_for().status[0].message
+    finally:
+        local.close()
 
 
 def tensor_bytes() -> int:

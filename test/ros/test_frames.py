@@ -12,7 +12,7 @@ pytest.importorskip("rclpy", reason="frames are messages")
 from sensor_msgs.msg import Image
 
 from vla_retrieval.encoders import DoubleEncoder
-from vla_retrieval.ros.frames import Frame, FrameReader
+from vla_retrieval.ros.frames import Frame, FrameReader, NewestFrame
 from vla_retrieval.ros.images import to_image_message
 from vla_retrieval.types import Embeddings, RgbImage
 
@@ -75,3 +75,12 @@ def test_a_frame_that_is_decoded_only_saves_a_request_nothing(reader: FrameReade
     decoded, newer = frame(1, 10.0), frame(2, 11.0)
     reader.image(decoded)
     assert reader.newest(newer, since_sec=9.0) is newer
+
+
+def test_a_frame_that_was_let_go_of_is_not_the_newest_and_the_next_one_counts_on() -> None:
+    """Two frames with one number would pass for one frame."""
+    newest = NewestFrame()
+    newest.put(Image(), 1)
+    newest.clear()
+    assert newest.get() is None
+    assert newest.put(Image(), 2).number == newest.number == 2

@@ -58,6 +58,21 @@ def test_frames_that_nobody_wanted_were_not_skipped(monkeypatch: pytest.MonkeyPa
     assert node.counters.get("frames_skipped") == 1
 
 
+def test_frames_of_an_earlier_activation_were_not_skipped(
+    path: live.LivePath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live.LivePath, "_ask", lambda *_: None)
+    path._node.settings = Settings(query_mode="frame")
+    for number in range(3):
+        path._node.newest_frame.put(Image(), number)
+    path._node.newest_frame.clear()
+    later = live.LivePath(path._node, path._session)
+    later.on_frame(Image())
+    (look, *_), _ = path._session.lanes.pictures.submit.call_args
+    look()
+    assert path._node.counters.get("frames_skipped") == 0
+
+
 @pytest.fixture
 def path() -> live.LivePath:
     """Return the live path of a node whose inference threads never come to what it submits."""

@@ -101,8 +101,8 @@ class Camera:
         """Return what a person should know, with the next step; mostly nothing.
 
         Args:
-            frames: Frames received so far.
-            newest: The newest of them.
+            frames: Frames received since the node was activated.
+            newest: The newest of them, or None.
         """
         now_sec = time.monotonic()
         offered = self._node.get_publishers_info_by_topic(self.topic)

@@ -46,18 +46,30 @@ class NewestFrame:
         # Protects the slot: the ROS thread puts, an inference thread takes.
         self._lock = threading.Lock()
         self._frame: Frame | None = None
+        self._number = 0
+
+    @property
+    def number(self) -> int:
+        """Number of the last frame that was put, or 0 before the first."""
+        with self._lock:
+            return self._number
 
     def put(self, message: ImageMessage, received_ns: int) -> Frame:
         """Replace the frame."""
         with self._lock:
-            number = self._frame.number + 1 if self._frame else 1
-            self._frame = Frame(message, number, received_ns)
+            self._number += 1
+            self._frame = Frame(message, self._number, received_ns)
             return self._frame
 
     def get(self) -> Frame | None:
-        """Return the newest frame, or None before the first."""
+        """Return the newest frame, or None before the first and after ``clear``."""
         with self._lock:
             return self._frame
+
+    def clear(self) -> None:
+        """Let go of the frame; the next one has the next number all the same."""
+        with self._lock:
+            self._frame = None
 
 
 @dataclass(frozen=True)

@@ -87,9 +87,8 @@ class LivePath:
         self._ask_wanted = False
         self._unwanted = 0  # number of the last frame that was not to be looked at
         # Used by the inference thread for pictures alone.
-        newest = node.newest_frame.get()
-        self._asked_about = (newest.number if newest else 0, 0)
-        self._looked_at = newest.number if newest else 0
+        self._looked_at = node.newest_frame.number
+        self._asked_about = (self._looked_at, 0)
         self._ended = False  # set once, and read by the inference thread
         self._remembered_number, self._remembered_ns, self._remembered_episode = 0, 0, ""
 

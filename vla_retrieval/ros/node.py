@@ -58,7 +58,7 @@ class RetrievalNode(LifecycleNode):
 
     Attributes:
         settings: The parameters' values; the live ones follow changes.
-        newest_frame: The newest frame received.
+        newest_frame: The newest frame received since the node was activated.
         counters: Counts since the node was activated.
         pace: How long answers took since then.
         camera: The subscription to it while active, else None.
@@ -187,9 +187,9 @@ class RetrievalNode(LifecycleNode):
 
         With a fault, the transition ends in error processing: there is no other way there.
         """
+        frame = self.newest_frame.get()
         self._stop_listening()
         # A viewer would go on showing the matches of a node that says nothing any more.
-        frame = self.newest_frame.get()
         self.marker_publisher.publish(no_markers(frame.header.frame_id if frame else ""))
         stopped = super().on_deactivate(state)
         return TransitionCallbackReturn.ERROR if self.fault else stopped
@@ -251,6 +251,7 @@ class RetrievalNode(LifecycleNode):
         if self._query_timer is not None:
             self.destroy_timer(self._query_timer)
         self._query_timer = None
+        self.newest_frame.clear()  # what a camera saw long ago is no answer in the next activation
 
     def _fail(self, reason: str) -> None:
         self.fault = reason

@@ -324,8 +324,9 @@ class Services:
         frame = self._node.newest_frame.get()
         if frame is None:
             raise NoFrameError(
-                f"use_newest_frame: expected a frame on {self._node.image_topic}, none has "
-                "arrived yet. Check that the camera publishes there, or send an image."
+                f"use_newest_frame: expected a frame on {self._node.image_topic}, none has arrived "
+                "since this node was activated. Check that the camera publishes there, or send an "
+                "image."
             )
         return frame
 
