@@ -37,6 +37,23 @@ def test_a_replaced_thread_has_its_job_answered_and_those_that_wait_are_run(
     gate.open()
 
 
+def test_only_the_job_that_was_named_has_its_thread_replaced(worker: InferenceWorker) -> None:
+    """Not the one that came after it, and nothing where none is in hand."""
+    first = Gate(worker)
+    late = worker.turn
+    first.open()
+    second = Gate(worker)
+    assert not worker.replace("it took too long", late)
+    assert (worker.replaced, second.reasons) == (0, [])
+    assert worker.replace("it took too long", worker.turn)
+    assert [type(reason) for reason in second.reasons] == [WorkerStalledError]
+    run_one(worker)
+    while worker.turn:
+        threading.Event().wait(0.001)
+    assert not worker.replace("it took too long", late)
+    second.open()
+
+
 def test_a_replaced_thread_changes_nothing_when_it_comes_back(worker: InferenceWorker) -> None:
     """Not even where it got as far as that at the same moment."""
     changed: list[str] = []

@@ -12,6 +12,8 @@ pytest.importorskip("rclpy", reason="the watchdog belongs to the node")
 from vla_retrieval.ros.watchdog import Watchdog
 from vla_retrieval.ros.worker import MOST_STUCK, InferenceWorker, WorkerStalledError
 
+from .inference import Gate
+
 WAIT_SEC = 20.0
 LIMIT_SEC = 8.0  # so that it ticks every second
 
@@ -59,6 +61,26 @@ def test_a_job_that_takes_longer_than_the_limit_has_its_thread_replaced(blocked:
     for second in range(10, 18):
         dog.tick(100.0 + second)
     assert blocked.worker.replaced == 1
+
+
+def test_a_job_that_ends_as_its_time_is_over_is_not_held_against_the_next(
+    blocked: Blocked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its thread came back between the look and what follows from it."""
+    worker, gates, replace = blocked.worker, list[Gate](), blocked.worker.replace
+
+    def come_back_first(reason: str, turn: int | None) -> bool:
+        blocked.go_on.set()
+        gates.append(Gate(worker))
+        return replace(reason, turn)
+
+    monkeypatch.setattr(worker, "replace", come_back_first)
+    dog = Watchdog(worker, LIMIT_SEC, 100.0)
+    for second in range(1, 10):
+        dog.tick(100.0 + second)
+    (healthy,) = gates
+    assert (worker.replaced, healthy.reasons, dog.judge(110.0)) == (0, [], "")
+    healthy.open()
 
 
 def test_time_that_nobody_had_is_not_held_against_the_worker(blocked: Blocked) -> None:
@@ -171,11 +193,11 @@ def test_a_look_that_fails_is_not_the_last(
     dog = Watchdog(blocked.worker, 0.2, 0.0)
     replace, failed = blocked.worker.replace, threading.Event()
 
-    def fail_once(reason: str) -> None:
+    def fail_once(reason: str, turn: int | None) -> bool:
         if not failed.is_set():
             failed.set()
             raise RuntimeError("can't start new thread")
-        replace(reason)
+        return replace(reason, turn)
 
     monkeypatch.setattr(blocked.worker, "replace", fail_once)
     done = threading.Event()

@@ -64,7 +64,8 @@ class Watchdog:
         if self._worker.has_died:
             self._replace("the inference thread died", now_sec)
         elif turn and self._seen_sec >= self._limit_sec:
-            self._replace(f"it took longer than {self._limit_sec:g} s (worker_stall_sec)", now_sec)
+            reason = f"it took longer than {self._limit_sec:g} s (worker_stall_sec)"
+            self._replace(reason, now_sec, turn)
 
     def judge(self, now_sec: float) -> str:
         """Return what is wrong with the worker, with the next step; mostly nothing."""
@@ -88,8 +89,9 @@ class Watchdog:
             except Exception:  # such as no thread to be had: who watches has to go on
                 _log.exception("%s could not be looked after; it is tried again", self._of)
 
-    def _replace(self, reason: str, now_sec: float) -> None:
-        _log.error("%s is replaced because %s", self._of, reason)
-        self._replaced_sec = now_sec
+    def _replace(self, reason: str, now_sec: float, turn: int | None = None) -> None:
         self._turn, self._seen_sec = 0, 0.0
-        self._worker.replace(reason)
+        # The job may have come to its end since it was looked at; the next one is not late.
+        if self._worker.replace(reason, turn):
+            self._replaced_sec = now_sec
+            _log.error("%s was replaced because %s", self._of, reason)

@@ -203,7 +203,7 @@ class InferenceWorker:
         with self._changed:
             self._jobs.discard(job)
 
-    def replace(self, reason: str) -> None:
+    def replace(self, reason: str, turn: int | None = None) -> bool:
         """Shut the thread out, answer for its job, and let a new one go on with those that wait.
 
         After `MOST_STUCK` threads that have not ended, there is no new one until one of them
@@ -211,14 +211,22 @@ class InferenceWorker:
 
         Args:
             reason: As a clause for people.
+            turn: Number of the job that it is about, as ``turn`` said; nothing is done where
+                another one is in hand by now, or none. None: whatever is in hand.
+
+        Returns:
+            Whether the thread was shut out.
         """
         with self._changed:
             if self._closed or self._thread is None:
-                return
+                return False
+            in_hand = self._turn
+            if turn is not None and (in_hand is None or in_hand.number != turn):
+                return False
             self.replaced += 1
             self.last_reason = reason
-            turn, self._turn = self._turn, None
-            outcome = turn.shut_out(reason) if turn else ""
+            self._turn = None
+            outcome = in_hand.shut_out(reason) if in_hand else ""
             self._stuck.append(self._thread)
             self._thread = None
             self._changed.notify_all()  # the old one may be waiting for a job
@@ -229,10 +237,11 @@ class InferenceWorker:
             else:
                 waiting = self._jobs.clear()
             given_up = self._given_up()
-        if turn is not None:
-            turn.job.give_up(WorkerStalledError(_stalled(reason, outcome)))
+        if in_hand is not None:
+            in_hand.job.give_up(WorkerStalledError(_stalled(reason, outcome)))
         for job in waiting:
             job.give_up(given_up)
+        return True
 
     def go_on(self) -> None:
         """Start a thread if there is none and one of those that were stuck has ended.
