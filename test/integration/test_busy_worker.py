@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from vla_retrieval.ros import conversions
 from vla_retrieval.ros.frames import Frame
 from vla_retrieval.ros.worker import InferenceWorker
 from vla_retrieval.types import RgbImage
@@ -310,3 +312,28 @@ def test_the_newest_frame_is_not_embedded_for_a_request_whose_deadline_has_passe
     decoded.set()
     wait_until(lambda: session.lanes.pictures.turn == 0, "the end of its turn")
     assert embedded == []
+
+
+def test_an_answer_that_is_ready_after_its_deadline_is_counted_as_failed_alone(
+    gated: GatedNode, planner: Robot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And says nothing of how long answers take; who accepts a stale one gets it next time."""
+    make, go_on = conversions.to_match_array, threading.Event()
+
+    def make_slowly(*arguments: Any) -> MatchArray:
+        assert go_on.wait(WAIT_SEC)
+        return make(*arguments)
+
+    monkeypatch.setattr(conversions, "to_match_array", make_slowly)
+    question = {"instruction": "cup", "accept_stale": True}
+    late = planner.call("retrieve", timeout_sec=0.2, **question)
+    assert late.status.code == Status.DEADLINE_EXCEEDED
+    go_on.set()
+    stats = planner.call("get_stats")  # runs after it
+    assert (stats.queries_failed, stats.queries_answered) == (1, 0)
+    assert math.isnan(gated.node.pace.percentiles(50)[0])
+    gated.hold()
+    stale = planner.call("retrieve", timeout_sec=0.2, **question)
+    assert stale.success, stale.message
+    assert gated.node.counters.get("queries_answered") == 1
+    assert math.isnan(gated.node.pace.percentiles(50)[0])

@@ -107,8 +107,13 @@ class Services:
         return serve
 
     def _count(self, response: Any) -> None:
+        """Count a query by what its caller gets: an answer that came too late is none."""
         if not response.success:
             self._node.counters.add("queries_failed")
+            return
+        self._node.counters.add("queries_answered")
+        if not response.result.stale:  # else its times are those of an earlier one
+            self._node.pace.note(response.result.times.total_sec)
 
     def _serve(self, kind: Any, answer: Callable[..., None], request: Any, reply: Reply) -> None:
         """Have a request answered, or settle its reply with the reason why not."""
@@ -224,9 +229,7 @@ class Services:
             session.encoder.fingerprint.model, self._node.image_age_sec(header, frame),
         )  # fmt: skip
         with effect("the answer was noted"):
-            self._node.pace.note(retrieval.times.total_sec)
             session.last_answers.put(request, response.result)
-            self._node.counters.add("queries_answered")
 
     def _remember(
         self, session: Session, request: Remember.Request, response: Remember.Response, call: Call
