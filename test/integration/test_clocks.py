@@ -93,6 +93,17 @@ def test_a_bag_that_starts_over_and_one_that_is_skipped_through(
     assert late.status.code == Status.DEADLINE_EXCEEDED
 
 
+def test_a_stale_answer_has_aged_by_simulated_time(simulation: Simulation) -> None:
+    simulation.go_to(100)
+    simulation.see(1, 98)
+    fresh = simulation.newest(accept_stale=True)
+    assert fresh.success, fresh.message
+    simulation.go_to(130)
+    stale = simulation.newest(accept_stale=True, timeout_sec=1e-9)
+    assert stale.result.stale, stale.message
+    assert stale.result.image_age_sec == pytest.approx(32.0, abs=0.01)
+
+
 def test_a_camera_ahead_of_the_clock_is_reported_and_its_frames_count_as_new(
     simulation: Simulation, robot: Robot
 ) -> None:

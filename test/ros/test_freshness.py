@@ -105,23 +105,23 @@ def ask(**fields: object) -> Retrieve.Request:
 def test_an_earlier_answer_serves_the_same_request_whatever_its_deadline() -> None:
     """And no other one."""
     answers = LastAnswers()
-    answers.put(ask(timeout_sec=1.0), MatchArray(memory_size=7))
-    found = answers.get(ask(timeout_sec=0.5))
+    answers.put(ask(timeout_sec=1.0), MatchArray(memory_size=7), SECOND)
+    found = answers.get(ask(timeout_sec=0.5), SECOND)
     assert found is not None
     assert (found.memory_size, found.stale) == (7, True)
     for other in (
         ask(instruction="bowl"), ask(k=3), ask(use_newest_frame=True), ask(accept_stale=False),
         ask(filter=Filter(tags=["red"])),
     ):  # fmt: skip
-        assert answers.get(other) is None
+        assert answers.get(other, SECOND) is None
 
 
 def test_the_kept_answer_stays_as_it_was() -> None:
     """What is marked as stale is a copy: the same message may still be on its way."""
     answers = LastAnswers()
     answer = MatchArray(image_age_sec=1.0)
-    answers.put(ask(), answer)
-    found = answers.get(ask())
+    answers.put(ask(), answer, SECOND)
+    found = answers.get(ask(), SECOND)
     assert found is not None
     assert found.image_age_sec >= 1.0
     assert not answer.stale
@@ -132,27 +132,49 @@ def test_the_image_of_an_earlier_answer_has_aged_since(monkeypatch: pytest.Monke
     clock = SimpleNamespace(monotonic=lambda: 100.0)
     monkeypatch.setattr(freshness, "time", clock)
     answers = LastAnswers()
-    answers.put(ask(), MatchArray(image_age_sec=1.0))
+    answers.put(ask(), MatchArray(image_age_sec=1.0), SECOND)
     clock.monotonic = lambda: 107.0
-    found = answers.get(ask())
+    found = answers.get(ask(), SECOND)
     assert found is not None
     assert found.image_age_sec == 8.0
+
+
+@pytest.mark.parametrize(
+    ("now_ns", "age_sec"),
+    [
+        (9 * SECOND, 1.0),  # simulated time stands still
+        (29 * SECOND, 21.0),  # it jumps
+        (3 * SECOND, 8.0),  # the bag started over
+    ],
+)
+def test_in_simulated_time_an_earlier_answer_ages_with_the_simulation_until_it_starts_over(
+    now_ns: int, age_sec: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a frame does."""
+    clock = SimpleNamespace(monotonic=lambda: 100.0)
+    monkeypatch.setattr(freshness, "time", clock)
+    answers = LastAnswers()
+    answers.put(ask(), MatchArray(image_age_sec=1.0), 9 * SECOND)
+    clock.monotonic = lambda: 107.0
+    found = answers.get(ask(), now_ns, simulated=True)
+    assert found is not None
+    assert found.image_age_sec == age_sec
 
 
 def test_answers_nobody_would_take_stale_are_not_kept() -> None:
     """They cost nothing."""
     answers = LastAnswers()
-    answers.put(ask(accept_stale=False), MatchArray())
-    assert answers.get(ask()) is None
+    answers.put(ask(accept_stale=False), MatchArray(), SECOND)
+    assert answers.get(ask(), SECOND) is None
 
 
 def test_only_the_last_requests_are_kept() -> None:
     """A planner that never asks twice does not fill the RAM."""
     answers = LastAnswers()
     for n in range(100):
-        answers.put(ask(instruction=f"task {n}"), MatchArray(memory_size=n))
-    assert answers.get(ask(instruction="task 0")) is None
-    assert answers.get(ask(instruction="task 99")) is not None
+        answers.put(ask(instruction=f"task {n}"), MatchArray(memory_size=n), SECOND)
+    assert answers.get(ask(instruction="task 0"), SECOND) is None
+    assert answers.get(ask(instruction="task 99"), SECOND) is not None
 
 
 def test_a_request_that_is_asked_again_is_not_the_first_to_go() -> None:
@@ -160,9 +182,9 @@ def test_a_request_that_is_asked_again_is_not_the_first_to_go() -> None:
     answers = LastAnswers()
     others = [ask(instruction=f"task {n}") for n in range(70)]
     for request in (ask(), *others[:60], ask(), *others[60:]):
-        answers.put(request, MatchArray())
-    assert answers.get(others[0]) is None
-    assert answers.get(ask()) is not None
+        answers.put(request, MatchArray(), SECOND)
+    assert answers.get(others[0], SECOND) is None
+    assert answers.get(ask(), SECOND) is not None
 
 
 @pytest.mark.parametrize(("matches", "kept"), [(4_000, 2), (20_000, 1)])
@@ -171,8 +193,8 @@ def test_fewer_are_kept_where_they_are_large(matches: int, kept: int) -> None:
     answers = LastAnswers()
     for n in range(3):
         answer = MatchArray(matches=[Match()] * matches)
-        answers.put(ask(instruction=f"task {n}"), answer)
-    found = [answers.get(ask(instruction=f"task {n}")) is not None for n in range(3)]
+        answers.put(ask(instruction=f"task {n}"), answer, SECOND)
+    found = [answers.get(ask(instruction=f"task {n}"), SECOND) is not None for n in range(3)]
     assert found == [False] * (3 - kept) + [True] * kept
 
 
@@ -196,5 +218,5 @@ def test_nothing_is_kept_or_looked_for_by_the_pixels_of_a_request(
     monkeypatch.setattr(freshness, "_key", MagicMock(side_effect=AssertionError("a key of pixels")))
     answers = LastAnswers()
     for fields in ({"image": Image(width=1)}, {"compressed_image": CompressedImage(data=b"x")}):
-        answers.put(ask(**fields), MatchArray())
-        assert answers.get(ask(**fields)) is None
+        answers.put(ask(**fields), MatchArray(), SECOND)
+        assert answers.get(ask(**fields), SECOND) is None

@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections import OrderedDict
+from typing import NamedTuple
 
 from std_msgs.msg import Header
 
@@ -49,6 +50,20 @@ def image_age_sec(
     return held_sec + max(0.0, -ahead_sec(frame))
 
 
+class _Kept(NamedTuple):
+    """An answer, and when it was given: on the node's clock and on the steady one."""
+
+    answer: MatchArray
+    given_ns: int
+    given_sec: float
+
+    def aged_sec(self, now_ns: int, *, simulated: bool) -> float:
+        """Return how long ago that was, by the rule of `image_age_sec`."""
+        if simulated and now_ns >= self.given_ns:
+            return (now_ns - self.given_ns) / _NS_PER_SEC
+        return time.monotonic() - self.given_sec
+
+
 def ahead_sec(frame: Frame) -> float:
     """Return how far a frame's stamp was ahead of the node's clock when it came, in seconds.
 
@@ -81,35 +96,51 @@ class LastAnswers:
         """Start without an answer."""
         # An inference thread puts, the executor's thread gets.
         self._lock = threading.Lock()
-        self._answers: OrderedDict[str, tuple[MatchArray, float]] = OrderedDict()
+        self._answers: OrderedDict[str, _Kept] = OrderedDict()
 
-    def put(self, request: Retrieve.Request, answer: MatchArray) -> None:
-        """Keep an answer, if its request accepts stale ones and has no image of its own."""
+    def put(self, request: Retrieve.Request, answer: MatchArray, now_ns: int) -> None:
+        """Keep an answer, if its request accepts stale ones and has no image of its own.
+
+        Args:
+            request: That it answers.
+            answer: Is not changed later.
+            now_ns: The node's clock, nanoseconds since the epoch.
+        """
         if not _may_be_stale(request):
             return
         key = _key(request)
         with self._lock:
-            self._answers[key] = answer, time.monotonic()
+            self._answers[key] = _Kept(answer, now_ns, time.monotonic())
             self._answers.move_to_end(key)
             while len(self._answers) > 1 and self._too_much():
                 self._answers.popitem(last=False)
 
-    def get(self, request: Retrieve.Request) -> MatchArray | None:
-        """Return the last answer to the same request, marked as stale, or None."""
+    def get(
+        self, request: Retrieve.Request, now_ns: int, *, simulated: bool = False
+    ) -> MatchArray | None:
+        """Return the last answer to the same request, marked as stale, or None.
+
+        Its image has aged since as `image_age_sec` says.
+
+        Args:
+            request: To be answered.
+            now_ns: The node's clock, nanoseconds since the epoch.
+            simulated: Whether that is simulated time.
+        """
         if not _may_be_stale(request):
             return None
         key = _key(request)
         with self._lock:
-            answer, since_sec = self._answers.get(key, (None, 0.0))
-        if answer is None:
+            kept = self._answers.get(key)
+        if kept is None:
             return None
-        stale = copy.copy(answer)
+        stale = copy.copy(kept.answer)
         stale.stale = True
-        stale.image_age_sec = answer.image_age_sec + (time.monotonic() - since_sec)
+        stale.image_age_sec = stale.image_age_sec + kept.aged_sec(now_ns, simulated=simulated)
         return stale
 
     def _too_much(self) -> bool:
-        matches = sum(len(answer.matches) for answer, _ in self._answers.values())
+        matches = sum(len(kept.answer.matches) for kept in self._answers.values())
         return len(self._answers) > _KEPT or matches > _MATCHES_KEPT
 
 

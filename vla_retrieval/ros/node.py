@@ -121,9 +121,17 @@ class RetrievalNode(LifecycleNode):
 
     def image_age_sec(self, header: Header | None, frame: Frame | None) -> float:
         """Return how old a query image is now; see `freshness.image_age_sec`."""
-        clock = self.get_clock()
-        simulated = bool(clock.ros_time_is_active)  # type: ignore[attr-defined]
-        return image_age_sec(header, frame, clock.now().nanoseconds, simulated=simulated)
+        return image_age_sec(header, frame, self.now_ns, simulated=self.is_simulated)
+
+    @property
+    def now_ns(self) -> int:
+        """The node's clock, nanoseconds since the epoch."""
+        return int(self.get_clock().now().nanoseconds)
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether that is simulated time."""
+        return bool(self.get_clock().ros_time_is_active)  # type: ignore[attr-defined]
 
     def active_session(self) -> Session:
         """Return the session of an active node.

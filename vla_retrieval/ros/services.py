@@ -181,7 +181,9 @@ class Services:
         response = kind.Response()
         session = self._node.session
         if kind is Retrieve and session is not None and isinstance(error, _TOO_LATE):
-            earlier = session.last_answers.get(request)
+            earlier = session.last_answers.get(
+                request, self._node.now_ns, simulated=self._node.is_simulated
+            )
             if earlier is not None:
                 response.success, response.result = True, earlier
                 return response
@@ -229,7 +231,7 @@ class Services:
             session.encoder.fingerprint.model, self._node.image_age_sec(header, frame),
         )  # fmt: skip
         with effect("the answer was noted"):
-            session.last_answers.put(request, response.result)
+            session.last_answers.put(request, response.result, self._node.now_ns)
 
     def _remember(
         self, session: Session, request: Remember.Request, response: Remember.Response, call: Call
