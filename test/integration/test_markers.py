@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from geometry_msgs.msg import PoseStamped
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
 from std_msgs.msg import Header
 from visualization_msgs.msg import Marker, MarkerArray
 
 from vla_retrieval_msgs.msg import Entry
 
 from .harness import START_SEC, Collector, NodeProcess, Robot, image_message, picture, wait_until
+from .parameters import Manager
 
 SECOND = 1_000_000_000
 
@@ -82,18 +82,15 @@ def test_matches_are_drawn_where_their_cameras_stood_until_they_are_forgotten(
     assert [m.pose.position.x for m in left if m.ns == "cameras"] == [2.0]
 
 
-def test_a_node_that_is_deactivated_takes_its_markers_away(
-    start: Callable[..., NodeProcess], robot: Robot
+@pytest.mark.parametrize("transition", ["deactivate", "active_shutdown"])
+def test_a_node_that_is_no_longer_active_takes_its_markers_away(
+    start: Callable[..., NodeProcess], robot: Robot, transition: str
 ) -> None:
     node = begin(start, robot)
     remember(robot, 1, **at(1.0))
     markers = robot.collect(MarkerArray, "retrieval/markers")
     show_until(robot, markers, lambda names: ("cameras", 1) in names)
-    change = robot.client.node.create_client(ChangeState, "retrieval/change_state")
-    assert change.wait_for_service(START_SEC), node.log
-    change.call_async(
-        ChangeState.Request(transition=Transition(id=Transition.TRANSITION_DEACTIVATE))
-    )
+    assert Manager(robot).try_to(transition), node.log
     wait_until(
         lambda: [m.action for m in markers.messages[-1].markers] == [Marker.DELETEALL],
         "a message that deletes all markers",

@@ -195,10 +195,7 @@ class RetrievalNode(LifecycleNode):
 
         With a fault, the transition ends in error processing: there is no other way there.
         """
-        frame = self.newest_frame.get()
-        self._stop_listening()
-        # A viewer would go on showing the matches of a node that says nothing any more.
-        self.marker_publisher.publish(no_markers(frame.header.frame_id if frame else ""))
+        self._fall_silent()
         stopped = super().on_deactivate(state)
         return TransitionCallbackReturn.ERROR if self.fault else stopped
 
@@ -209,7 +206,9 @@ class RetrievalNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Close the memory and let the encoder go."""
+        """Close the memory and let the encoder go, from any state."""
+        if self.is_active:
+            self._fall_silent()
         self.close()
         return TransitionCallbackReturn.SUCCESS
 
@@ -245,6 +244,15 @@ class RetrievalNode(LifecycleNode):
         self._query_timer = self.create_timer(
             1.0 / self.settings.query_rate_hz, live.on_timer, callback_group=group
         )
+
+    def _fall_silent(self) -> None:
+        """Stop to listen, and take the markers away that were published last.
+
+        A viewer would go on showing the matches of a node that says nothing any more.
+        """
+        frame = self.newest_frame.get()
+        self._stop_listening()
+        self.marker_publisher.publish(no_markers(frame.header.frame_id if frame else ""))
 
     def _stop_listening(self) -> None:
         self.is_active = False
