@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.lifecycle import TransitionCallbackReturn
 
 from vla_retrieval.encoders import DoubleEncoder
-from vla_retrieval.errors import MemoryLockedError
+from vla_retrieval.errors import MemoryLockedError, StorageError
 from vla_retrieval.memory import Memory
 from vla_retrieval_msgs.msg import MatchArray, Status
 
@@ -201,6 +203,36 @@ def test_cleaning_up_lets_go_of_every_tensor_of_the_model(
         assert manager.try_to("cleanup")
         assert held > 10 * _MB
         assert tensor_bytes() - before < _MB
+    finally:
+        local.close()
+
+
+def test_a_configure_that_fails_after_the_model_was_loaded_gives_back_what_it_took(
+    domain: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once nobody refers to the model any more: an error does, while it is on its way."""
+    loaded: list[weakref.ref[DoubleEncoder]] = []
+    left: list[bool] = []
+
+    def load(_: object) -> DoubleEncoder:
+        encoder = DoubleEncoder()
+        loaded.append(weakref.ref(encoder))
+        return encoder
+
+    def give_back() -> None:
+        gc.collect()
+        left.append(loaded[0]() is not None)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise StorageError("no disk")
+
+    monkeypatch.setattr("vla_retrieval.ros.session.load_encoder", load)
+    monkeypatch.setattr("vla_retrieval.ros.session.Memory.open", refuse)
+    monkeypatch.setattr("vla_retrieval.ros.node.free_device_memory", give_back)
+    local = LocalNode(tmp_path / "memory", active=False)
+    try:
+        assert local.node.trigger_configure() == TransitionCallbackReturn.FAILURE
+        assert left == [False]
     finally:
         local.close()
 

@@ -149,6 +149,18 @@ class RetrievalNode(LifecycleNode):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the encoder and open the memory; a clear reason is logged where that fails."""
+        configured = self._configure()
+        if configured != TransitionCallbackReturn.SUCCESS:
+            free_device_memory()  # here, where no error holds what was loaded any more
+            return configured
+        self.fault = ""
+        self._check_timer = self.create_timer(
+            _CHECK_MEMORY_SEC, self._on_check,
+            callback_group=self._group, clock=self._steady_clock,
+        )  # fmt: skip
+        return configured
+
+    def _configure(self) -> TransitionCallbackReturn:
         try:
             self.settings = parameters.read(self, self._paths)
             directory = self.settings.memory_path
@@ -162,11 +174,6 @@ class RetrievalNode(LifecycleNode):
             _log.exception("cannot configure")
             self._fail(f"cannot configure: {error!r}. The log says more.")
             return TransitionCallbackReturn.ERROR
-        self.fault = ""
-        self._check_timer = self.create_timer(
-            _CHECK_MEMORY_SEC, self._on_check,
-            callback_group=self._group, clock=self._steady_clock,
-        )  # fmt: skip
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
