@@ -293,8 +293,7 @@ class Services:
         response.worker_replaced_because = session.lanes.reasons
         response.worker_threads_stuck = session.lanes.stuck
         for name in COUNTS:
-            if hasattr(response, name):  # the others are in the diagnostics alone
-                setattr(response, name, self._node.counters.get(name))
+            setattr(response, name, self._node.counters.get(name))
 
     def _inputs(
         self, session: Session, request: Any, picture: OwnPicture | None
