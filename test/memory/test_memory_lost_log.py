@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vla_retrieval.cli.memory import main
 from vla_retrieval.errors import MemoryFormatError
 from vla_retrieval.memory.checking import check
 from vla_retrieval.memory.contents import open_contents
 from vla_retrieval.memory.dropping import drop_damaged
 from vla_retrieval.memory.findings import Part
+from vla_retrieval.memory.mending import mend_log
 from vla_retrieval.memory.write_ahead import lost_commits
 from vla_retrieval.types import NewEntry
 
@@ -140,6 +142,63 @@ def test_giving_up_what_is_lost_leaves_a_memory_that_gives_no_id_out_twice(
     assert memory.stats().entries == left
     (new,) = memory.add([NewEntry("one more", 1)], unit_vectors(1, DIM, 7), unit_vectors(1, DIM, 8))
     assert new > 40
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_mended_log_gives_back_all_but_what_the_bit_hit(cut_off: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    mended, size = 0, (cut_off / LOG).stat().st_size
+    sound = (cut_off / LOG).read_bytes()
+    for _ in range(25):
+        (cut_off / LOG).write_bytes(sound)
+        flip(cut_off / LOG, int(rng.integers(size)))
+        damaged = (cut_off / LOG).read_bytes()
+        lost = lost_commits(cut_off)
+        assert mend_log(cut_off) <= (lost is not None)
+        if lost is None or (cut_off / LOG).read_bytes() == damaged:
+            assert (cut_off / LOG).read_bytes() == damaged
+            continue
+        mended += 1
+        assert lost_commits(cut_off) is None
+        try:
+            report = look(cut_off)
+        except MemoryFormatError as error:
+            assert "fingerprint" in str(error)  # noqa: PT017  (one bit of 200 000 hit it)
+            continue
+        assert report.entries == 40
+        assert len(report.damaged_ids) <= 1
+        assert {finding.entry_id for finding in report.wrong} == set(report.damaged_ids)
+        assert not (cut_off / ".mending").exists()
+    assert mended >= 15
+
+
+def test_a_log_whose_commits_can_all_be_read_is_not_touched(cut_off: Path) -> None:
+    before = (cut_off / LOG).read_bytes()
+    assert not mend_log(cut_off)
+    assert (cut_off / LOG).read_bytes() == before
+
+
+def test_a_log_that_no_sound_database_comes_of_stays_as_it_is(cut_off: Path) -> None:
+    """A page under the number of another would be written over that."""
+    at = HEADER + frames(cut_off) // 3 * FRAME
+    content = bytearray((cut_off / LOG).read_bytes())
+    content[at : at + 4] = (2).to_bytes(4, "big")  # the page of a table that has one page
+    (cut_off / LOG).write_bytes(content)
+    assert not mend_log(cut_off)
+    assert (cut_off / LOG).read_bytes() == content
+    assert lost_commits(cut_off) is not None
+
+
+def test_the_tool_mends_a_log_and_drops_what_the_bit_hit(
+    cut_off: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene = unit_vectors(1, DIM, 20)[0].tobytes()  # of entry 21
+    flip(cut_off / LOG, (cut_off / LOG).read_bytes().index(scene) + 3)
+    assert main(["check", str(cut_off), "--drop-damaged", "--yes"]) == 0
+    said = capsys.readouterr().out
+    assert "mended: the log; all commits in it can be read again" in said
+    assert look(cut_off).entries in (39, 40)
+    assert look(cut_off).wrong == []
 
 
 @pytest.mark.parametrize("beside", [LOG, "index.snapshot"])

@@ -24,6 +24,7 @@ from vla_retrieval.memory.describing import MemoryInfo, describe
 from vla_retrieval.memory.directory import size_bytes
 from vla_retrieval.memory.failures import storage_errors
 from vla_retrieval.memory.findings import Report
+from vla_retrieval.memory.mending import mend_log
 from vla_retrieval.memory.names import DATABASE_NAME
 from vla_retrieval.memory.options import MemoryOptions
 from vla_retrieval.projection import Head, name_of, short_digest
@@ -46,6 +47,9 @@ def info(args: Namespace) -> int:
 def check(args: Namespace) -> int:
     """Print what is wrong with a memory, and remove it if that is asked for."""
     write = args.drop_damaged and args.yes
+    mended = write and mend_log(args.directory)
+    if mended and not args.json:
+        print("mended: the log; all commits in it can be read again")
     with open_contents(args.directory, write=write, to_check=True) as contents:
         with progress_bars() as progress:
             report = checking.check(contents, progress)
@@ -62,7 +66,8 @@ def check(args: Namespace) -> int:
         with progress_bars() as progress:
             after = checking.check(contents, progress)
         if args.json:
-            print_json({**_report(report), "dropped": dropped, "after": _report(after)})
+            done = {"log_mended": mended, "dropped": dropped, "after": _report(after)}
+            print_json({**_report(report), **done})
         else:
             print(f"removed: {_dropped(dropped)}")
             print("what is left:")
@@ -294,7 +299,7 @@ def _dropped(dropped: dropping.Dropped) -> str:
         _listed("rows without an entry from", dropped.orphan_tables),
         "the snapshot of the index, which the next open makes anew" if dropped.snapshot else "",
         "the calibration, which `memory calibrate` makes anew" if dropped.calibration else "",
-        "what cannot be read of the log" if dropped.log else "",
+        "what cannot be mended of the log" if dropped.log else "",
         "counts that cannot be, which begin anew" if dropped.counters else "",
     ]
     return "; ".join(filter(None, parts)) or "nothing"

@@ -26,7 +26,9 @@ from vla_retrieval.memory.schema import damaged
 
 _log = logging.getLogger(__name__)
 
-_MAGIC = {0x377F0682: "<u4", 0x377F0683: ">u4"}  # and the order of bytes in its checksums
+_LITTLE = 0x377F0682
+_MAGIC = {_LITTLE: "<u4", 0x377F0683: ">u4"}  # and the order of bytes in its checksums
+_VERSION = 3007000
 _HEADER = struct.Struct(">8I")  # magic, version, page size, number, two salts, two checksums
 _FRAME_BYTES = 24  # page, pages after a commit or 0, two salts, two checksums; then the page
 _COVERED = 8  # bytes of them that the checksum covers
@@ -85,62 +87,132 @@ def lost_commits(directory: Path) -> LostCommits | None:
     Raises:
         StorageError: If the log cannot be read.
     """
-    path = directory / LOG_NAME
+    log = _read(directory / LOG_NAME)
+    return None if log is None else log.lost
+
+
+def mended(directory: Path) -> bytes | None:
+    """Return the log with checksums that hold, up to the last commit that is in it.
+
+    What a flipped bit did to a page is in it still, and found where pages are read.
+
+    Returns:
+        None where there is no log, or none that anything of is lost.
+
+    Raises:
+        StorageError: If the log cannot be read.
+    """
+    log = _read(directory / LOG_NAME)
+    return None if log is None or log.lost is None else log.mended()
+
+
+class _Log(NamedTuple):
+    """A log's content, taken apart.
+
+    Attributes:
+        content: All of it.
+        order: Of the bytes in its checksums.
+        sums: The header's checksum, as SQLite's frames go on from it; None where it does not hold:
+            then SQLite takes no frame at all.
+        salts: Of its frames, shape ``(2,)``.
+        frames: Their bytes, shape ``(n, size)``.
+        heads: Their first numbers, shape ``(n, 6)``.
+    """
+
+    content: bytes
+    order: str
+    sums: _Words | None
+    salts: _Words
+    frames: NDArray[np.uint8]
+    heads: _Words
+
+    @property
+    def ours(self) -> NDArray[np.bool_]:
+        """Which frames are of this round of the log, shape ``(n,)``."""
+        found: NDArray[np.bool_] = (self.heads[:, 2:4] == self.salts).all(axis=1)
+        return found
+
+    @property
+    def page_size(self) -> int:
+        """Bytes."""
+        return self.frames.shape[1] - _FRAME_BYTES
+
+    @property
+    def first_bad(self) -> int:
+        """The first frame that SQLite does not take, or how many there are."""
+        if self.sums is None:
+            return 0
+        ours, before = self.ours, self.sums
+        powers = _powers((self.page_size + _COVERED) // 8)
+        for start in range(0, len(self.frames), _FRAMES_AT_ONCE):
+            covered = _covered(self.frames[start : start + _FRAMES_AT_ONCE], self.order)
+            for number, added in enumerate(_added(covered, powers), start):
+                before, head = powers[-1] @ before + added, self.heads[number]
+                if not ours[number] or not head[0] or (before != head[4:6]).any():
+                    return number
+        return len(self.frames)
+
+    @property
+    def lost(self) -> LostCommits | None:
+        """The commits that SQLite does not take and that had another frame behind them."""
+        ours = np.flatnonzero(self.ours)
+        ours = ours[ours >= self.first_bad]
+        commits = ours[self.heads[ours, 1] != 0]
+        if not len(commits) or ours[-1] <= commits[0]:
+            return None
+        surely = int((commits < ours[-1]).sum())
+        return LostCommits(surely, len(ours) * (self.page_size // _LEAST_ROW))
+
+    def mended(self) -> bytes:
+        """Return the same up to its last commit, with the salts and sums that it should have."""
+        last = int(np.flatnonzero(self.ours & (self.heads[:, 1] != 0))[-1])
+        header = list(_HEADER.unpack_from(self.content))
+        header[:3] = _LITTLE, _VERSION, self.page_size
+        header[4:6] = self.salts.tolist()
+        sums = _sums(_NOTHING, _words(_HEADER.pack(*header), _MAGIC[_LITTLE]), _powers(3))
+        header[6:] = sums.tolist()
+        frames, heads = self.frames[: last + 1].copy(), self.heads[: last + 1].copy()
+        heads[:, 2:4] = self.salts
+        powers = _powers((self.page_size + _COVERED) // 8)
+        for start in range(0, len(frames), _FRAMES_AT_ONCE):
+            covered = _covered(frames[start : start + _FRAMES_AT_ONCE], _MAGIC[_LITTLE])
+            for number, added in enumerate(_added(covered, powers), start):
+                sums = powers[-1] @ sums + added
+                heads[number, 4:6] = sums
+        frames[:, :_FRAME_BYTES] = heads.astype(">u4").view(np.uint8)
+        return _HEADER.pack(*header) + frames.tobytes()
+
+
+def _read(path: Path) -> _Log | None:
+    """Return a log, or None where there is none."""
     with storage_errors("read", path):
         content = path.read_bytes() if path.exists() else b""
     if len(content) < _HEADER.size:
         return None
-    magic, _, page_size, _, *salts, _, _ = _HEADER.unpack_from(content)
+    magic, _, page_size, _, *salts, one, other = _HEADER.unpack_from(content)
     order = _MAGIC.get(magic, "")
-    sound = order and _sums(_NOTHING, _words(content, order), _powers(3)).tolist() == list(
-        _HEADER.unpack_from(content)[-2:]
-    )
-    if not sound:  # SQLite takes no frame at all; what they are is what most of them say
+    sums = np.array((one, other), np.uint32)
+    sound = bool(order) and (_sums(_NOTHING, _words(content, order), _powers(3)) == sums).all()
+    if not sound:  # what its frames are is what most of them say
         page_size = _PAGE_BYTES
     size = _FRAME_BYTES + page_size
     count = (len(content) - _HEADER.size) // size
     frames = np.frombuffer(content, np.uint8, count * size, _HEADER.size).reshape(count, size)
     heads = np.ascontiguousarray(frames[:, :_FRAME_BYTES]).view(">u4").astype(np.uint32)
     if not sound:
-        return _behind(heads, _commonest(heads[:, 2:4]), 0, page_size)
-    before = np.array(_HEADER.unpack_from(content)[-2:], np.uint32)
-    ours = (heads[:, 2:4] == np.array(salts, np.uint32)).all(axis=1)
-    first_bad = _first_bad(frames, heads, ours, before, order)
-    return _behind(heads, np.array(salts, np.uint32), first_bad, page_size)
+        return _Log(content, order, None, _commonest(heads[:, 2:4]), frames, heads)
+    return _Log(content, order, sums, np.array(salts, np.uint32), frames, heads)
 
 
-def _behind(
-    heads: NDArray[np.uint32], salts: _Words, first_bad: int, page_size: int
-) -> LostCommits | None:
-    """Return the commits from a frame on that had another frame behind them."""
-    ours = np.flatnonzero((heads[:, 2:4] == salts).all(axis=1))
-    ours = ours[ours >= first_bad]
-    commits = ours[heads[ours, 1] != 0]
-    if not len(commits) or ours[-1] <= commits[0]:
-        return None
-    surely = int((commits < ours[-1]).sum())
-    return LostCommits(surely, len(ours) * (page_size // _LEAST_ROW))
+def _covered(frames: NDArray[np.uint8], order: str) -> _Words:
+    """Return the words of frames that their checksums cover, shape ``(n, words)``."""
+    return np.concatenate((frames[:, :_COVERED], frames[:, _FRAME_BYTES:]), axis=1).view(order)
 
 
 def _commonest(salts: _Words) -> _Words:
     pairs, counts = np.unique(salts, axis=0, return_counts=True)
     found: _Words = pairs[np.argmax(counts)] if len(pairs) else _NOTHING
     return found
-
-
-def _first_bad(
-    frames: NDArray[np.uint8], heads: _Words, ours: NDArray[np.bool_], before: _Words, order: str
-) -> int:
-    """Return the first frame that SQLite does not take, or how many there are."""
-    powers = _powers((frames.shape[1] - _FRAME_BYTES + _COVERED) // 8)
-    for start in range(0, len(frames), _FRAMES_AT_ONCE):
-        some = frames[start : start + _FRAMES_AT_ONCE]
-        covered = np.concatenate((some[:, :_COVERED], some[:, _FRAME_BYTES:]), axis=1)
-        for number, added in enumerate(_added(covered.view(order), powers), start):
-            before = powers[-1] @ before + added
-            if not ours[number] or not heads[number, 0] or (before != heads[number, 4:6]).any():
-                return number
-    return len(frames)
 
 
 def _words(content: bytes, order: str) -> _Words:
