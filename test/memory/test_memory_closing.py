@@ -159,6 +159,14 @@ def test_whether_a_memory_can_be_used_is_told_beside_a_reader_and_while_entries_
         memory.check_usable()
 
 
+def test_the_first_entries_of_a_memory_wait_for_no_reader(open_memory: OpenMemory) -> None:
+    memory = open_memory()
+    with memory._live.reading():  # where they waited, this would not end
+        for _ in range(3):
+            add(memory)
+    assert memory.stats().entries == 3
+
+
 def test_an_index_is_not_searched_where_nobody_can_tell_whether_it_is_behind(
     open_memory: OpenMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,7 +102,7 @@ class Maintenance:
         seen = self._live.glance()
         rows = len(seen)
         # By the rows that are there; only near the bound is it worth to wait for readers.
-        if rows and seen.size_bytes / rows * (rows + self._live.waiting) <= most_bytes:
+        if not rows or seen.size_bytes / rows * (rows + self._live.waiting) <= most_bytes:
             return ""
         with self._live.reading() as index:
             if index.size_bytes <= most_bytes:
