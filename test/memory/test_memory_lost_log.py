@@ -229,3 +229,26 @@ def test_a_database_without_tables_beside_a_snapshot_is_not_taken_for_a_new_one(
     (copy / LOG).unlink()
     with pytest.raises(MemoryFormatError, match=r"an empty database beside index\.snapshot"):
         open_memory(directory=copy)
+
+
+def test_an_id_that_only_a_snapshot_knows_is_not_given_out_again(
+    open_memory: OpenMemory, directory: Path, tmp_path: Path
+) -> None:
+    """An older copy of the database was put back, or its log is gone."""
+    memory = fill(open_memory(durable=True), 3)
+    memory.close()
+    older = (directory / DATABASE).read_bytes()
+    memory = open_memory(durable=True)
+    memory.add([NewEntry("later", 1)] * 4, unit_vectors(4, DIM, 1), unit_vectors(4, DIM, 2))
+    memory.write_snapshot()
+    memory.close()
+    (directory / DATABASE).write_bytes(older)
+    for expected in (8, 9):  # also when it was closed in between, with a snapshot of its own
+        memory = open_memory(durable=True)
+        (new,) = memory.add([NewEntry("new", 1)], unit_vectors(1, DIM, 3), unit_vectors(1, DIM, 4))
+        assert new == expected
+        memory.write_snapshot()
+        memory.close()
+    assert open_memory().entry_ids() == [1, 2, 3, 8, 9]
+    open_memory().close()
+    assert look(directory).wrong == []

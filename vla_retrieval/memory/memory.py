@@ -153,6 +153,8 @@ class Memory(Readable):
                 standing = Standing(store.read_uses(connection), pinned)
                 calibration = calibration_store.read_if_sound(connection, directory)
                 last_id = counters.last_given_out(connection)
+            if opened.last_id > last_id and not read_only:
+                opened, last_id = _go_on_behind(database, opened, last_id)
             memory = cls(
                 directory, settled, options, lock, database, opened, standing, calibration,
                 last_id, read_only=read_only,
@@ -458,3 +460,14 @@ def _count_merged(connection: sqlite3.Connection, report: Added) -> None:
         if merged:
             store.count_merged(connection, entry_id)
     counters.increase(connection, counters.MERGED, sum(report.merged))
+
+
+def _go_on_behind(database: Database, opened: Opened, last_id: int) -> tuple[Opened, int]:
+    """Give out no id that a snapshot knows; return what was opened, and the last id.
+
+    The database is an older copy than the snapshot, or has lost its log.
+    """
+    with database.writing() as connection:
+        counters.put(connection, counters.GIVEN_OUT, opened.last_id)
+    sequence = opened.sequence + opened.last_id - last_id
+    return replace(opened, sequence=sequence), opened.last_id

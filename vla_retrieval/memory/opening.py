@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vla_retrieval.memory import building, counters, snapshot
@@ -31,6 +31,7 @@ class Opened:
         behind: Changed entries that the snapshot does not have.
         mark: Of the snapshot on disk, or 0.
         source: Where it came from, for people.
+        last_id: The highest id in the snapshot, also where it was not used, or 0.
     """
 
     index: Index
@@ -38,6 +39,19 @@ class Opened:
     behind: int
     mark: int
     source: str
+    last_id: int = 0
+
+
+class _ForeignError(snapshot.SnapshotError):
+    """A snapshot is of another history than the database.
+
+    Attributes:
+        last_id: The highest in it.
+    """
+
+    def __init__(self, last_id: int) -> None:
+        super().__init__("it is of another history than the database")
+        self.last_id = last_id
 
 
 def open_index(
@@ -62,9 +76,8 @@ def open_index(
             restored = _restored(connection, directory, fingerprint, similarity, options, head)
         except snapshot.SnapshotError as error:
             source = f"the database, because of the snapshot: {error}"
-            restored = None
-        if restored is None:
-            return _built(connection, database, fingerprint, similarity, options, source, head)
+            built = _built(connection, database, fingerprint, similarity, options, source, head)
+            return replace(built, last_id=error.last_id if isinstance(error, _ForeignError) else 0)
         index = restored.index
         index.threads = options.search_threads
         sequence = counters.sequence(connection)
@@ -90,7 +103,7 @@ def _restored(
     restored = snapshot.read(directory, fingerprint, similarity, head, options.vectors_in)
     marks = [counters.read(connection, n) for n in (counters.SNAPSHOT, counters.SNAPSHOT_BEFORE)]
     if restored.mark not in marks or restored.sequence > counters.sequence(connection):
-        raise snapshot.SnapshotError("it is of another history than the database")
+        raise _ForeignError(int(restored.index.columns.entry_ids.max(initial=0)))
     return restored
 
 
