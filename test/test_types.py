@@ -14,6 +14,7 @@ from vla_retrieval.types import (
     CameraPose,
     Filter,
     Fingerprint,
+    Nearby,
     NewEntry,
     Outcome,
     Query,
@@ -106,3 +107,8 @@ def test_a_pose_of_more_or_fewer_numbers_is_refused(
     """Stored, it would be found out only when the memory is read again."""
     with pytest.raises(InvalidInputError, match=said):
         CameraPose("map", 1, position, orientation)
+
+
+def test_a_ball_around_a_position_of_two_numbers_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"filter\.near: expected 3 numbers, got 2"):
+        Nearby((1.0, 2.0), 1.0)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, NamedTuple, TypeAlias, get_type_hints
@@ -175,12 +175,8 @@ class CameraPose:
 
     def __post_init__(self) -> None:
         """Check that the pose is one."""
-        for name, numbers, count in (
-            ("position", self.position, 3), ("orientation", self.orientation, 4),
-        ):  # fmt: skip
-            if len(numbers) != count:
-                got = f"{len(numbers)} numbers"
-                raise InvalidInputError(f"camera_pose.pose.{name}", f"{count} numbers", got)
+        _check_count("camera_pose.pose.position", self.position, 3)
+        _check_count("camera_pose.pose.orientation", self.orientation, 4)
         if not all(math.isfinite(v) for v in (*self.position, *self.orientation)):
             raise InvalidInputError("camera_pose", "finite numbers", "NaN or infinity")
         if not any(self.orientation):
@@ -281,6 +277,7 @@ class Nearby:
 
     def __post_init__(self) -> None:
         """Check that it is a ball."""
+        _check_count("filter.near", self.position, 3)
         if not all(math.isfinite(v) for v in self.position):
             raise InvalidInputError("filter.near", "finite numbers", str(list(self.position)))
         if not (math.isfinite(self.radius_m) and self.radius_m > 0):
@@ -470,6 +467,11 @@ class Retrieval:
     known_confidence: float = math.nan
     head: str = ""
     head_method: str = ""
+
+
+def _check_count(field_name: str, numbers: Sized, count: int) -> None:
+    if len(numbers) != count:
+        raise InvalidInputError(field_name, f"{count} numbers", f"{len(numbers)} numbers")
 
 
 def check_member(field_name: str, value: object, of: type[enum.Enum]) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -257,3 +259,18 @@ class TestTheLock:
 @pytest.fixture
 def opened_to_read(directory: Path, open_memory: OpenMemory) -> Callable[[], Memory]:
     return lambda: open_memory(fingerprint=fingerprint(DIM), read_only=True)
+
+
+def test_a_check_that_may_remove_keeps_other_programs_off(sound: Path) -> None:
+    """Who closes a file that SQLite has open, in the same process, gives its locks away."""
+    other = (
+        "import sqlite3, sys\n"
+        "connection = sqlite3.connect(sys.argv[1], timeout=0)\n"
+        "connection.execute('BEGIN IMMEDIATE')"
+    )
+    with open_contents(sound, write=True, to_check=True) as contents:
+        check(contents)
+        done = subprocess.run(
+            [sys.executable, "-c", other, sound / "memory.sqlite3"], capture_output=True, text=True
+        )
+    assert "database is locked" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -252,3 +253,12 @@ def test_an_id_that_only_a_snapshot_knows_is_not_given_out_again(
     assert open_memory().entry_ids() == [1, 2, 3, 8, 9]
     open_memory().close()
     assert look(directory).wrong == []
+
+
+def test_the_tool_says_in_json_that_a_log_was_mended_also_where_nothing_else_is_wrong(
+    cut_off: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flip(cut_off / LOG, HEADER + frames(cut_off) // 3 * FRAME + 17)  # in a checksum of the log
+    assert main(["check", str(cut_off), "--drop-damaged", "--yes", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["log_mended"], said["entries"]) == (True, 40)

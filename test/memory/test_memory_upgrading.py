@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vla_retrieval.errors import MemoryFormatError, StorageError
+from vla_retrieval.errors import MemoryFormatError, MemoryMismatchError, StorageError
 from vla_retrieval.memory import rows, upgrading
 from vla_retrieval.memory.checking import check
 from vla_retrieval.memory.contents import open_contents
@@ -19,7 +19,7 @@ from vla_retrieval.types import Filter, Modality, NewEntry, Probe
 
 from .checked import fill, jpeg, look, put_anything
 from .conftest import DIM, OpenMemory
-from .oracle import unit_vectors
+from .oracle import fingerprint, unit_vectors
 
 DATABASE = "memory.sqlite3"
 COUNT = 6
@@ -168,6 +168,10 @@ def test_an_entry_of_format_4_is_sound_though_its_checksum_does_not_cover_its_id
     assert look(directory).wrong == []
     with closing(sqlite3.connect(directory / "memory.sqlite3")) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (4,)  # it was only read
+    with pytest.raises(MemoryMismatchError):
+        open_memory(fingerprint=fingerprint(DIM + 1))
+    with closing(sqlite3.connect(directory / "memory.sqlite3")) as connection:
+        assert connection.execute("PRAGMA user_version").fetchone() == (4,)  # who was refused
     memory = open_memory()
     again = [memory.get(entry_id) for entry_id in (1, 2)]
     assert [(e.instruction, e.tags) for e in again] == [(e.instruction, e.tags) for e in known]

@@ -6,10 +6,11 @@ import csv
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from vla_retrieval import reembedding, transfer
@@ -47,8 +48,8 @@ def info(args: Namespace) -> int:
 def check(args: Namespace) -> int:
     """Print what is wrong with a memory, and remove it if that is asked for."""
     write = args.drop_damaged and args.yes
-    mended = write and mend_log(args.directory)
-    if mended and not args.json:
+    mended = {"log_mended": mend_log(args.directory)} if write else {}
+    if mended.get("log_mended") and not args.json:
         print("mended: the log; all commits in it can be read again")
     with open_contents(args.directory, write=write, to_check=True) as contents:
         with progress_bars() as progress:
@@ -58,7 +59,7 @@ def check(args: Namespace) -> int:
             _print_report(report, args)
             return 1 if report.wrong else 0
         if not args.yes or planned.nothing:
-            _print_report(report, args, would_drop=planned)
+            _print_report(report, args, would_drop=planned, done=mended)
             return 1 if report.wrong else 0
         if not args.json:
             _print_report(report, args)
@@ -66,8 +67,8 @@ def check(args: Namespace) -> int:
         with progress_bars() as progress:
             after = checking.check(contents, progress)
         if args.json:
-            done = {"log_mended": mended, "dropped": dropped, "after": _report(after)}
-            print_json({**_report(report), **done})
+            done = {"dropped": dropped, "after": _report(after)}
+            print_json({**_report(report), **mended, **done})
         else:
             print(f"removed: {_dropped(dropped)}")
             print("what is left:")
@@ -278,10 +279,14 @@ def _report(report: Report) -> dict[str, Any]:
 
 
 def _print_report(
-    report: Report, args: Namespace, would_drop: dropping.Dropped | None = None
+    report: Report,
+    args: Namespace,
+    would_drop: dropping.Dropped | None = None,
+    done: Mapping[str, bool] = MappingProxyType({}),
 ) -> None:
     if args.json:
-        print_json({**_report(report), **({"would_drop": would_drop} if would_drop else {})})
+        planned = {"would_drop": would_drop} if would_drop else {}
+        print_json({**_report(report), **done, **planned})
         return
     for finding in report.findings:
         print(finding)

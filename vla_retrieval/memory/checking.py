@@ -104,8 +104,7 @@ class _Check:
 
     def _check_file(self) -> None:
         """Let SQLite compare its pages, rows and indexes, and look at what it does not compare."""
-        with self._path.open("rb") as file:
-            versions = file.read(_VERSIONS.stop)[_VERSIONS]
+        versions = self._contents.database.header()[_VERSIONS]
         if versions != _WRITE_AHEAD:  # SQLite would only read it, or not even that
             self._say(Part.DATABASE, f"expected versions 2 and 2 in its header, got {[*versions]}")
         found = self._connection.execute(f"PRAGMA integrity_check({_MOST_OF_SQLITE})")

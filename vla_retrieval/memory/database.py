@@ -27,6 +27,7 @@ _ONE_PROCESS = "unix-excl"
 _NO_LOCKS = "&vfs=unix-none"  # SQLite's own ones, which readers among themselves need not
 _BUSY_TIMEOUT_SEC = 5.0  # a person's sqlite3 shell may hold the file as it is opened
 _WRITE_AHEAD = "PRAGMA journal_mode = WAL"
+_HEADER_BYTES = 100
 _PAGES_IN_LOG = 16_000
 """64 MB, at which the writer copies the log into the database itself; see ``copy_log``."""
 
@@ -67,7 +68,7 @@ class Database:
         self._read_only = read_only
         self._idle_readers: list[sqlite3.Connection] = []
         self._pool_lock = threading.Lock()  # protects _idle_readers
-        self._descriptor: int | None = None  # of the file, for ``flush``
+        self._descriptor: int | None = None  # see ``_own_descriptor``
         with storage_errors("open", path):
             self._writer = self._connect()
             try:
@@ -112,9 +113,6 @@ class Database:
             if not self._read_only and schema.is_old(self._writer):
                 self._upgrade()
             schema.check(self._writer, self.path)
-            if not self._read_only and schema.is_of_the_format_before(self._writer):
-                with self.writing() as connection:
-                    schema.mark(connection)
             if not self._read_only:
                 self._writer.execute(
                     _WRITE_AHEAD
@@ -122,16 +120,20 @@ class Database:
             stored = schema.stored_fingerprint(self._writer, self.path, given)
         if given is not None:
             schema.check_fingerprint(stored, given, self.path.parent)
-            if not self._read_only:
-                self._complete(given)
+        if not self._read_only:  # not before: who is refused changes nothing
+            self._complete(given)
         return stored
 
-    def _complete(self, fingerprint: Fingerprint) -> None:
-        """Write the fingerprint where it is damaged, or of a version that kept no checksum."""
+    def _complete(self, fingerprint: Fingerprint | None) -> None:
+        """Write the format, and the fingerprint where it is damaged or has no checksum yet."""
         with storage_errors("read", self.path):
-            whole = schema.is_whole(self._writer, fingerprint)
-        if not whole:
-            with self.writing() as connection:
+            whole = fingerprint is None or schema.is_whole(self._writer, fingerprint)
+            before = schema.is_of_the_format_before(self._writer)
+        if whole and not before:
+            return
+        with self.writing() as connection:
+            schema.mark(connection)
+            if fingerprint is not None:
                 schema.write_fingerprint(connection, fingerprint)
 
     def _upgrade(self) -> None:
@@ -247,11 +249,26 @@ class Database:
             StorageError: If the disk refuses; all is in the log still.
         """
         with storage_errors("write to", self.path):
-            if self._descriptor is None:
-                # Closed after SQLite's own: a process that closes any descriptor of a file loses
-                # its locks on it (fcntl(2), "Record locks are automatically released").
-                self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-            os.fsync(self._descriptor)
+            os.fsync(self._own_descriptor())
+
+    def header(self) -> bytes:
+        """Return the header of the file: 100 bytes, in SQLite's format.
+
+        Raises:
+            StorageError: If it cannot be read.
+        """
+        with storage_errors("read", self.path):
+            return os.pread(self._own_descriptor(), _HEADER_BYTES, 0)
+
+    def _own_descriptor(self) -> int:
+        """Return one that is closed after SQLite's own.
+
+        A process that closes any descriptor of a file loses its locks on it (fcntl(2), "Record
+        locks are automatically released").
+        """
+        if self._descriptor is None:
+            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        return self._descriptor
 
     def used_bytes(self, connection: sqlite3.Connection) -> int:
         """Return how much of the database is filled, in bytes; deleting makes room inside it."""
